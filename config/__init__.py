@@ -1,0 +1,1 @@
+"""The shipped defaults, as data: the default configuration and the client templates."""

@@ -1,0 +1,3 @@
+"""Tagstone's verbs: receive, route, decide, fetch, verify, serve. Imports ``storage``, which owns the nouns; never the reverse."""
+
+__version__ = "0.1.0"

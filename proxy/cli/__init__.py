@@ -1,0 +1,1 @@
+"""The command line: what an operator types, and the exit codes scripts read."""

@@ -1,0 +1,43 @@
+"""Values that travel between the upstream adapters, the verifiers and the services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from storage.digest import Digest
+from storage.records import Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest as it came: raw bytes, the digest computed over them, the Content-Type header without parameters."""
+
+    body: bytes
+    digest: Digest
+    media_type: str
+
+
+class ReferrersSource(StrEnum):
+    """How a list of referrers was found (OCI distribution specification 1.1, "Listing Referrers")."""
+
+    API = "referrers API"
+    TAG = "referrers tag"
+    NONE = "none"  #: neither is there: definitely no referrers
+
+
+@dataclass(frozen=True, slots=True)
+class ListedReferrer:
+    """One entry of a referrers list: a descriptor with the hints that came beside it, which are never trusted."""
+
+    descriptor: Descriptor
+    artifact_type: str | None
+    annotations: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """What the upstream lists for a subject, in the upstream's order."""
+
+    source: ReferrersSource
+    entries: tuple[ListedReferrer, ...]

@@ -1,0 +1,101 @@
+"""What can go wrong on the way of a pull.
+
+Storage has its own root (:mod:`storage.errors`). Here::
+
+    UpstreamError                 the other side
+     ├── UpstreamAbsent           404 to an authorised request: it is not there
+     ├── UpstreamDenied           401 / 403 after one re-authorisation: "denied or missing", nobody can tell which
+     ├── UpstreamUnavailable      outage: 429, 5xx, timeout, TLS, DNS, open breaker; carries ``retry_after`` in seconds
+     └── UpstreamMisbehaved       it broke a promise: wrong digest, too long, redirect to a private address, encoded body
+    VerificationError             evidence
+     ├── EvidenceMalformed        bytes that are no evidence of the format they claim
+     └── EvidenceUnavailable      the evidence could not be fetched: not the same as unsigned
+    ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
+    MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
+    ConfigurationError            a file that does not check out; carries every problem with line and key
+
+A refusal by policy is not an exception: see :class:`proxy.policy.decision.Decision`. Only :mod:`proxy.web` turns any of
+these into HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class UpstreamError(Exception):
+    """The upstream did not give what was asked. ``str(error)`` is one line for people, without secrets."""
+
+
+class UpstreamAbsent(UpstreamError):
+    """The upstream says, to a request it accepted, that this does not exist."""
+
+
+class UpstreamDenied(UpstreamError):
+    """The upstream does not let us; it may also not exist (registries hide one behind the other)."""
+
+
+class UpstreamUnavailable(UpstreamError):
+    """No answer that means anything. Never a verdict, never an absence."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UpstreamMisbehaved(UpstreamError):
+    """The upstream, or something in between, sent what it must not send."""
+
+
+class VerificationError(Exception):
+    """Evidence could not be judged."""
+
+
+class EvidenceMalformed(VerificationError):
+    """Not what its media type says; counts as a failed check, with this text as the reason."""
+
+
+class EvidenceUnavailable(VerificationError):
+    """The evidence may exist but could not be had."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ManifestRefused(Exception):
+    """The document is not one that Tagstone hands out; ``str(error)`` says which rule it breaks."""
+
+
+class MalformedRequest(Exception):
+    """The client asked for something that has no meaning (OCI distribution specification, "Error Codes")."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a configuration file: where, what, and the way out."""
+
+    file: str
+    line: int
+    key: str  #: dotted path, e.g. ``rules[2].require.signature.key``
+    message: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}:{self.line}: {self.key}: {self.message}"
+            if self.key
+            else f"{self.file}:{self.line}: {self.message}"
+        )
+
+
+class ConfigurationError(Exception):
+    """The configuration does not check out; every problem is listed, not just the first."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems

@@ -1,0 +1,1 @@
+"""The rules an operator writes and the one pure decision over them."""

@@ -1,0 +1,111 @@
+"""What verification works on and what it answers: documents in, evidence out.
+
+A *document* is one evidence manifest with the bytes of its layers, as they came from the upstream or the store. A verifier
+is a pure function over a document, the subject's digest and the trust: no I/O, no clock of its own. It runs in a worker
+thread. A failed check is evidence too, with its reason; only a document that could not be had is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from proxy.content import FetchedManifest, Referrers
+from proxy.policy.rules import Evidence
+from storage.digest import Digest
+from storage.records import Descriptor
+from storage.reference import Repository
+
+
+class Fetcher(Protocol):
+    """How discovery gets bytes: from the upstream, or from what was stored before.
+
+    Raises :class:`proxy.errors.UpstreamError` (Unavailable for outages; Denied and Misbehaved as they are). A definite
+    absence is None, never an exception.
+    """
+
+    async def tagged(self, repository: Repository, tag: str) -> FetchedManifest | None:
+        """The manifest under ``tag``; None when the upstream says that there is none."""
+        ...
+
+    async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:
+        """The manifest with this digest, checked against it."""
+        ...
+
+    async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
+        """Who refers to ``subject``: referrers API, else the fallback tag, else none."""
+        ...
+
+    async def blob(self, repository: Repository, descriptor: Descriptor, limit: int) -> bytes | None:
+        """A small blob, checked against digest and size. Above ``limit`` bytes: UpstreamMisbehaved."""
+        ...
+
+
+class Found(StrEnum):
+    """Where a document was found."""
+
+    SIGNATURE_TAG = "signature tag"
+    REFERRERS_API = "referrers API"
+    REFERRERS_TAG = "referrers tag"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One evidence manifest and its layers' bytes (in the manifest's order)."""
+
+    found: Found
+    manifest: FetchedManifest
+    layers: tuple[tuple[Descriptor, Mapping[str, str], bytes], ...]  #: descriptor, annotations, bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """What discovery brought home for one subject.
+
+    ``unavailable`` has a line for each source that could not be asked: with any of these, a refusal would be a guess.
+    """
+
+    documents: tuple[Document, ...]
+    malformed: tuple[Evidence, ...]  #: failed evidence for what was found but could not be read
+    unavailable: tuple[str, ...]
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the evidence must speak about: the upstream's own name for the image, never the mirror's."""
+
+    repository: Repository
+    digest: Digest
+
+
+class Verifier(Protocol):
+    """One signature format."""
+
+    name: str
+
+    def judges(self, document: Document) -> bool:
+        """Whether this document is of this verifier's format (by media types, cheaply)."""
+        ...
+
+    def judge(
+        self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime
+    ) -> tuple[Evidence, ...]:
+        """Judge every signature in the document against every key. Never raises for what the document contains."""
+        ...
+
+
+class TrustedKey(Protocol):
+    """A managed public key and its validity window (:mod:`proxy.verify.trust`)."""
+
+    name: str
+    fingerprint: str  #: sha256 of the DER SubjectPublicKeyInfo, hex: the authority behind the name
+    valid_from: datetime | None
+    valid_until: datetime | None
+
+    def verify(self, signature: bytes, message: bytes) -> bool:
+        """Whether ``signature`` over ``message`` is this key's. Never raises for bad signatures."""
+        ...

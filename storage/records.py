@@ -1,0 +1,193 @@
+"""What is remembered, as frozen values: descriptors, pins and their history, verdicts, edges, blocks, events.
+
+Times are aware UTC datetimes. Every value here maps to one table of :mod:`storage.database`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from storage.digest import Digest
+from storage.reference import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """An OCI content descriptor, reduced to what identifies bytes: media type, digest, size in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int
+
+
+class PinState(StrEnum):
+    """What is known about a pinned tag upstream."""
+
+    PINNED = "pinned"  #: the upstream names the pinned digest, or has not said otherwise
+    OVERWRITTEN = "overwritten"  #: the upstream names another digest, held in ``Pin.candidate``
+    DELETED = "deleted"  #: the upstream says that the tag is gone
+    REVOKED = "revoked"  #: the pinned digest no longer passes its rule
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """(registry, repository, tag) → first-verified digest, with what the upstream says today."""
+
+    repository: Repository
+    tag: str
+    digest: Digest
+    state: PinState
+    pinned_at: datetime
+    pinned_by: str  #: ``rule <pattern>`` or an operator's name
+    reason: str
+    checked_at: datetime  #: when the upstream last answered what the tag names
+    candidate: Digest | None = None  #: what the upstream names instead, while ``state`` is OVERWRITTEN
+    candidate_seen_at: datetime | None = None
+    rejected: Digest | None = None  #: the candidate an operator has said no to
+    version: int = 0  #: grows with every change; the compare of compare-and-swap
+
+    @property
+    def name(self) -> str:
+        """``registry/repository:tag``."""
+        return f"{self.repository}:{self.tag}"
+
+
+class PinAction(StrEnum):
+    """Why a pin's history has an entry."""
+
+    PINNED = "pinned"
+    OVERWRITTEN = "overwritten"
+    REVERTED = "reverted"
+    DELETED = "deleted"
+    REVOKED = "revoked"
+    RESTORED = "restored"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    UNPINNED = "unpinned"
+
+
+@dataclass(frozen=True, slots=True)
+class PinChange:
+    """One line of a pin's history: who or what did it, when, why, and from which digest to which."""
+
+    repository: Repository
+    tag: str
+    action: PinAction
+    at: datetime
+    by: str
+    reason: str
+    from_digest: Digest | None
+    to_digest: Digest | None
+
+
+class EventType(StrEnum):
+    """News that somebody may want to hear; delivered by the alert sinks, listed by the CLI."""
+
+    TAG_OVERWRITTEN = "tag.overwritten"
+    TAG_DELETED = "tag.deleted"
+    PIN_REVOKED = "pin.revoked"
+    BLOB_TAMPERED = "blob.tampered"  #: an upstream sent bytes that do not hash to what was asked for
+    BLOB_DAMAGED = "blob.damaged"  #: a stored file no longer hashes to its name; it was quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One piece of news. (type, subject, digest) is unique while it is open: seen twice, told once.
+
+    ``subject`` is ``registry/repository:tag`` for tags and ``registry/repository`` for content.
+    """
+
+    type: EventType
+    subject: str
+    digest: Digest | None
+    message: str
+    at: datetime
+    closed_at: datetime | None = None
+
+
+class Kind(StrEnum):
+    """What a digest is to the manifest that names it."""
+
+    MANIFEST = "manifest"  #: a child of an index
+    BLOB = "blob"  #: a config or a layer
+    EVIDENCE = "evidence"  #: a manifest that speaks about its subject: signature, attestation, SBOM
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """``parent`` reaches ``child`` within one repository.
+
+    For MANIFEST and BLOB the parent names the child in its descriptors. For EVIDENCE the parent is the subject.
+    """
+
+    parent: Digest
+    child: Descriptor
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVerdict:
+    """The outcome of one rule over the evidence for (repository, digest), as it was decided."""
+
+    repository: Repository
+    digest: Digest
+    fingerprint: str  #: of the requirement and the trust it names; another fingerprint is another question
+    accepted: bool
+    reasons: tuple[str, ...]
+    decided_at: datetime
+    valid_until: datetime | None = None  #: a key's window ends: judge again after this
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An operator's word that a digest must not be served anywhere."""
+
+    digest: Digest
+    reason: str
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Everything above one digest in one repository, enough to say whether it may be served.
+
+    ``edges`` are all known edges on paths that end at ``digest`` (bounded); ``verdicts`` those of the nodes on them and
+    of ``digest`` itself under the asked fingerprint; ``blocks`` those that concern any of these nodes. ``descriptor`` is
+    what is known of the digest itself: from its own manifest record, else from an edge, else None.
+    """
+
+    repository: Repository
+    digest: Digest
+    descriptor: Descriptor | None
+    kind: Kind | None
+    edges: tuple[Edge, ...]
+    verdicts: tuple[StoredVerdict, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Tells every worker on this database that something remembered is no longer true."""
+
+    sequence: int
+    #: ``pin`` (subject = registry/repository:tag), ``block`` (subject = digest), ``admission`` (registry/repository)
+    kind: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class PinWrite:
+    """One atomic change of one pin: what must still be true, what becomes true, and what is told about it.
+
+    ``expected`` None means that there must be no pin; ``new`` None removes it. Applied in one transaction together with
+    the history line and the events, or not at all (:class:`storage.errors.PinConflict`).
+    """
+
+    expected: Pin | None
+    new: Pin | None
+    change: PinChange
+    opened: tuple[Event, ...] = ()
+    closed: tuple[EventType, ...] = ()  #: event types whose open events about this pin end now
