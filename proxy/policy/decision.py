@@ -168,13 +168,9 @@ def _overwritten(pin: Pin, candidate: Digest, rule: Rule, write: PinWrite | None
     if rule.on_overwrite(pin.tag) is OnOverwrite.SERVE_PINNED:
         return Decision(Answer.SERVE, pin.digest, (told,), f"{told}; the pinned digest is served", write)
     if pin.rejected == candidate:
-        way_out = (
-            "an operator rejected the new digest; pull the pinned one by digest, or have the upstream put the tag back"
-        )
+        way_out = "an operator rejected the new digest; pull the pinned one by digest, or have the upstream put the tag back"
     else:
-        way_out = (
-            f"to accept the new digest: tagstone pins approve {pin.name} --digest {candidate} --by NAME --reason WHY"
-        )
+        way_out = f"to accept the new digest: tagstone pins approve {pin.name} --digest {candidate} --by NAME --reason WHY"
     return Decision(Answer.DENY, None, (told, way_out), write=write)
 
 
@@ -211,9 +207,7 @@ def _note_overwrite(pin: Pin, candidate: Digest, rule: Rule, now: datetime) -> P
 
 def _note_deleted(pin: Pin, now: datetime) -> PinWrite:
     message = f"{pin.name} was deleted upstream; it stays pinned to {pin.digest}"
-    new = replace(
-        pin, state=PinState.DELETED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1
-    )
+    new = replace(pin, state=PinState.DELETED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1)
     change = PinChange(pin.repository, pin.tag, PinAction.DELETED, now, "upstream", message, pin.digest, None)
     opened = (Event(EventType.TAG_DELETED, pin.name, pin.digest, message, now),)
     return PinWrite(pin, new, change, opened, (EventType.TAG_OVERWRITTEN, EventType.PIN_REVOKED))
@@ -224,9 +218,7 @@ def _restored(pin: Pin, now: datetime) -> PinWrite:
     revoked = pin.state is PinState.REVOKED
     action = PinAction.RESTORED if revoked else PinAction.REVERTED
     reason = "the pinned digest passes its rule again" if revoked else "the upstream names the pinned digest again"
-    new = replace(
-        pin, state=PinState.PINNED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1
-    )
+    new = replace(pin, state=PinState.PINNED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1)
     change = PinChange(pin.repository, pin.tag, action, now, "upstream", reason, pin.candidate, pin.digest)
     closed = (EventType.TAG_OVERWRITTEN, EventType.TAG_DELETED, EventType.PIN_REVOKED)
     return PinWrite(pin, new, change, (), closed)

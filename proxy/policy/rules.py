@@ -304,9 +304,7 @@ def _evaluate(requirement: Requirement, evidence: Sequence[Evidence], unavailabl
     match requirement:
         case FirstUse():
             check = Check(depth, str(requirement), Outcome.ACCEPTED, "first use needs no evidence")
-            return _Result(
-                Outcome.ACCEPTED, (check,), frozenset({"first-use"}), None, ("first use: no signature is required",)
-            )
+            return _Result(Outcome.ACCEPTED, (check,), frozenset({"first-use"}), None, ("first use: no signature is required",))
         case Never():
             check = Check(depth, str(requirement), Outcome.REFUSED, "no evidence would help")
             return _Result(Outcome.REFUSED, (check,), missing=("the rule allows nothing here (require: deny)",))
@@ -349,9 +347,7 @@ def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth:
     else:
         found = shown or "no signature at all"
         outcome = Outcome.REFUSED
-    return _Result(
-        outcome, (Check(depth, required, outcome, found),), missing=(f"{required} is required; found: {found}",)
-    )
+    return _Result(outcome, (Check(depth, required, outcome, found),), missing=(f"{required} is required; found: {found}",))
 
 
 def _threshold(
@@ -369,9 +365,7 @@ def _threshold(
         outcome = Outcome.REFUSED
     # Which of several accepted branches carries the verdict: those that stay valid longest.
     lasting = sorted(accepted, key=lambda r: (r.valid_until is None, r.valid_until or datetime.min), reverse=True)
-    return _combine(
-        f"{words} {len(of)}", outcome, results, met, depth, leans_on=lasting[:count] if count == 1 else accepted
-    )
+    return _combine(f"{words} {len(of)}", outcome, results, met, depth, leans_on=lasting[:count] if count == 1 else accepted)
 
 
 def _combine(
@@ -386,9 +380,7 @@ def _combine(
         (own, *(check for result in results for check in result.checks)),
         frozenset[str]().union(*(result.authorities for result in results if result.outcome is Outcome.ACCEPTED)),
         _earliest([result.valid_until for result in leans_on]),
-        tuple(
-            dict.fromkeys(line for result in results if result.outcome is Outcome.ACCEPTED for line in result.passed)
-        ),
+        tuple(dict.fromkeys(line for result in results if result.outcome is Outcome.ACCEPTED for line in result.passed)),
         tuple(dict.fromkeys(missing)),
     )
 

@@ -91,9 +91,7 @@ class Verifier(Protocol):
         """Whether this document is of this verifier's format (by media types, cheaply)."""
         ...
 
-    def judge(
-        self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime
-    ) -> tuple[Evidence, ...]:
+    def judge(self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime) -> tuple[Evidence, ...]:
         """Judge every signature in the document against every key. Never raises for what the document contains."""
         ...
 
