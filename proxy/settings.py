@@ -19,8 +19,10 @@ _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB"
 
 
 def parse_duration(value: Any) -> Any:
-    """``60s`` → 60.0. Bare 0 is allowed; any other bare number is refused because its unit would be a guess."""
-    if value == 0 and not isinstance(value, bool):
+    """``60s`` → 60.0. Text needs a unit (only 0 goes without): a bare number's would be a guess. Numbers, from code, are seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if value == "0":
         return 0.0
     if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
         return float(found[1]) * _SECONDS[found[2]]
