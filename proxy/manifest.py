@@ -49,6 +49,7 @@ class Bounds:
     index_manifests: int = 1000
     layers: int = 500
     blob_size: int = 64 << 30
+    index_depth: int = 3  #: indexes within indexes
     index_total: int = 256 << 20  #: sum of the sizes that an index declares for its manifests
 
 

@@ -1,0 +1,347 @@
+"""Admission: may this digest be served in this repository under this rule, and by which manifest is it reached?
+
+A digest is *admitted* when an accepted verdict stands above it: on the manifest itself, or on one that reaches it through
+recorded edges (index → manifest → config and layers, subject → evidence) with no blocked digest on the way. Verdicts and edges
+live in the catalog, so admission survives restarts; a verdict answers one fingerprint only, so a changed rule or key asks anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from proxy.content import FetchedManifest
+from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.manifest import Bounds, Manifest, parse
+from proxy.policy.rules import Never, Outcome, Rule, Verdict, evaluate
+from proxy.services.evidence import StoredEvidence, UpstreamEvidence
+from proxy.services.flights import Flights
+from proxy.services.memory import Memory
+from proxy.services.revision import Clock, Revision
+from proxy.settings import Limits
+from proxy.upstream.client import Upstreams
+from proxy.verify.model import Harvest, Subject
+from proxy.verify.shapes import is_evidence
+from storage.blobs import BlobStore
+from storage.catalog import Catalog
+from storage.digest import Digest
+from storage.lineage import accepted_root, blocked
+from storage.records import Descriptor, Edge, Kind, Lineage, StoredVerdict
+from storage.reference import Repository
+
+#: How many manifests above a digest are judged again when none of them holds a verdict for today's rule.
+_MAX_ROOTS = 8
+#: Manifests up to this size are read on the loop: a thread would take longer to start than the reading takes.
+_PARSE_INLINE = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A manifest whose bytes are stored and whose edges are recorded."""
+
+    descriptor: Descriptor
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One question to admission: everything that its answer depends on."""
+
+    revision: Revision
+    rule: Rule
+    repository: Repository
+    digest: Digest
+
+
+class Admission:
+    """Judges manifests, records what was accepted, and answers what is reachable.
+
+    With ``record=False`` nothing is written: the same judgement as a dry run.
+    """
+
+    def __init__(
+        self, catalog: Catalog, blobs: BlobStore, upstreams: Upstreams, limits: Limits, clock: Clock, *, record: bool = True
+    ) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._upstreams = upstreams
+        self._limits = limits
+        self._bounds = bounds_of(limits)
+        self._clock = clock
+        self._recording = record
+        self._online = UpstreamEvidence(upstreams)
+        self._stored = StoredEvidence(catalog, blobs, self._bounds)
+        self._flights: Flights[tuple[Repository, Digest, str, bool], Verdict] = Flights()
+        self._refusals: Memory[tuple[Repository, Digest, str, bool], Verdict] = Memory(10_000)
+
+    @property
+    def stored_evidence(self) -> StoredEvidence:
+        """The evidence that was kept at acceptance."""
+        return self._stored
+
+    async def close(self) -> None:
+        """End the judgements under way."""
+        await self._flights.close()
+
+    def forget_refusals(self) -> None:
+        """Ask again at the next pull what was refused a moment ago: the policy, a block or a pin has changed."""
+        self._refusals.clear()
+
+    # -- verdicts -------------------------------------------------------------------------------------------------------
+
+    async def of_tag(self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest) -> Verdict:
+        """The verdict on what a tag names. Evidence about an image does not pass as an image."""
+        question = _Question(revision, rule, repository, fetched.digest)
+        return await self._manifest(question, fetched, as_evidence=False)
+
+    async def of_pin(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
+        """The verdict on a pinned digest. Raises nothing: what cannot be fetched cannot be told."""
+        try:
+            return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=False)
+        except UpstreamError as error:
+            retry_after = error.retry_after if isinstance(error, UpstreamUnavailable) else None
+            return Verdict(Outcome.UNKNOWN, (str(error),), retry_after=retry_after)
+
+    async def of_digest(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
+        """The verdict on a manifest pulled by digest: accepted itself, reached from above, or evidence about what is.
+
+        Raises :class:`proxy.errors.UpstreamError` when it is not stored and the upstream does not give it.
+        """
+        return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=True)
+
+    async def of_blob(
+        self, revision: Revision, rule: Rule, repository: Repository, digest: Digest
+    ) -> tuple[Verdict, Descriptor | None]:
+        """The verdict on a blob, and its descriptor in the manifest that reaches it."""
+        question = _Question(revision, rule, repository, digest)
+        if isinstance(rule.require, Never):
+            return evaluate(rule.require, ()), None
+        lineage = await self._catalog.lineage(repository, digest, rule.fingerprint)
+        verdict = await self._from_above(question, lineage)
+        if verdict is None:
+            reason = "no accepted manifest of this repository reaches this blob; pull the manifest through this proxy first"
+            return Verdict(Outcome.REFUSED, (reason,)), None
+        if lineage.kind is not Kind.BLOB:
+            return Verdict(Outcome.REFUSED, ("this digest is a manifest, not a blob",)), None
+        return verdict, lineage.descriptor
+
+    async def _manifest(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
+        if isinstance(question.rule.require, Never):
+            return evaluate(question.rule.require, ())
+        lineage = await self._catalog.lineage(question.repository, question.digest, question.rule.fingerprint)
+        if not as_evidence:
+            lineage = replace(lineage, edges=tuple(edge for edge in lineage.edges if edge.kind is not Kind.EVIDENCE))
+        above = await self._from_above(question, lineage)
+        if above is not None and (above.accepted or blocked(lineage) is not None):
+            return above
+        own = await self._judge(question, fetched, as_evidence=as_evidence)
+        if own.outcome is Outcome.REFUSED and above is not None and above.outcome is Outcome.UNKNOWN:
+            return above
+        return own
+
+    async def _from_above(self, question: _Question, lineage: Lineage) -> Verdict | None:
+        """What recorded verdicts and edges say; judges manifests above again when their verdicts answer an older question.
+
+        None when nothing above the digest is known.
+        """
+        if (block := blocked(lineage)) is not None:
+            return Verdict(Outcome.REFUSED, (f"{block.digest} is blocked by {block.by}: {block.reason}",))
+        if (root := accepted_root(lineage, self._clock())) is not None:
+            return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until)
+        answer: Verdict | None = None
+        for digest in _roots(lineage)[:_MAX_ROOTS]:
+            verdict = await self._judge_above(replace(question, digest=digest))
+            if verdict.accepted:
+                stored = StoredVerdict(
+                    question.repository,
+                    digest,
+                    question.rule.fingerprint,
+                    True,
+                    verdict.reasons,
+                    self._clock(),
+                    verdict.valid_until,
+                )
+                lineage = replace(lineage, verdicts=(*lineage.verdicts, stored))
+                if accepted_root(lineage, self._clock()) is not None:
+                    return verdict
+            elif answer is None or verdict.outcome is Outcome.UNKNOWN:
+                answer = verdict
+        return answer
+
+    async def _judge_above(self, question: _Question) -> Verdict:
+        """Judge a manifest above another one; failing to get it says nothing about what is below."""
+        try:
+            return await self._judge(question, None, as_evidence=False)
+        except UpstreamUnavailable as error:
+            return Verdict(Outcome.UNKNOWN, (str(error),), retry_after=error.retry_after)
+        except UpstreamError as error:
+            return Verdict(Outcome.REFUSED, (str(error),))
+
+    async def _judge(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
+        key = (question.repository, question.digest, question.rule.fingerprint, as_evidence)
+        if (refusal := self._refusals.get(key)) is not None:
+            return refusal
+        generation = self._refusals.generation
+        verdict = await self._flights.run(key, lambda: self._judge_alone(question, fetched, as_evidence=as_evidence))
+        if verdict.outcome is Outcome.REFUSED:
+            seconds = min(self._limits.refusal_ttl, question.revision.check_interval)
+            self._refusals.put(key, verdict, seconds=seconds, cost=1, generation=generation)
+        return verdict
+
+    async def _judge_alone(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
+        """Judge one manifest by its own evidence: the upstream's, and where that does not suffice what was stored."""
+        repository, rule = question.repository, question.rule
+        fetched = fetched or await self._bytes(repository, question.digest)
+        try:
+            manifest = await self._parse(fetched)
+        except ManifestRefused as error:
+            return Verdict(Outcome.REFUSED, (str(error),))
+        if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
+            return admitted
+        pipeline, now = question.revision.pipeline, self._clock()
+        subject = Subject(repository, fetched.digest, fetched.body)
+        verdict, harvest = await pipeline.judge(self._online, subject, rule, now)
+        if not verdict.accepted and await self._catalog.evidence(repository, fetched.digest):
+            from_store, stored_harvest = await pipeline.judge(self._stored, subject, rule, now)
+            if from_store.accepted:
+                verdict, harvest = from_store, stored_harvest
+        if verdict.accepted and self._recording:
+            await self._record(question, fetched, manifest, harvest, verdict)
+        return verdict
+
+    async def _about_admitted(self, question: _Question, fetched: FetchedManifest, manifest: Manifest) -> Verdict | None:
+        """Whether a manifest is evidence, by shape, about a subject that is admitted itself; None when it is not."""
+        if manifest.subject is None or not self.fits_evidence(manifest):
+            return None
+        subject = await self._manifest(replace(question, digest=manifest.subject.digest), None, as_evidence=False)
+        if not subject.accepted:
+            return None
+        await self.record_evidence(question.repository, manifest.subject.digest, fetched, manifest)
+        reason = f"evidence about {manifest.subject.digest}, which is admitted"
+        return Verdict(Outcome.ACCEPTED, (reason,), valid_until=subject.valid_until)
+
+    def fits_evidence(self, manifest: Manifest) -> bool:
+        """Whether a manifest has the shape of evidence, within the limits: never a runnable image."""
+        sizes = [entry.descriptor.size for entry in manifest.layers]
+        return is_evidence(manifest) and all(size <= self._limits.attestation_size for size in sizes)
+
+    # -- bytes and records ----------------------------------------------------------------------------------------------
+
+    async def hold(self, repository: Repository, digest: Digest) -> Held:
+        """The bytes of an admitted manifest, stored, with its edges recorded.
+
+        Raises UpstreamError when they are not stored and cannot be fetched, ManifestRefused when the bytes are not what
+        the manifest above promises.
+        """
+        known = await self._catalog.manifest(repository, digest)
+        if known is not None and (body := await self._blobs.read(digest, self._bounds.manifest_size)) is not None:
+            return Held(known, body)
+        fetched = await self._bytes(repository, digest)
+        manifest = await self._parse(fetched)
+        descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
+        lineage = await self._catalog.lineage(repository, digest, "")
+        self._fits_parents(lineage, descriptor, manifest)
+        if self._recording:
+            # An index that is only evidence (the referrers tag) lists manifests that are judged each by itself.
+            listed_only = manifest.is_index and lineage.kind is Kind.EVIDENCE
+            await self._blobs.put(digest, fetched.body)
+            edges = () if listed_only else manifest.edges(digest)
+            await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=None)
+        return Held(descriptor, fetched.body)
+
+    async def record_evidence(
+        self, repository: Repository, subject: Digest, fetched: FetchedManifest, manifest: Manifest
+    ) -> None:
+        """Remember an evidence manifest under its subject, so that it and its blobs may be served."""
+        if not self._recording:
+            return
+        descriptor = Descriptor(manifest.media_type, fetched.digest, len(fetched.body))
+        edges = () if manifest.is_index else manifest.edges(fetched.digest)
+        await self._blobs.put(fetched.digest, fetched.body)
+        await self._catalog.record(
+            repository, manifest=descriptor, edges=(Edge(subject, descriptor, Kind.EVIDENCE), *edges), verdict=None
+        )
+
+    async def _bytes(self, repository: Repository, digest: Digest) -> FetchedManifest:
+        known = await self._catalog.manifest(repository, digest)
+        if known is not None and (body := await self._blobs.read(digest, self._bounds.manifest_size)) is not None:
+            return FetchedManifest(body, digest, known.media_type)
+        fetched = await self._upstreams.manifest(repository, digest)
+        if fetched.digest != digest:
+            raise UpstreamMisbehaved(f"the upstream sent {fetched.digest} for {digest}")
+        return fetched
+
+    async def _parse(self, fetched: FetchedManifest) -> Manifest:
+        """Read a manifest; off the loop where it is long. Raises ManifestRefused."""
+        if len(fetched.body) <= _PARSE_INLINE:
+            return parse(fetched.body, fetched.media_type, self._bounds)
+        return await asyncio.to_thread(parse, fetched.body, fetched.media_type, self._bounds)
+
+    def _fits_parents(self, lineage: Lineage, descriptor: Descriptor, manifest: Manifest) -> None:
+        """What a manifest says of its child binds: size, type and depth (a chain of indexes is bounded)."""
+        for edge in lineage.edges:
+            if edge.child.digest != descriptor.digest or edge.kind is not Kind.MANIFEST:
+                continue
+            if edge.child.size != descriptor.size:
+                raise ManifestRefused(
+                    f"{descriptor.digest} has {descriptor.size} bytes, its index {edge.parent.short} says {edge.child.size}"
+                )
+            if edge.child.media_type != descriptor.media_type:
+                raise ManifestRefused(
+                    f"{descriptor.digest} is {descriptor.media_type}, its index {edge.parent.short} says {edge.child.media_type}"
+                )
+        if manifest.is_index and (depth := _depth(lineage)) >= self._bounds.index_depth:
+            raise ManifestRefused(f"{descriptor.digest} is an index {depth} levels deep; the limit is {self._bounds.index_depth}")
+
+    async def _record(
+        self, question: _Question, fetched: FetchedManifest, manifest: Manifest, harvest: Harvest, verdict: Verdict
+    ) -> None:
+        """Bytes first, then the rows that speak of them; the verdict last, in the transaction that makes it count."""
+        repository, digest = question.repository, fetched.digest
+        await self._blobs.put(digest, fetched.body)
+        for document in harvest.documents:
+            document_manifest = await self._parse(document.manifest)
+            if not self.fits_evidence(document_manifest):
+                continue  # it was looked at, but what does not have the shape of evidence is not let through as such
+            for descriptor, _, content in document.layers:
+                await self._blobs.put(descriptor.digest, content)
+            await self.record_evidence(repository, digest, document.manifest, document_manifest)
+        descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
+        decided = self._clock()
+        stored = StoredVerdict(repository, digest, question.rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
+        await self._catalog.record(repository, manifest=descriptor, edges=manifest.edges(digest), verdict=stored)
+
+
+def bounds_of(limits: Limits) -> Bounds:
+    """The part of the limits that reading a manifest needs."""
+    return Bounds(
+        manifest_size=limits.manifest_size,
+        json_depth=limits.json_depth,
+        index_manifests=limits.index_manifests,
+        layers=limits.layers,
+        blob_size=limits.blob_size,
+        index_depth=limits.index_depth,
+    )
+
+
+def _roots(lineage: Lineage) -> list[Digest]:
+    """The manifests above a digest, those that nothing stands above first; the digest itself is not among them."""
+    children = {edge.child.digest for edge in lineage.edges}
+    parents = list(dict.fromkeys(edge.parent for edge in lineage.edges if edge.parent != lineage.digest))
+    return sorted(parents, key=lambda digest: digest in children)
+
+
+def _depth(lineage: Lineage) -> int:
+    """How many indexes stand above a digest on the shortest way up."""
+    level: set[Digest] = {lineage.digest}
+    for depth in range(len(lineage.edges) + 1):
+        above = _parents(lineage.edges, level)
+        if not above:
+            return depth
+        level = above
+    return len(lineage.edges)
+
+
+def _parents(edges: Iterable[Edge], children: set[Digest]) -> set[Digest]:
+    return {edge.parent for edge in edges if edge.kind is Kind.MANIFEST and edge.child.digest in children}

@@ -1,0 +1,427 @@
+"""The gate: every path to a byte asks here, and nowhere else.
+
+Tag and digest, manifest and blob, HEAD, GET and Range, referrers and signature tags, cache hit and miss: each is one method that
+answers something to serve or a refusal. What it answered it remembers for as long as it stays true (``check_interval`` for tags,
+a key's validity window, until a notice from the database says otherwise), so that warm pulls need no I/O at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import structlog
+
+from proxy.content import FetchedManifest, ListedReferrer
+from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.manifest import OCI_INDEX, parse
+from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
+from proxy.policy.rules import Never, Outcome, Rule, Verdict
+from proxy.services.admission import Admission, bounds_of
+from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
+from proxy.services.flights import Flights
+from proxy.services.memory import Memory
+from proxy.services.revision import Clock, Revision
+from proxy.settings import Limits
+from proxy.upstream.client import Upstreams
+from proxy.verify.shapes import evidence_tag
+from storage.blobs import BlobStore
+from storage.digest import Digest
+from storage.errors import PinConflict, StorageError
+from storage.pins import PinStore
+from storage.records import Descriptor, Notice, Pin
+from storage.reference import Repository
+
+log = structlog.get_logger("tagstone.gate")
+
+#: How long an answer that nothing limits is remembered; a notice removes it earlier.
+_LONG = 3600.0
+_RACES = 5
+_UNAVAILABLE_RETRY = 10.0
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One pull under one revision of the policy."""
+
+    revision: Revision
+    rule: Rule
+    repository: Repository
+
+
+class Gate:
+    """Answers pulls. Built once; :meth:`adopt` swaps the policy, :meth:`notice` tells what changed in the database."""
+
+    def __init__(
+        self,
+        revision: Revision,
+        admission: Admission,
+        pins: PinStore,
+        blobs: BlobStore,
+        upstreams: Upstreams,
+        limits: Limits,
+        clock: Clock,
+    ) -> None:
+        self._revision = revision
+        self._admission = admission
+        self._pins = pins
+        self._blobs = blobs
+        self._upstreams = upstreams
+        self._limits = limits
+        self._bounds = bounds_of(limits)
+        self._clock = clock
+        self._manifests: Memory[tuple[Repository, str | Digest], ServedManifest] = Memory(limits.memory_manifests)
+        self._granted: Memory[tuple[Repository, Digest], GrantedBlob] = Memory(limits.memory_blobs)
+        self._listed: Memory[Repository, ServedTags] = Memory(limits.memory_manifests)
+        self._tag_flights: Flights[tuple[Repository, str], ServedManifest | Refused] = Flights()
+        self._flights: Flights[tuple[Repository, Digest], ServedManifest | Refused] = Flights()
+        self._list_flights: Flights[Repository, ServedTags | Refused] = Flights()
+
+    # -- what may change while it runs ----------------------------------------------------------------------------------
+
+    def adopt(self, revision: Revision) -> None:
+        """Decide by this policy from now on; what was remembered under the old one is forgotten."""
+        self._revision = revision
+        self._forget_all()
+
+    def notice(self, notice: Notice) -> None:
+        """Another worker or an operator changed something: forget what depends on it."""
+        if notice.kind == "pin":
+            name, _, tag = notice.subject.rpartition(":")
+            registry, _, path = name.partition("/")
+            self._manifests.invalidate((Repository(registry, path), tag))
+        else:
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._manifests.clear()
+        self._granted.clear()
+        self._listed.clear()
+        self._admission.forget_refusals()
+
+    async def close(self) -> None:
+        """End the pulls under way."""
+        await self._tag_flights.close()
+        await self._flights.close()
+        await self._list_flights.close()
+        await self._admission.close()
+
+    # -- manifests ------------------------------------------------------------------------------------------------------
+
+    def recall_tag(self, repository: Repository, tag: str) -> ServedManifest | None:
+        """The remembered answer for a tag, while it is fresh: the whole of a warm pull."""
+        return self._manifests.get((repository, tag))
+
+    def recall_manifest(self, repository: Repository, digest: Digest) -> ServedManifest | None:
+        """The remembered answer for a manifest by digest."""
+        return self._manifests.get((repository, digest))
+
+    def recall_blob(self, repository: Repository, digest: Digest) -> GrantedBlob | None:
+        """The remembered grant for a blob."""
+        return self._granted.get((repository, digest))
+
+    async def tag(self, repository: Repository, tag: str) -> ServedManifest | Refused:
+        """A pull by tag: design table of :mod:`proxy.policy.decision`."""
+        key = (repository, tag)
+        if (known := self._manifests.get(key)) is not None:
+            return known
+        return await self._tag_flights.run(key, lambda: self._in_time(Thing.MANIFEST, lambda: self._tag(repository, tag)))
+
+    async def manifest(self, repository: Repository, digest: Digest) -> ServedManifest | Refused:
+        """A pull by digest: judged like a candidate, or reached from what was accepted; never pinned."""
+        key = (repository, digest)
+        if (known := self._manifests.get(key)) is not None:
+            return known
+        return await self._flights.run(key, lambda: self._in_time(Thing.MANIFEST, lambda: self._manifest(repository, digest)))
+
+    async def _tag(self, repository: Repository, tag: str) -> ServedManifest | Refused:
+        ask = self._ask(repository)
+        if (subject := evidence_tag(tag)) is not None:
+            return await self._evidence(ask, tag, subject)
+        generation = self._manifests.generation
+        for _ in range(_RACES):
+            pin = await self._pins.get(repository, tag)
+            decision, told = await self._decide(ask, tag, pin)
+            try:
+                await self._apply(decision, pin, told)
+            except PinConflict:
+                continue  # somebody else moved it first: decide again with what they wrote
+            return await self._deliver_tag(ask, tag, decision, generation)
+        return Refused(Answer.UNAVAILABLE, (f"{repository}:{tag} changes too often to be decided now",), retry_after=1.0)
+
+    async def _decide(self, ask: _Ask, tag: str, pin: Pin | None) -> tuple[Decision, bool]:
+        """The decision, and whether the upstream answered (so that the check counts)."""
+        now = self._clock()
+        if pin is None:
+            seen = await self._observe(ask, tag, None)
+            return decide(ask.repository, tag, ask.rule, None, None, seen, now), False
+        pinned = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, pin.digest)
+        age = now - pin.checked_at
+        fresh = timedelta(0) <= age < timedelta(seconds=ask.revision.check_interval)
+        if fresh or not pinned.accepted:
+            seen = Observation(Upstream.FRESH)
+        else:
+            seen = await self._observe(ask, tag, pin)
+        told = seen.upstream in {Upstream.NAMES, Upstream.ABSENT}
+        return decide(ask.repository, tag, ask.rule, pin, pinned, seen, now), told
+
+    async def _observe(self, ask: _Ask, tag: str, pin: Pin | None) -> Observation:
+        """Ask the upstream what a tag names, and judge that where it is not the pin."""
+        if isinstance(ask.rule.require, Never):
+            # Nothing that the upstream could say would matter: it is not even asked.
+            placeholder = Digest.of(b"")
+            verdict = await self._admission.of_tag(ask.revision, ask.rule, ask.repository, FetchedManifest(b"", placeholder, ""))
+            return Observation(Upstream.NAMES, placeholder, verdict)
+        repository = ask.repository
+        try:
+            if pin is not None:
+                hint = await self._upstreams.head(repository, tag)
+                # A header may confirm what was hashed before; it never raises an alarm of its own.
+                if hint is not None and hint in {pin.digest, pin.candidate}:
+                    return Observation(Upstream.NAMES, hint)
+            fetched = await self._upstreams.manifest(repository, tag)
+            if pin is not None:
+                return Observation(Upstream.NAMES, fetched.digest)
+            verdict = await self._admission.of_tag(ask.revision, ask.rule, repository, fetched)
+        except UpstreamAbsent:
+            return Observation(Upstream.ABSENT)
+        except UpstreamDenied as error:
+            return Observation(Upstream.DENIED, message=str(error))
+        except UpstreamMisbehaved as error:
+            log.warning("upstream.misbehaved", image=f"{repository}:{tag}", error=str(error))
+            return Observation(Upstream.MISBEHAVED, message=str(error))
+        except UpstreamUnavailable as error:
+            return Observation(Upstream.UNREACHABLE, message=str(error), retry_after=error.retry_after)
+        return Observation(Upstream.NAMES, fetched.digest, verdict)
+
+    async def _apply(self, decision: Decision, pin: Pin | None, told: bool) -> None:
+        """Write what the decision says, in one transaction; then tell about it. Raises PinConflict."""
+        if decision.write is not None:
+            await self._pins.apply(decision.write)
+            change = decision.write.change
+            log.info(
+                f"pin.{change.action}",
+                image=f"{change.repository}:{change.tag}",
+                digest=str(change.to_digest),
+                by=change.by,
+                reason=change.reason,
+            )
+            for event in decision.write.opened:
+                log.warning(event.type.value, image=event.subject, digest=str(event.digest), message=event.message)
+        elif told and pin is not None and self._revision.check_interval > 0:
+            await self._pins.checked(pin.repository, pin.tag, self._clock())
+
+    async def _deliver_tag(self, ask: _Ask, tag: str, decision: Decision, generation: int) -> ServedManifest | Refused:
+        if decision.answer is not Answer.SERVE or decision.digest is None:
+            return self._refused(f"{ask.repository}:{tag}", decision)
+        held = await self._hold(ask.repository, decision.digest)
+        if isinstance(held, Refused):
+            return held
+        served = replace(held, warning=decision.warning)
+        # Fresh until the next check is due; an answer that leans on a key's window ends with it.
+        verdict = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, decision.digest)
+        seconds = min(ask.revision.check_interval, self._seconds_until(verdict.valid_until))
+        if verdict.accepted:
+            self._manifests.put(
+                (ask.repository, tag), served, seconds=seconds, cost=len(served.body) + 1000, generation=generation
+            )
+        return served
+
+    async def _manifest(self, repository: Repository, digest: Digest) -> ServedManifest | Refused:
+        ask = self._ask(repository)
+        generation = self._manifests.generation
+        name = f"{repository}@{digest}"
+        try:
+            verdict = await self._admission.of_digest(ask.revision, ask.rule, repository, digest)
+        except UpstreamError as error:
+            return self._upstream_refusal(name, error, Thing.MANIFEST)
+        decision = decide_digest(repository, digest, ask.rule, verdict)
+        if decision.answer is not Answer.SERVE:
+            return self._refused(name, decision)
+        served = await self._hold(repository, digest)
+        if isinstance(served, ServedManifest):
+            seconds = self._seconds_until(verdict.valid_until)
+            self._manifests.put(
+                (repository, digest), served, seconds=seconds, cost=len(served.body) + 1000, generation=generation
+            )
+        return served
+
+    async def _hold(self, repository: Repository, digest: Digest) -> ServedManifest | Refused:
+        """The bytes of what was decided."""
+        try:
+            held = await self._admission.hold(repository, digest)
+        except ManifestRefused as error:
+            return Refused(Answer.DENY, (f"{repository}@{digest} is refused", str(error)))
+        except UpstreamError as error:
+            return self._upstream_refusal(f"{repository}@{digest}", error, Thing.MANIFEST)
+        return ServedManifest(held.descriptor, held.body)
+
+    # -- evidence -------------------------------------------------------------------------------------------------------
+
+    async def _evidence(self, ask: _Ask, tag: str, subject: Digest) -> ServedManifest | Refused:
+        """A signature tag or the referrers tag: let through by shape, where the image it speaks of is admitted."""
+        repository = ask.repository
+        name = f"{repository}:{tag}"
+        if (refusal := await self._subject_refusal(ask, subject, name)) is not None:
+            return refusal
+        warning = None
+        try:
+            fetched = await self._upstreams.manifest(repository, tag)
+        except UpstreamUnavailable as error:
+            stored = await self._admission.stored_evidence.tagged(repository, tag)
+            if stored is None:
+                return self._upstream_refusal(name, error, Thing.MANIFEST)
+            fetched, warning = stored, f"the upstream could not be asked about {name}; the stored evidence is served"
+        except UpstreamError as error:
+            return self._upstream_refusal(name, error, Thing.MANIFEST)
+        try:
+            manifest = parse(fetched.body, fetched.media_type, self._bounds)
+        except ManifestRefused as error:
+            return Refused(Answer.DENY, (f"{name} is refused", str(error)))
+        is_list = manifest.is_index and "." not in tag
+        if not is_list and not self._admission.fits_evidence(manifest):
+            return Refused(
+                Answer.DENY, (f"{name} has the name of a signature but is not one: it is refused like any other image",)
+            )
+        await self._admission.record_evidence(repository, subject, fetched, manifest)
+        return ServedManifest(Descriptor(manifest.media_type, fetched.digest, len(fetched.body)), fetched.body, warning)
+
+    async def _subject_refusal(self, ask: _Ask, subject: Digest, name: str) -> Refused | None:
+        """Why nothing about ``subject`` is handed out; None when it is admitted."""
+        try:
+            verdict = await self._admission.of_digest(ask.revision, ask.rule, ask.repository, subject)
+        except UpstreamUnavailable as error:
+            return self._upstream_refusal(name, error, Thing.MANIFEST)
+        except UpstreamError as error:
+            return Refused(Answer.DENY, (f"{name} speaks about {subject}, which is not admitted here", str(error)))
+        if verdict.accepted:
+            return None
+        decision = decide_digest(ask.repository, subject, ask.rule, verdict)
+        return self._refused(name, replace(decision, reasons=(f"{name} speaks about what is not admitted", *decision.reasons)))
+
+    async def referrers(self, repository: Repository, subject: Digest, artifact_type: str | None) -> ServedReferrers | Refused:
+        """The referrers of an admitted manifest, as an image index (OCI distribution specification 1.1, end-12)."""
+        return await self._in_time(Thing.NAME, lambda: self._referrers(repository, subject, artifact_type))
+
+    async def _referrers(self, repository: Repository, subject: Digest, artifact_type: str | None) -> ServedReferrers | Refused:
+        ask = self._ask(repository)
+        if (refusal := await self._subject_refusal(ask, subject, f"{repository}@{subject}")) is not None:
+            return refusal
+        warning = None
+        try:
+            found = await self._upstreams.referrers(repository, subject)
+        except UpstreamUnavailable as error:
+            found = await self._admission.stored_evidence.referrers(repository, subject)
+            if not found.entries:
+                return self._upstream_refusal(f"the referrers of {repository}@{subject}", error, Thing.NAME)
+            warning = f"the upstream could not be asked for the referrers of {subject.short}; the stored ones are listed"
+        except UpstreamError as error:
+            return self._upstream_refusal(f"the referrers of {repository}@{subject}", error, Thing.NAME)
+        entries = [entry for entry in found.entries if artifact_type is None or entry.artifact_type == artifact_type]
+        body = json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_listed(entry) for entry in entries]}, indent=2
+        ).encode()
+        return ServedReferrers(body, artifact_type is not None, warning)
+
+    # -- blobs ----------------------------------------------------------------------------------------------------------
+
+    async def blob(self, repository: Repository, digest: Digest) -> GrantedBlob | Refused:
+        """The right to a blob: an accepted manifest of this repository reaches it."""
+        if (known := self._granted.get((repository, digest))) is not None:
+            return known
+        return await self._in_time(Thing.BLOB, lambda: self._blob(repository, digest))
+
+    async def _blob(self, repository: Repository, digest: Digest) -> GrantedBlob | Refused:
+        ask = self._ask(repository)
+        generation = self._granted.generation
+        verdict, descriptor = await self._admission.of_blob(ask.revision, ask.rule, repository, digest)
+        if not verdict.accepted or descriptor is None:
+            decision = decide_digest(repository, digest, ask.rule, verdict)
+            return self._refused(f"{repository}@{digest}", decision, Thing.BLOB)
+        body = None
+        if descriptor.size <= self._limits.memory_blob_size:
+            body = await self._blobs.read(digest, descriptor.size)
+        granted = GrantedBlob(descriptor, body)
+        if body is not None or descriptor.size > self._limits.memory_blob_size:
+            seconds = self._seconds_until(verdict.valid_until)
+            self._granted.put((repository, digest), granted, seconds=seconds, cost=500 + len(body or b""), generation=generation)
+        return granted
+
+    # -- tags -----------------------------------------------------------------------------------------------------------
+
+    async def tags(self, repository: Repository) -> ServedTags | Refused:
+        """All tags that the upstream lists for a repository that some rule allows."""
+        if (known := self._listed.get(repository)) is not None:
+            return known
+        return await self._list_flights.run(repository, lambda: self._in_time(Thing.NAME, lambda: self._tags(repository)))
+
+    async def _tags(self, repository: Repository) -> ServedTags | Refused:
+        ask = self._ask(repository)
+        if isinstance(ask.rule.require, Never):
+            return Refused(Answer.DENY, (f"{ask.rule} allows nothing in {repository}",), Thing.NAME)
+        generation = self._listed.generation
+        try:
+            found = await self._upstreams.tags(repository)
+        except UpstreamError as error:
+            return self._upstream_refusal(f"the tags of {repository}", error, Thing.NAME)
+        served = ServedTags(found.tags, found.complete)
+        cost = 1000 + sum(len(tag) + 60 for tag in found.tags)
+        self._listed.put(repository, served, seconds=ask.revision.check_interval, cost=cost, generation=generation)
+        return served
+
+    # -- shared ---------------------------------------------------------------------------------------------------------
+
+    def _ask(self, repository: Repository) -> _Ask:
+        revision = self._revision
+        return _Ask(revision, revision.rule(repository), repository)
+
+    async def _in_time(self, thing: Thing, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T | Refused:
+        """Answer within ``limits.request_timeout``; trouble with our own storage is an outage, too."""
+        try:
+            async with asyncio.timeout(self._limits.request_timeout):
+                return await work()
+        except TimeoutError:
+            reason = f"no decision within {self._limits.request_timeout:g} s; the upstream is slow"
+            return Refused(Answer.UNAVAILABLE, (reason,), thing, _UNAVAILABLE_RETRY)
+        except StorageError as error:
+            log.error("storage.unavailable", error=str(error))
+            return Refused(Answer.UNAVAILABLE, (f"Tagstone's own storage cannot answer: {error}",), thing, _UNAVAILABLE_RETRY)
+
+    def _seconds_until(self, until: datetime | None) -> float:
+        return _LONG if until is None else min(_LONG, (until - self._clock()).total_seconds())
+
+    @staticmethod
+    def _refused(name: str, decision: Decision, thing: Thing = Thing.MANIFEST) -> Refused:
+        log.info("refused", image=name, answer=decision.answer.value, reasons=list(decision.reasons))
+        return Refused.of(decision, thing)
+
+    @staticmethod
+    def _upstream_refusal(name: str, error: UpstreamError, thing: Thing) -> Refused:
+        log.info("upstream.refused", image=name, error=str(error), kind=type(error).__name__)
+        match error:
+            case UpstreamAbsent():
+                return Refused(Answer.ABSENT, (f"{name} does not exist upstream",), thing)
+            case UpstreamUnavailable():
+                return Refused(Answer.UNAVAILABLE, (f"{name}: {error}",), thing, error.retry_after)
+            case _:
+                return Refused(Answer.DENY, (f"{name}: {error}",), thing)
+
+
+def _listed(entry: ListedReferrer) -> dict[str, object]:
+    listed: dict[str, object] = {
+        "mediaType": entry.descriptor.media_type,
+        "digest": str(entry.descriptor.digest),
+        "size": entry.descriptor.size,
+    }
+    if entry.artifact_type is not None:
+        listed["artifactType"] = entry.artifact_type
+    if entry.annotations:
+        listed["annotations"] = dict(entry.annotations)
+    return listed
