@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from proxy.policy.rules import OnOverwrite, Outcome, Rule, Verdict
+from proxy.policy.rules import Never, OnOverwrite, Outcome, Rule, Verdict, evaluate
 from storage.digest import Digest
 from storage.records import Event, EventType, Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
@@ -73,6 +73,7 @@ class Decision:
     warning: str | None = None
     write: PinWrite | None = None
     retry_after: float | None = None
+    valid_until: datetime | None = None  #: when an accepted verdict must be reached again
 
 
 def decide(
@@ -86,7 +87,8 @@ def decide(
 ) -> Decision:
     """Decide a pull by tag.
 
-    ``pinned`` is the verdict on the pinned digest under today's rule, trust and blocks (None when unpinned).
+    A rule that denies needs no upstream: an unpinned tag may then be decided from ``FRESH``. ``pinned`` is the verdict on the
+    pinned digest under today's rule, trust and blocks (None when unpinned).
     """
     if pin is None:
         return _first(repository, tag, rule, seen, now)
@@ -101,6 +103,13 @@ def decide(
             *pinned.reasons,
         )
         return Decision(Answer.UNAVAILABLE, None, reasons, retry_after=pinned.retry_after)
+    decision = _pinned(pin, rule, seen, now)
+    return replace(decision, valid_until=pinned.valid_until) if decision.answer is Answer.SERVE else decision
+
+
+def _pinned(pin: Pin, rule: Rule, seen: Observation, now: datetime) -> Decision:
+    """The pinned digest passes; what remains is what the upstream says of the tag."""
+    name = pin.name
     match seen.upstream:
         case Upstream.FRESH:
             if pin.state is PinState.OVERWRITTEN and pin.candidate is not None:
@@ -123,7 +132,7 @@ def decide_digest(repository: Repository, digest: Digest, rule: Rule, verdict: V
     name = f"{repository}@{digest}"
     match verdict.outcome:
         case Outcome.ACCEPTED:
-            return Decision(Answer.SERVE, digest, verdict.reasons)
+            return Decision(Answer.SERVE, digest, verdict.reasons, valid_until=verdict.valid_until)
         case Outcome.REFUSED:
             return Decision(Answer.DENY, None, (f"{name} does not pass {rule}", *verdict.reasons))
         case _:
@@ -133,6 +142,8 @@ def decide_digest(repository: Repository, digest: Digest, rule: Rule, verdict: V
 
 def _first(repository: Repository, tag: str, rule: Rule, seen: Observation, now: datetime) -> Decision:
     name = f"{repository}:{tag}"
+    if isinstance(rule.require, Never):
+        return Decision(Answer.DENY, None, (f"{name} does not pass {rule}", *evaluate(rule.require, ()).reasons))
     match seen.upstream:
         case Upstream.NAMES if seen.digest is not None and seen.verdict is not None:
             verdict = seen.verdict
@@ -140,7 +151,8 @@ def _first(repository: Repository, tag: str, rule: Rule, seen: Observation, now:
                 reason = "; ".join(verdict.reasons)
                 pin = Pin(repository, tag, seen.digest, PinState.PINNED, now, str(rule), reason, now, version=1)
                 change = PinChange(repository, tag, PinAction.PINNED, now, str(rule), reason, None, seen.digest)
-                return Decision(Answer.SERVE, seen.digest, verdict.reasons, write=PinWrite(None, pin, change))
+                write = PinWrite(None, pin, change)
+                return Decision(Answer.SERVE, seen.digest, verdict.reasons, write=write, valid_until=verdict.valid_until)
             if verdict.outcome is Outcome.REFUSED:
                 return Decision(Answer.DENY, None, (f"{name} ({seen.digest}) does not pass {rule}", *verdict.reasons))
             reasons = (f"whether {name} ({seen.digest}) passes {rule} cannot be told now", *verdict.reasons)

@@ -12,12 +12,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar, assert_never
 
 from storage.reference import Repository
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _WILDCARD = re.compile(r"\*\*|\*|\?")
 _REGEX_OF = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
@@ -330,7 +331,7 @@ def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth:
     accepted = [piece for piece in judged if piece.accepted and piece.authority is not None]
     if accepted:
         # The piece that stays valid longest carries the verdict.
-        best = max(accepted, key=lambda piece: (piece.valid_until is None, piece.valid_until or datetime.min))
+        best = max(accepted, key=lambda piece: (piece.valid_until is None, piece.valid_until or _NEVER))
         found = f"{best.format} from the {best.source}"
         return _Result(
             Outcome.ACCEPTED,
@@ -364,7 +365,7 @@ def _threshold(
     else:
         outcome = Outcome.REFUSED
     # Which of several accepted branches carries the verdict: those that stay valid longest.
-    lasting = sorted(accepted, key=lambda r: (r.valid_until is None, r.valid_until or datetime.min), reverse=True)
+    lasting = sorted(accepted, key=lambda r: (r.valid_until is None, r.valid_until or _NEVER), reverse=True)
     return _combine(f"{words} {len(of)}", outcome, results, met, depth, leans_on=lasting[:count] if count == 1 else accepted)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
-from proxy.manifest import Bounds, Manifest, parse
+from proxy.manifest import Bounds, Manifest
+from proxy.manifest import parse as read
 from proxy.policy.rules import Never, Outcome, Rule, Verdict, evaluate
 from proxy.services.evidence import StoredEvidence, UpstreamEvidence
 from proxy.services.flights import Flights
@@ -194,7 +195,7 @@ class Admission:
         repository, rule = question.repository, question.rule
         fetched = fetched or await self._bytes(repository, question.digest)
         try:
-            manifest = await self._parse(fetched)
+            manifest = await self.parse(fetched)
         except ManifestRefused as error:
             return Verdict(Outcome.REFUSED, (str(error),))
         if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
@@ -238,7 +239,7 @@ class Admission:
         if known is not None and (body := await self._blobs.read(digest, self._bounds.manifest_size)) is not None:
             return Held(known, body)
         fetched = await self._bytes(repository, digest)
-        manifest = await self._parse(fetched)
+        manifest = await self.parse(fetched)
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
         lineage = await self._catalog.lineage(repository, digest, "")
         self._fits_parents(lineage, descriptor, manifest)
@@ -272,11 +273,11 @@ class Admission:
             raise UpstreamMisbehaved(f"the upstream sent {fetched.digest} for {digest}")
         return fetched
 
-    async def _parse(self, fetched: FetchedManifest) -> Manifest:
+    async def parse(self, fetched: FetchedManifest) -> Manifest:
         """Read a manifest; off the loop where it is long. Raises ManifestRefused."""
         if len(fetched.body) <= _PARSE_INLINE:
-            return parse(fetched.body, fetched.media_type, self._bounds)
-        return await asyncio.to_thread(parse, fetched.body, fetched.media_type, self._bounds)
+            return read(fetched.body, fetched.media_type, self._bounds)
+        return await asyncio.to_thread(read, fetched.body, fetched.media_type, self._bounds)
 
     def _fits_parents(self, lineage: Lineage, descriptor: Descriptor, manifest: Manifest) -> None:
         """What a manifest says of its child binds: size, type and depth (a chain of indexes is bounded)."""
@@ -301,7 +302,7 @@ class Admission:
         repository, digest = question.repository, fetched.digest
         await self._blobs.put(digest, fetched.body)
         for document in harvest.documents:
-            document_manifest = await self._parse(document.manifest)
+            document_manifest = await self.parse(document.manifest)
             if not self.fits_evidence(document_manifest):
                 continue  # it was looked at, but what does not have the shape of evidence is not let through as such
             for descriptor, _, content in document.layers:

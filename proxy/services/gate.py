@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 import structlog
 
-from proxy.content import FetchedManifest, ListedReferrer
+from proxy.content import ListedReferrer
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
-from proxy.manifest import OCI_INDEX, parse
+from proxy.manifest import OCI_INDEX
 from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
-from proxy.policy.rules import Never, Outcome, Rule, Verdict
-from proxy.services.admission import Admission, bounds_of
+from proxy.policy.rules import Never, Rule
+from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
 from proxy.services.flights import Flights
 from proxy.services.memory import Memory
@@ -75,14 +74,13 @@ class Gate:
         self._blobs = blobs
         self._upstreams = upstreams
         self._limits = limits
-        self._bounds = bounds_of(limits)
         self._clock = clock
         self._manifests: Memory[tuple[Repository, str | Digest], ServedManifest] = Memory(limits.memory_manifests)
         self._granted: Memory[tuple[Repository, Digest], GrantedBlob] = Memory(limits.memory_blobs)
         self._listed: Memory[Repository, ServedTags] = Memory(limits.memory_manifests)
-        self._tag_flights: Flights[tuple[Repository, str], ServedManifest | Refused] = Flights()
-        self._flights: Flights[tuple[Repository, Digest], ServedManifest | Refused] = Flights()
-        self._list_flights: Flights[Repository, ServedTags | Refused] = Flights()
+        self._tag_flights: Flights[tuple[int, Repository, str], ServedManifest | Refused] = Flights()
+        self._flights: Flights[tuple[int, Repository, Digest], ServedManifest | Refused] = Flights()
+        self._list_flights: Flights[tuple[int, Repository], ServedTags | Refused] = Flights()
 
     # -- what may change while it runs ----------------------------------------------------------------------------------
 
@@ -132,14 +130,16 @@ class Gate:
         key = (repository, tag)
         if (known := self._manifests.get(key)) is not None:
             return known
-        return await self._tag_flights.run(key, lambda: self._in_time(Thing.MANIFEST, lambda: self._tag(repository, tag)))
+        flight = (self._revision.number, repository, tag)
+        return await self._tag_flights.run(flight, lambda: self._in_time(Thing.MANIFEST, lambda: self._tag(repository, tag)))
 
     async def manifest(self, repository: Repository, digest: Digest) -> ServedManifest | Refused:
         """A pull by digest: judged like a candidate, or reached from what was accepted; never pinned."""
         key = (repository, digest)
         if (known := self._manifests.get(key)) is not None:
             return known
-        return await self._flights.run(key, lambda: self._in_time(Thing.MANIFEST, lambda: self._manifest(repository, digest)))
+        flight = (self._revision.number, repository, digest)
+        return await self._flights.run(flight, lambda: self._in_time(Thing.MANIFEST, lambda: self._manifest(repository, digest)))
 
     async def _tag(self, repository: Repository, tag: str) -> ServedManifest | Refused:
         ask = self._ask(repository)
@@ -148,23 +148,25 @@ class Gate:
         generation = self._manifests.generation
         for _ in range(_RACES):
             pin = await self._pins.get(repository, tag)
-            decision, told = await self._decide(ask, tag, pin)
+            age = None if pin is None else (self._clock() - pin.checked_at).total_seconds()
+            # A check in the future (the clock stepped back) is no check.
+            fresh = age is not None and 0 <= age < ask.revision.check_interval
+            decision, told = await self._decide(ask, tag, pin, fresh=fresh)
             try:
                 await self._apply(decision, pin, told)
             except PinConflict:
                 continue  # somebody else moved it first: decide again with what they wrote
-            return await self._deliver_tag(ask, tag, decision, generation)
+            interval = ask.revision.check_interval - (age if fresh and age is not None else 0)
+            return await self._deliver_tag(ask, tag, decision, interval, generation)
         return Refused(Answer.UNAVAILABLE, (f"{repository}:{tag} changes too often to be decided now",), retry_after=1.0)
 
-    async def _decide(self, ask: _Ask, tag: str, pin: Pin | None) -> tuple[Decision, bool]:
+    async def _decide(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> tuple[Decision, bool]:
         """The decision, and whether the upstream answered (so that the check counts)."""
         now = self._clock()
         if pin is None:
             seen = await self._observe(ask, tag, None)
             return decide(ask.repository, tag, ask.rule, None, None, seen, now), False
         pinned = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, pin.digest)
-        age = now - pin.checked_at
-        fresh = timedelta(0) <= age < timedelta(seconds=ask.revision.check_interval)
         if fresh or not pinned.accepted:
             seen = Observation(Upstream.FRESH)
         else:
@@ -175,10 +177,7 @@ class Gate:
     async def _observe(self, ask: _Ask, tag: str, pin: Pin | None) -> Observation:
         """Ask the upstream what a tag names, and judge that where it is not the pin."""
         if isinstance(ask.rule.require, Never):
-            # Nothing that the upstream could say would matter: it is not even asked.
-            placeholder = Digest.of(b"")
-            verdict = await self._admission.of_tag(ask.revision, ask.rule, ask.repository, FetchedManifest(b"", placeholder, ""))
-            return Observation(Upstream.NAMES, placeholder, verdict)
+            return Observation(Upstream.FRESH)  # nothing that the upstream could say would matter: it is not even asked
         repository = ask.repository
         try:
             if pin is not None:
@@ -207,7 +206,8 @@ class Gate:
             await self._pins.apply(decision.write)
             change = decision.write.change
             log.info(
-                f"pin.{change.action}",
+                "pin.changed",
+                action=change.action.value,
                 image=f"{change.repository}:{change.tag}",
                 digest=str(change.to_digest),
                 by=change.by,
@@ -218,7 +218,9 @@ class Gate:
         elif told and pin is not None and self._revision.check_interval > 0:
             await self._pins.checked(pin.repository, pin.tag, self._clock())
 
-    async def _deliver_tag(self, ask: _Ask, tag: str, decision: Decision, generation: int) -> ServedManifest | Refused:
+    async def _deliver_tag(
+        self, ask: _Ask, tag: str, decision: Decision, interval: float, generation: int
+    ) -> ServedManifest | Refused:
         if decision.answer is not Answer.SERVE or decision.digest is None:
             return self._refused(f"{ask.repository}:{tag}", decision)
         held = await self._hold(ask.repository, decision.digest)
@@ -226,12 +228,9 @@ class Gate:
             return held
         served = replace(held, warning=decision.warning)
         # Fresh until the next check is due; an answer that leans on a key's window ends with it.
-        verdict = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, decision.digest)
-        seconds = min(ask.revision.check_interval, self._seconds_until(verdict.valid_until))
-        if verdict.accepted:
-            self._manifests.put(
-                (ask.repository, tag), served, seconds=seconds, cost=len(served.body) + 1000, generation=generation
-            )
+        seconds = min(interval, self._seconds_until(decision.valid_until))
+        key = (ask.repository, tag)
+        self._manifests.put(key, served, seconds=seconds, cost=len(served.body) + 1000, generation=generation)
         return served
 
     async def _manifest(self, repository: Repository, digest: Digest) -> ServedManifest | Refused:
@@ -281,8 +280,11 @@ class Gate:
             fetched, warning = stored, f"the upstream could not be asked about {name}; the stored evidence is served"
         except UpstreamError as error:
             return self._upstream_refusal(name, error, Thing.MANIFEST)
+        if fetched.digest == subject:
+            # Some registries resolve the referrers tag to the image itself: that is no list of referrers.
+            return Refused(Answer.ABSENT, (f"{name} does not exist upstream",))
         try:
-            manifest = parse(fetched.body, fetched.media_type, self._bounds)
+            manifest = await self._admission.parse(fetched)
         except ManifestRefused as error:
             return Refused(Answer.DENY, (f"{name} is refused", str(error)))
         is_list = manifest.is_index and "." not in tag
@@ -360,7 +362,8 @@ class Gate:
         """All tags that the upstream lists for a repository that some rule allows."""
         if (known := self._listed.get(repository)) is not None:
             return known
-        return await self._list_flights.run(repository, lambda: self._in_time(Thing.NAME, lambda: self._tags(repository)))
+        flight = (self._revision.number, repository)
+        return await self._list_flights.run(flight, lambda: self._in_time(Thing.NAME, lambda: self._tags(repository)))
 
     async def _tags(self, repository: Repository) -> ServedTags | Refused:
         ask = self._ask(repository)
