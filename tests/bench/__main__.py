@@ -1,0 +1,73 @@
+"""``python -m tests.bench``: run the benchmark, print the table, save it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench import servers
+from tests.bench.measures import FULL, NGINX, QUICK, REGISTRY, TAGSTONE, Bench
+from tests.bench.report import Line, missed, save, table
+
+GROUPS = ("warm", "cold", "first", "start", "swarm")
+
+
+def main() -> int:
+    """Run what the command line asks for. Exit status 1 with ``--check`` when a target is not met."""
+    parser = argparse.ArgumentParser(prog="tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small and short: to see that it works, not how fast")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="measure only this group (may be repeated)")
+    parser.add_argument("--peers-only", action="store_true", help="leave Tagstone out")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a target is not met")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
+    options = parser.parse_args()
+    plan = QUICK if options.quick else FULL
+    groups = options.only or GROUPS
+    began = time.monotonic()
+
+    def note(text: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory(prefix="tagstone-bench-") as folder, ExitStack() as stack:
+        base = Path(folder)
+        upstream = stack.enter_context(servers.upstream(base))
+        bench = Bench(plan, base, upstream, note)
+        running = {} if options.peers_only else {TAGSTONE: stack.enter_context(bench.tagstone("tagstone"))}
+        running[REGISTRY] = stack.enter_context(bench.registry("registry"))
+        if "warm" in groups:
+            note("warm: publishing")
+            nginx = stack.enter_context(bench.nginx())
+            lines += bench.warm({**running, NGINX: nginx})
+        if "cold" in groups:
+            note("cold")
+            lines += bench.cold(running)
+        if "first" in groups and TAGSTONE in running:
+            note("first pulls")
+            with bench.tagstone("tagstone-first") as fresh:
+                lines += bench.first_pulls(fresh)
+        if "start" in groups:
+            note("starts")
+            lines += bench.starts(TAGSTONE in running)
+        if "swarm" in groups:
+            note("swarm")
+            with ExitStack() as swarm:
+                # Fresh processes: their peak memory is that of the swarm alone.
+                fresh_ones = {REGISTRY: swarm.enter_context(bench.registry("registry-swarm"))}
+                if TAGSTONE in running:
+                    fresh_ones = {TAGSTONE: swarm.enter_context(bench.tagstone("tagstone-swarm")), **fresh_ones}
+                lines += bench.swarm(fresh_ones)
+        note("done")
+    save(options.output, lines, {"groups": list(groups), **dataclasses.asdict(plan)})
+    print(table(lines))
+    print(f"\n{missed(lines)} targets not met; saved to {options.output}")
+    return 1 if options.check and missed(lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
