@@ -115,12 +115,17 @@ class Fault:
     when: Predicate
     behaviour: Behaviour
     times: int | None = None  #: act so often at most; None: always
+    guard: bool = False  #: acts before all faults that are none, whenever they are switched on
     fired: int = 0
     active: bool = True
 
     def off(self) -> None:
         """Switch the fault off; ``fired`` stays."""
         self.active = False
+
+    def again(self) -> None:
+        """Switch the fault on (again)."""
+        self.active = True
 
     def applies(self, seen: Seen) -> bool:
         """Whether it acts on this request."""
@@ -177,10 +182,14 @@ class Site:
 
     # -- what it does ----------------------------------------------------------------------------------------------
 
-    def on(self, when: Predicate, behaviour: Behaviour, *, times: int | None = None) -> Fault:
-        """Switch a fault on. Faults compose: of those that match, the one switched on last acts first, around the others."""
-        fault = Fault(when, behaviour, times)
-        self.faults.insert(0, fault)
+    def on(self, when: Predicate, behaviour: Behaviour, *, times: int | None = None, guard: bool = False) -> Fault:
+        """Switch a fault on. Of those that match, the one switched on last acts first, around the others.
+
+        A ``guard`` (authentication) stands before all faults, so that ``cut(500)`` cuts what an entitled client gets and not
+        the challenge.
+        """
+        fault = Fault(when, behaviour, times, guard)
+        self.faults.insert(0 if guard else sum(each.guard for each in self.faults), fault)
         return fault
 
     async def answer(self, seen: Seen) -> Answer:
