@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.bench.images import MANIFEST, digest_of
+from tests.bench.images import digest_of
 from tests.bench.servers import Server
+from tests.simulator import images
 from tests.tools import find
 
-_ACCEPT = f"{MANIFEST}, application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+_ACCEPT = ", ".join(images.MANIFEST_TYPES)
 _TIMEOUT = 600
 MIB = 1 << 20
 

@@ -1,24 +1,22 @@
-"""What is pulled: images of chosen sizes, pushed to the upstream by the registry API, and cosign signatures over them."""
+"""What is pulled: images of chosen sizes, pushed to the upstream by the registry API, and cosign signatures over them.
+
+Layers go through files, a piece at a time: hundreds of megabytes never stand in memory at once.
+"""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import http.client
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from storage.digest import Digest
+from tests.simulator import images, signing
+from tests.simulator.signing import Signer
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
-_SIGNATURE_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
 _PIECE = 1 << 20
 
 
@@ -34,10 +32,9 @@ class Blob:
     digest: str
     size: int
 
-    def descriptor(self, media_type: str, **annotations: str) -> dict[str, Any]:
+    def descriptor(self, media_type: str) -> images.Json:
         """The OCI descriptor of this blob."""
-        descriptor: dict[str, Any] = {"mediaType": media_type, "digest": self.digest, "size": self.size}
-        return {**descriptor, "annotations": annotations} if annotations else descriptor
+        return {"mediaType": media_type, "digest": self.digest, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +54,12 @@ class Publisher:
         """``port``: the upstream on 127.0.0.1; ``files``: root of the static copy."""
         self._port = port
         self._files = files
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._signer = Signer.of("p256", "bench")
 
+    @property
     def public_key(self) -> bytes:
         """PEM of the key that signs."""
-        return self._key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return self._signer.public_pem
 
     def image(self, repository: str, tag: str, layer_sizes: tuple[int, ...], *, signed: bool) -> Image:
         """Make and push an image with layers of these sizes, filled with random bytes."""
@@ -69,42 +67,27 @@ class Publisher:
         config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [b.digest for b in layers]}}
         manifest = {
             "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": self._blob(repository, json.dumps(config).encode()).descriptor(_CONFIG),
+            "mediaType": images.OCI_MANIFEST,
+            "config": self._blob(repository, images.encode(config)).descriptor(images.OCI_CONFIG),
             "layers": [layer.descriptor(_LAYER) for layer in layers],
         }
-        digest = self._manifest(repository, tag, manifest)
+        digest = self._manifest(repository, tag, images.encode(manifest))
         if signed:
             self._sign(repository, digest)
         return Image(repository, tag, digest, layers)
 
     def _sign(self, repository: str, digest: str) -> None:
-        statement = {
-            "critical": {
-                "identity": {"docker-reference": f"reg.example/{repository}"},
-                "image": {"docker-manifest-digest": digest},
-                "type": "cosign container image signature",
-            },
-            "optional": None,
-        }
-        payload = json.dumps(statement).encode()
-        signature = base64.b64encode(self._key.sign(payload, ec.ECDSA(hashes.SHA256()))).decode()
-        layer = self._blob(repository, payload)
-        config = {"architecture": "", "os": "", "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer.digest]}}
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": self._blob(repository, json.dumps(config).encode()).descriptor(_CONFIG),
-            "layers": [layer.descriptor(_SIGNATURE_LAYER, **{"dev.cosignproject.cosign/signature": signature})],
-        }
-        self._manifest(repository, digest.replace(":", "-") + ".sig", manifest)
+        signed = Digest.parse(digest)
+        signature = signing.signature_manifest([signing.cosign_signature(self._signer, signed)])
+        for blob in signature.blobs:
+            self._blob(repository, blob.data)
+        self._manifest(repository, signing.signature_tag(signed), signature.body)
 
-    def _manifest(self, repository: str, tag: str, manifest: dict[str, Any]) -> str:
-        body = json.dumps(manifest).encode()
+    def _manifest(self, repository: str, tag: str, body: bytes) -> str:
         file = self._files / "v2" / repository / "manifests" / tag
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(body)
-        self._exchange("PUT", f"/v2/{repository}/manifests/{tag}", file, MANIFEST)
+        self._exchange("PUT", f"/v2/{repository}/manifests/{tag}", file, images.OCI_MANIFEST)
         return digest_of(body)
 
     def _blob(self, repository: str, data: bytes) -> Blob:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tests.bench import servers
 from tests.bench.clients import MIB, Wrong, curl, curls, fetch, swarm, wrk
-from tests.bench.images import MANIFEST, Blob, Image, Publisher
+from tests.bench.images import Blob, Image, Publisher
 from tests.bench.report import Line, Target
 from tests.bench.servers import Server
+from tests.simulator.images import OCI_MANIFEST
 
 TAGSTONE, REGISTRY, NGINX = "tagstone", "docker-registry", "nginx"
 
@@ -52,7 +53,7 @@ class Bench:
 
     def tagstone(self, name: str) -> Server:
         """A Tagstone with nothing cached."""
-        return servers.tagstone(self._base, name, self._upstream.port, self._publisher.public_key())
+        return servers.tagstone(self._base, name, self._upstream.port, self._publisher.public_key)
 
     def registry(self, name: str) -> Server:
         """A docker-registry proxy with nothing cached."""
@@ -60,7 +61,7 @@ class Bench:
 
     def nginx(self) -> Server:
         """An nginx over the same bytes."""
-        return servers.nginx(self._base, self._files, MANIFEST)
+        return servers.nginx(self._base, self._files, OCI_MANIFEST)
 
     def warm(self, running: dict[str, Server]) -> list[Line]:
         """A tag's manifest and a small blob by wrk, a large blob by curl: all cached before the clock starts."""
