@@ -1,0 +1,314 @@
+"""The registry API: request in, gate asked, bytes or a refusal out (OCI distribution specification 1.1, pull and discovery).
+
+aiohttp's low-level server calls :meth:`RegistryApi.handle` for every request; there is no routing table besides
+:func:`proxy.distribution.parse`, and no way to content besides :class:`proxy.services.gate.Gate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from bisect import bisect_right
+from collections.abc import Mapping
+from types import MappingProxyType
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
+
+import structlog
+from aiohttp import hdrs, web
+
+from proxy.distribution import MAX_TAGS, Endpoint, Request, parse
+from proxy.errors import (
+    MalformedRequest,
+    UpstreamAbsent,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMisbehaved,
+    UpstreamUnavailable,
+)
+from proxy.manifest import OCI_INDEX
+from proxy.policy.decision import Answer
+from proxy.routing import Router
+from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
+from proxy.services.gate import Gate
+from proxy.services.ingest import Ingest, Source
+from proxy.services.metrics import Metrics
+from proxy.settings import Limits
+from proxy.web import responses, streaming
+from storage.digest import Digest
+from storage.errors import DigestMismatch, StorageError
+from storage.reference import Repository, parse_registry
+
+log = structlog.get_logger("tagstone.registry")
+
+_NO_NAMESPACE: Mapping[str, str] = MappingProxyType({})
+_OCTETS = "application/octet-stream"
+_MAX_TARGETS = 8192
+
+
+class RegistryApi:
+    """The handler of the registry listener."""
+
+    def __init__(
+        self, gate: Gate, router: Router, ingest: Ingest, limits: Limits, metrics: Metrics, *, rehash: bool = False
+    ) -> None:
+        self._gate = gate
+        self._metrics = metrics
+        self._router = router
+        self._ingest = ingest
+        self._limits = limits
+        self._rehash = rehash
+        self._targets: dict[tuple[str, str | None], tuple[Request, Repository]] = {}
+        self._wires: WeakKeyDictionary[ServedManifest, dict[str | None, responses.Wire]] = WeakKeyDictionary()
+        self._blob_wires: WeakKeyDictionary[GrantedBlob, dict[str | None, responses.Wire]] = WeakKeyDictionary()
+
+    def adopt(self, router: Router) -> None:
+        """Route by this table from now on."""
+        self._router = router
+        self._targets.clear()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request, and count it."""
+        response = await self._answer(request)
+        self._metrics.answered(response.status)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        head = request.method == hdrs.METH_HEAD
+        if not head and request.method != hdrs.METH_GET:
+            reason = f"{request.method[:20]} is not served: this proxy hands out images, it does not take any"
+            return responses.error(405, "UNSUPPORTED", (reason,), {"Allow": "GET, HEAD"})
+        try:
+            asked, repository = self._target(request)
+        except MalformedRequest as problem:
+            return responses.malformed(problem, head=head)
+        if repository is None:
+            return self._ping(head=head)
+        match asked.endpoint:
+            case Endpoint.MANIFEST:
+                return await self._manifest(request, asked, repository, head=head)
+            case Endpoint.BLOB:
+                return await self._blob(request, asked, repository, head=head)
+            case Endpoint.TAGS:
+                return await self._tags(asked, repository, head=head)
+            case _:
+                return await self._referrers(asked, repository, head=head)
+
+    def _target(self, request: web.BaseRequest) -> tuple[Request, Repository | None]:
+        """What the request line and the Host header mean; remembered, because clients ask the same few things."""
+        host = request.headers.get(hdrs.HOST) if self._router.hosts else None
+        key = (request.raw_path, host)
+        known = self._targets.get(key)
+        if known is not None:
+            return known
+        asked = parse(request.raw_path)
+        if asked.endpoint is Endpoint.PING:
+            return asked, None
+        target = asked, self._router.route(asked.name, asked.ns, host)
+        if len(self._targets) >= _MAX_TARGETS:
+            self._targets.clear()
+        self._targets[key] = target
+        return target
+
+    @staticmethod
+    def _ping(*, head: bool) -> web.Response:
+        body = b"{}"
+        response = web.Response(body=body, content_type="application/json", headers=responses.API_VERSION)
+        return responses.without_body(response, len(body)) if head else response
+
+    @staticmethod
+    def _namespace(asked: Request) -> Mapping[str, str]:
+        """``OCI-Namespace`` echoes the registry that ``ns`` named ("Registry Proxying")."""
+        return _NO_NAMESPACE if asked.ns is None else {"OCI-Namespace": parse_registry(asked.ns)}
+
+    # -- manifests ------------------------------------------------------------------------------------------------------
+
+    async def _manifest(
+        self, request: web.BaseRequest, asked: Request, repository: Repository, *, head: bool
+    ) -> web.StreamResponse:
+        served: ServedManifest | Refused | None
+        if asked.tag is not None:
+            served = self._gate.recall_tag(repository, asked.tag) or await self._gate.tag(repository, asked.tag)
+        elif asked.digest is not None:
+            served = self._gate.recall_manifest(repository, asked.digest) or await self._gate.manifest(repository, asked.digest)
+        else:
+            raise AssertionError("a manifest is asked for by tag or by digest")
+        if isinstance(served, Refused):
+            return responses.refused(served, self._namespace(asked), head=head)
+        if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest):
+            return self._unmodified(served.descriptor.media_type, served, asked)
+        wires = self._wires.setdefault(served, {})
+        wire = wires.get(asked.ns)
+        if wire is None:
+            wire = wires[asked.ns] = responses.Wire(self._manifest_headers(served, asked), len(served.body), served.body)
+        if responses.fits_prebuilt(request):
+            return responses.Prebuilt(wire.bytes(head=head))
+        return await self._whole(request, self._manifest_headers(served, asked), served.body, head=head)
+
+    def _manifest_headers(self, served: ServedManifest, asked: Request) -> dict[str, str]:
+        descriptor = served.descriptor
+        return responses.content_headers(descriptor.media_type, descriptor.digest, served.warning, self._namespace(asked))
+
+    def _unmodified(self, media_type: str, served: ServedManifest | GrantedBlob, asked: Request) -> web.Response:
+        warning = served.warning if isinstance(served, ServedManifest) else None
+        headers = responses.content_headers(media_type, served.descriptor.digest, warning, self._namespace(asked))
+        del headers["Content-Type"]
+        return web.Response(status=304, headers=headers)
+
+    async def _whole(
+        self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes, *, head: bool
+    ) -> web.StreamResponse:
+        """A small answer in the ordinary way, to a client that must not take for ever."""
+        response = web.Response(headers=headers)
+        response.content_length = len(body)
+        if not head:
+            response.body = body
+        try:
+            async with asyncio.timeout(self._limits.client_stall_timeout):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            streaming.cut(request)
+        return response
+
+    # -- blobs ----------------------------------------------------------------------------------------------------------
+
+    async def _blob(self, request: web.BaseRequest, asked: Request, repository: Repository, *, head: bool) -> web.StreamResponse:
+        if asked.digest is None:
+            raise AssertionError("a blob is asked for by digest")
+        granted = self._gate.recall_blob(repository, asked.digest) or await self._gate.blob(repository, asked.digest)
+        if isinstance(granted, Refused):
+            return responses.refused(granted, self._namespace(asked), head=head)
+        descriptor = granted.descriptor
+        if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, descriptor.digest):
+            return self._unmodified(_OCTETS, granted, asked)
+        if head:
+            headers = {
+                **responses.content_headers(_OCTETS, descriptor.digest, None, self._namespace(asked)),
+                "Accept-Ranges": "bytes",
+            }
+            response = web.Response(headers=headers)
+            response.content_length = descriptor.size
+            return response
+        if granted.body is not None and hdrs.RANGE not in request.headers:
+            return await self._small(request, asked, granted, granted.body)
+        try:
+            source = await self._ingest.open(repository, descriptor)
+        except (UpstreamError, StorageError) as problem:
+            return self._trouble(repository, descriptor.digest, problem, asked)
+        try:
+            return await self._stream(request, asked, repository, source)
+        finally:
+            source.close()
+
+    async def _small(self, request: web.BaseRequest, asked: Request, granted: GrantedBlob, body: bytes) -> web.StreamResponse:
+        headers = responses.content_headers(_OCTETS, granted.descriptor.digest, None, self._namespace(asked))
+        headers["Accept-Ranges"] = "bytes"
+        if not responses.fits_prebuilt(request):
+            return await self._whole(request, headers, body, head=False)
+        wires = self._blob_wires.setdefault(granted, {})
+        wire = wires.get(asked.ns)
+        if wire is None:
+            wire = wires[asked.ns] = responses.Wire(headers, len(body), body)
+        return responses.Prebuilt(wire.bytes(head=False))
+
+    async def _stream(
+        self, request: web.BaseRequest, asked: Request, repository: Repository, source: Source
+    ) -> web.StreamResponse:
+        digest = source.digest
+        headers = responses.content_headers(_OCTETS, digest, None, self._namespace(asked))
+        body: streaming.Source = source
+        try:
+            async with asyncio.timeout(self._limits.request_timeout):
+                await source.ready()
+            if self._rehash and source.complete:
+                body = streaming.Rehashed(source, digest)
+            span = self._span(request, digest, source.size) if source.complete else None
+            if span is not None and isinstance(body, streaming.Rehashed):
+                await body.whole()  # a slice shows nothing of the rest: all of it is hashed before any of it goes out
+        except streaming.Unsatisfiable:
+            headers = {"Content-Range": f"bytes */{source.size}", **self._namespace(asked)}
+            return responses.error(416, "RANGE_INVALID", (f"the blob has {source.size} bytes",), headers)
+        except (UpstreamError, StorageError, TimeoutError) as problem:
+            return self._trouble(repository, digest, problem, asked)
+        start, stop = span or (0, source.size)
+        if source.complete:
+            headers["Accept-Ranges"] = "bytes"
+        if span is not None:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{source.size}"
+        response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
+        response.content_length = stop - start
+        try:
+            await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout)
+        except (UpstreamError, StorageError) as problem:
+            # The last bytes were never sent, so the client cannot mistake what it has for the blob.
+            log.warning("blob.cut", image=str(repository), digest=str(digest), error=str(problem))
+            streaming.cut(request)
+        except (OSError, TimeoutError) as problem:
+            log.info("client.left", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
+            streaming.cut(request)
+        return response
+
+    @staticmethod
+    def _span(request: web.BaseRequest, digest: Digest, size: int) -> tuple[int, int] | None:
+        """The slice that is asked for, unless ``If-Range`` names other content (RFC 9110 §13.1.5)."""
+        condition = request.headers.get(hdrs.IF_RANGE)
+        if condition is not None and condition.strip() != f'"{digest}"':
+            return None
+        return streaming.parse_range(request.headers.get(hdrs.RANGE), size)
+
+    def _trouble(self, repository: Repository, digest: Digest, problem: Exception, asked: Request) -> web.Response:
+        """A blob that is granted but cannot be had now."""
+        name = f"{repository}@{digest}"
+        log.warning("blob.unavailable", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
+        match problem:
+            case UpstreamAbsent():
+                refusal = Refused(Answer.ABSENT, (f"{name} does not exist upstream",), Thing.BLOB)
+            case UpstreamDenied() | UpstreamMisbehaved() | DigestMismatch():
+                refusal = Refused(Answer.DENY, (f"{name}: {problem}",), Thing.BLOB)
+            case UpstreamUnavailable():
+                refusal = Refused(Answer.UNAVAILABLE, (f"{name}: {problem}",), Thing.BLOB, problem.retry_after)
+            case TimeoutError():
+                refusal = Refused(Answer.UNAVAILABLE, (f"{name}: the upstream is slow to begin",), Thing.BLOB)
+            case _:
+                refusal = Refused(Answer.UNAVAILABLE, (f"{name}: {problem}",), Thing.BLOB)
+        return responses.refused(refusal, self._namespace(asked), head=False)
+
+    # -- discovery ------------------------------------------------------------------------------------------------------
+
+    async def _tags(self, asked: Request, repository: Repository, *, head: bool) -> web.StreamResponse:
+        served = await self._gate.tags(repository)
+        if isinstance(served, Refused):
+            return responses.refused(served, self._namespace(asked), head=head)
+        start = 0 if asked.last is None else bisect_right(served.tags, asked.last)
+        count = MAX_TAGS if asked.n is None else asked.n
+        page = served.tags[start : start + count]
+        headers = {**responses.API_VERSION, **self._namespace(asked)}
+        if page and start + count < len(served.tags):
+            # The name stays as the client wrote it, so that the next page comes through here again.
+            ns = "" if asked.ns is None else f"&ns={quote(asked.ns, safe='')}"
+            headers["Link"] = f'<{asked.path}?n={count}&last={page[-1]}{ns}>; rel="next"'
+        if not served.complete:
+            headers["Warning"] = responses.warn("the upstream lists more tags than limits.tag_pages allows; the list is cut")
+        name = asked.name
+        return self._json({"name": name, "tags": list(page)}, headers, head=head)
+
+    async def _referrers(self, asked: Request, repository: Repository, *, head: bool) -> web.StreamResponse:
+        if asked.digest is None:
+            raise AssertionError("referrers are asked for by digest")
+        served = await self._gate.referrers(repository, asked.digest, asked.artifact_type)
+        if isinstance(served, Refused):
+            return responses.refused(served, self._namespace(asked), head=head)
+        headers = {"Content-Type": OCI_INDEX, **responses.API_VERSION, **self._namespace(asked)}
+        if served.filtered:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        if served.warning is not None:
+            headers["Warning"] = responses.warn(served.warning)
+        response = web.Response(body=served.body, headers=headers)
+        return responses.without_body(response, len(served.body)) if head else response
+
+    @staticmethod
+    def _json(value: object, headers: Mapping[str, str], *, head: bool) -> web.Response:
+        body = json.dumps(value).encode()
+        response = web.Response(body=body, content_type="application/json", headers=headers)
+        return responses.without_body(response, len(body)) if head else response
