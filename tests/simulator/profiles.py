@@ -7,9 +7,9 @@
         ...                       # pull world.repository : world.tag; world.image is what is there
         assert world.faults["redirect"].fired == 2
 
-Every profile holds one signed-by-nobody image under ``world.repository`` and ``world.tag``; tests add what they need to
-``world.registry``. ``world.faults`` are the profile's own by name; a trap (a fault that no proper client triggers) has a name that
-starts with ``trap:`` and must not have fired. ``world.hosts`` are the other hosts that take part.
+Every profile holds one unsigned image under ``world.repository`` and ``world.tag``; tests add what they need to
+``world.registry``. ``world.faults`` are the profile's own, by name; a trap (a fault that no proper client triggers) has a name
+that starts with ``trap:`` and must not have fired. ``world.hosts`` are the other hosts that take part.
 """
 
 from __future__ import annotations
@@ -374,7 +374,7 @@ async def _ecr_private(world: World) -> None:
 
 @_profile("acr-token")
 async def _acr_token(world: World) -> None:
-    """Only ``access_token``, no ``expires_in``; POST is a 400. User ``user``, password ``secret``, identity token ``identity``."""
+    """Only ``access_token``, no ``expires_in``; POST is a 400. User ``user``, password ``secret``; or ``identity``."""
     world.add_tokens(
         path="/oauth2/token",
         fields=("access_token",),

@@ -41,3 +41,9 @@ class Authority:
             blob.write_to_path(str(certificate), append=number > 0)
         issued.private_key_pem.write_to_path(str(key))
         return certificate, key
+
+    def trust(self) -> ssl.SSLContext:
+        """A client context that trusts this authority."""
+        context = ssl.create_default_context()
+        self._ca.configure_trust(context)
+        return context
