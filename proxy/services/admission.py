@@ -28,7 +28,7 @@ from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
 from storage.lineage import accepted_root, blocked
-from storage.records import Descriptor, Edge, Kind, Lineage, StoredVerdict
+from storage.records import Block, Descriptor, Edge, Kind, Lineage, StoredVerdict
 from storage.reference import Repository
 
 #: How many manifests above a digest are judged again when none of them holds a verdict for today's rule.
@@ -96,6 +96,17 @@ class Admission:
         question = _Question(revision, rule, repository, fetched.digest)
         return await self._manifest(question, fetched, as_evidence=False)
 
+    async def of_fetched(self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest) -> Verdict:
+        """A fresh verdict on a manifest: judged by its evidence now, whatever was recorded; blocks hold all the same."""
+        question = _Question(revision, rule, repository, fetched.digest)
+        lineage = await self._catalog.lineage(repository, fetched.digest, rule.fingerprint)
+        verdict = await self._judge_alone(question, fetched, as_evidence=False)
+        if verdict.accepted and (block := blocked(lineage)) is not None:
+            return _blocked(block)
+        if not verdict.accepted and (above := await self._from_above(question, lineage)) is not None and above.accepted:
+            return replace(above, checks=verdict.checks, evidence=verdict.evidence)
+        return verdict
+
     async def of_pin(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
         """The verdict on a pinned digest. Raises nothing: what cannot be fetched cannot be told."""
         try:
@@ -147,7 +158,7 @@ class Admission:
         None when nothing above the digest is known.
         """
         if (block := blocked(lineage)) is not None:
-            return Verdict(Outcome.REFUSED, (f"{block.digest} is blocked by {block.by}: {block.reason}",))
+            return _blocked(block)
         if (root := accepted_root(lineage, self._clock())) is not None:
             return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until)
         answer: Verdict | None = None
@@ -312,6 +323,10 @@ class Admission:
         decided = self._clock()
         stored = StoredVerdict(repository, digest, question.rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
         await self._catalog.record(repository, manifest=descriptor, edges=manifest.edges(digest), verdict=stored)
+
+
+def _blocked(block: Block) -> Verdict:
+    return Verdict(Outcome.REFUSED, (f"{block.digest} is blocked by {block.by}: {block.reason}",))
 
 
 def bounds_of(limits: Limits) -> Bounds:

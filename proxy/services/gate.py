@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 import structlog
 
 from proxy.content import ListedReferrer
-from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import OCI_INDEX
 from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
 from proxy.policy.rules import Never, Rule
 from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
+from proxy.services.explain import observe_failure
 from proxy.services.flights import Flights
 from proxy.services.memory import Memory
 from proxy.services.revision import Clock, Revision
@@ -87,7 +88,7 @@ class Gate:
     def adopt(self, revision: Revision) -> None:
         """Decide by this policy from now on; what was remembered under the old one is forgotten."""
         self._revision = revision
-        self._forget_all()
+        self.forget()
 
     def notice(self, notice: Notice) -> None:
         """Another worker or an operator changed something: forget what depends on it."""
@@ -96,9 +97,10 @@ class Gate:
             registry, _, path = name.partition("/")
             self._manifests.invalidate((Repository(registry, path), tag))
         else:
-            self._forget_all()
+            self.forget()
 
-    def _forget_all(self) -> None:
+    def forget(self) -> None:
+        """Remember nothing: what is asked next is looked up again."""
         self._manifests.clear()
         self._granted.clear()
         self._listed.clear()
@@ -189,15 +191,10 @@ class Gate:
             if pin is not None:
                 return Observation(Upstream.NAMES, fetched.digest)
             verdict = await self._admission.of_tag(ask.revision, ask.rule, repository, fetched)
-        except UpstreamAbsent:
-            return Observation(Upstream.ABSENT)
-        except UpstreamDenied as error:
-            return Observation(Upstream.DENIED, message=str(error))
-        except UpstreamMisbehaved as error:
-            log.warning("upstream.misbehaved", image=f"{repository}:{tag}", error=str(error))
-            return Observation(Upstream.MISBEHAVED, message=str(error))
-        except UpstreamUnavailable as error:
-            return Observation(Upstream.UNREACHABLE, message=str(error), retry_after=error.retry_after)
+        except UpstreamError as error:
+            if isinstance(error, UpstreamMisbehaved):
+                log.warning("upstream.misbehaved", image=f"{repository}:{tag}", error=str(error))
+            return observe_failure(error)
         return Observation(Upstream.NAMES, fetched.digest, verdict)
 
     async def _apply(self, decision: Decision, pin: Pin | None, told: bool) -> None:

@@ -1,0 +1,185 @@
+"""Where objects are built and lives begin and end: one :class:`Application` is one worker process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import structlog
+
+from proxy import __version__
+from proxy.configuration import Configuration
+from proxy.routing import Router
+from proxy.services.admission import Admission
+from proxy.services.gate import Gate
+from proxy.services.ingest import Ingest
+from proxy.services.metrics import Gauge, Metrics
+from proxy.services.news import News
+from proxy.services.revision import Revision, utc_now
+from proxy.upstream.client import Upstreams
+from proxy.verify.pipeline import Pipeline, default_verifiers
+from proxy.web.admin import AdminApi
+from proxy.web.listener import Listener
+from proxy.web.registry import RegistryApi
+from storage.catalog import Catalog
+from storage.database import Database
+from storage.errors import StorageError
+from storage.filesystem import FilesystemBlobStore
+from storage.notices import Notices
+from storage.pins import PinStore
+
+log = structlog.get_logger("tagstone.app")
+
+DATABASE = "tagstone.db"
+_USER_AGENT = f"tagstone/{__version__}"
+_RETRY = 1.0
+
+
+def pipeline_of(configuration: Configuration) -> Pipeline:
+    """The verifiers with the trust of a configuration."""
+    return Pipeline(default_verifiers(), configuration.keys, configuration.settings.limits)
+
+
+def revision_of(configuration: Configuration, number: int) -> Revision:
+    """The part of a configuration that decides, as one value."""
+    return Revision(number, configuration.rules, pipeline_of(configuration), configuration.settings.check_interval)
+
+
+def router_of(configuration: Configuration) -> Router:
+    """The routing table of a configuration."""
+    return Router(frozenset(configuration.upstreams), configuration.hosts, configuration.default_registry)
+
+
+def upstreams_of(configuration: Configuration) -> Upstreams:
+    """The clients of the configured upstreams; nothing is dialled yet."""
+    return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=_USER_AGENT)
+
+
+class Application:
+    """One worker: everything between the sockets and the data directory.
+
+    ``reuse_port`` lets several workers share the listening ports. Several applications may share one data directory.
+    """
+
+    def __init__(self, configuration: Configuration, data_dir: Path, *, reuse_port: bool = False) -> None:
+        settings = configuration.settings
+        limits = settings.limits
+        self._configuration = configuration
+        self._number = 1
+        self._exits = AsyncExitStack()
+        self.database = Database(data_dir / DATABASE)
+        self.pins = PinStore(self.database)
+        self.catalog = Catalog(self.database)
+        self._notices = Notices(self.database)
+        self.metrics = Metrics(self._readings)
+        self._news = News(self.pins, self.metrics)
+        self.blobs = FilesystemBlobStore(data_dir, on_damage=self._news.damaged)
+        self.upstreams = upstreams_of(configuration)
+        self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)
+        self._admission = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now)
+        self.gate = Gate(
+            revision_of(configuration, self._number), self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now
+        )
+        self._api = RegistryApi(
+            self.gate,
+            router_of(configuration),
+            self.ingest,
+            limits,
+            self.metrics,
+            rehash=settings.cache.serve == "rehash",
+        )
+        self._registry = Listener(self._api.handle, settings.listen, limits, reuse_port=reuse_port)
+        admin = AdminApi(self.trouble, self.metrics)
+        self._admin = Listener(admin.handle, settings.admin.listen, limits, reuse_port=reuse_port)
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The ports of the registry and the admin listener (useful where 0 was configured)."""
+        return self._registry.port, self._admin.port
+
+    async def start(self) -> None:
+        """Open the storage, then the listeners. Raises StorageError or OSError; what was opened is closed again."""
+        async with AsyncExitStack() as exits:
+            await self.database.open()
+            exits.push_async_callback(self.database.close)
+            exits.push_async_callback(self.upstreams.close)
+            removed = await self.blobs.recover()
+            if removed:
+                log.info("spools.removed", count=removed)
+            await self._news.start()
+            exits.push_async_callback(self._news.close)
+            await self.ingest.start()
+            exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
+            exits.push_async_callback(self.gate.close)
+            self._watcher = asyncio.create_task(self._watch(await self._notices.latest()), name="notices")
+            exits.push_async_callback(self._end_watch)
+            await self._admin.start()
+            exits.push_async_callback(self._admin.close)
+            await self._registry.start()
+            exits.push_async_callback(self._registry.close)
+            self._exits = exits.pop_all()
+        registry, admin = self.ports
+        log.info("serving", listen=self._configuration.settings.listen, port=registry, admin_port=admin, version=__version__)
+
+    async def close(self) -> None:
+        """Stop listening, let what is in flight end (``limits.drain_timeout``), close everything in reverse order."""
+        await self._exits.aclose()
+        log.info("stopped")
+
+    def adopt(self, configuration: Configuration) -> tuple[str, ...]:
+        """Decide by another configuration from now on; the keys that only a restart can change are returned."""
+        self._number += 1
+        self.gate.adopt(revision_of(configuration, self._number))
+        old, new = self._configuration.settings, configuration.settings
+        fixed = ("listen", "admin", "data_dir", "limits", "cache", "log", "workers")
+        waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
+        if configuration.upstreams != self._configuration.upstreams:
+            waiting.append("upstreams")
+        else:
+            self._api.adopt(router_of(configuration))
+        return tuple(waiting)
+
+    async def trouble(self) -> dict[str, str]:
+        """Why pulls cannot be decided now, by component; empty when they can."""
+        try:
+            await self._notices.latest()
+        except StorageError as error:
+            return {"database": str(error)}
+        return {}
+
+    async def _watch(self, since: int) -> None:
+        """Follow the notices of all workers and operators on this database."""
+        while True:
+            try:
+                for notice in await self._notices.wait(since):
+                    since = max(since, notice.sequence)
+                    self.gate.notice(notice)
+            except StorageError as error:
+                # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
+                log.error("notices.unreadable", error=str(error))
+                self.gate.forget()
+                await asyncio.sleep(_RETRY)
+
+    async def _end_watch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+
+    def _readings(self) -> Iterable[Gauge]:
+        states = self.upstreams.status()
+        yield Gauge(
+            "upstream_breaker_open",
+            "1 while an upstream is not asked because it failed too often.",
+            ("upstream",),
+            tuple(((state.name,), float(state.breaker == "open")) for state in states),
+        )
+        yield Gauge(
+            "upstream_ratelimit_remaining",
+            "Requests that an upstream still allows, as it last said.",
+            ("upstream",),
+            tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
+        )
