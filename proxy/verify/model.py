@@ -8,12 +8,13 @@ thread. A failed check is evidence too, with its reason; only a document that co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 from proxy.content import FetchedManifest, Referrers
+from proxy.manifest import Entry, Manifest
 from proxy.policy.rules import Evidence
 from storage.digest import Digest
 from storage.records import Descriptor
@@ -54,11 +55,21 @@ class Found(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One evidence manifest and its layers' bytes (in the manifest's order)."""
+    """One evidence manifest and the bytes of those of its layers that a verifier wants (in the manifest's order)."""
 
     found: Found
     manifest: FetchedManifest
+    parsed: Manifest  #: ``manifest.body``, read strictly; has the shape of evidence
     layers: tuple[tuple[Descriptor, Mapping[str, str], bytes], ...]  #: descriptor, annotations, bytes
+
+    def source(self, subject: Digest) -> str:
+        """Where this was found, for people."""
+        return source_of(self.found, subject, self.manifest.digest)
+
+
+def source_of(found: Found, subject: Digest, manifest: Digest) -> str:
+    """``signature tag of sha256:…`` (the image's digest) or ``referrer sha256:…`` (its own)."""
+    return f"signature tag of {subject.short}" if found is Found.SIGNATURE_TAG else f"referrer {manifest.short}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +91,20 @@ class Subject:
 
     repository: Repository
     digest: Digest
+    body: bytes = field(repr=False)  #: the raw manifest, which message signatures are made over
 
 
 class Verifier(Protocol):
     """One signature format."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What people call it: ``cosign signature``."""
+        ...
+
+    def wants(self, manifest: Manifest, layer: Entry) -> int | None:
+        """How many bytes of this layer are worth fetching at most; None when the manifest says that it is of no use."""
+        ...
 
     def judges(self, document: Document) -> bool:
         """Whether this document is of this verifier's format (by media types, cheaply)."""
@@ -99,10 +118,25 @@ class Verifier(Protocol):
 class TrustedKey(Protocol):
     """A managed public key and its validity window (:mod:`proxy.verify.trust`)."""
 
-    name: str
-    fingerprint: str  #: sha256 of the DER SubjectPublicKeyInfo, hex: the authority behind the name
-    valid_from: datetime | None
-    valid_until: datetime | None
+    @property
+    def name(self) -> str:
+        """As in ``trust.keys``."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The authority behind the name: sha256 of the DER SubjectPublicKeyInfo, hex."""
+        ...
+
+    @property
+    def valid_from(self) -> datetime | None:
+        """First moment of the window; None: always was."""
+        ...
+
+    @property
+    def valid_until(self) -> datetime | None:
+        """Last moment of the window; None: until further notice."""
+        ...
 
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether ``signature`` over ``message`` is this key's. Never raises for bad signatures."""
