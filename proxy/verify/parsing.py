@@ -1,0 +1,72 @@
+"""Reading what strangers wrote: strict JSON of known shape, canonical base64, and their words made safe to repeat.
+
+Everything raises :class:`proxy.errors.EvidenceMalformed` with a text that continues "this signature …".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+
+from proxy.errors import EvidenceMalformed, ManifestRefused
+from proxy.manifest import strict_json
+
+#: How much of a stranger's text is repeated in a reason.
+_SHOWN = 160
+
+
+def shown(text: str) -> str:
+    """``text`` for use in a reason: cut, and ASCII without control characters, since reasons end up in HTTP headers."""
+    return ascii(text[:_SHOWN])[1:-1] + ("..." if len(text) > _SHOWN else "")
+
+
+def read_object(body: bytes, depth: int, what: str) -> Mapping[str, object]:
+    """Read a JSON object that means one thing only. The caller has bounded ``len(body)``."""
+    try:
+        value = strict_json(body, depth)
+    except ManifestRefused as error:
+        raise EvidenceMalformed(f"has {what} that cannot be read: {shown(str(error))}") from error
+    if not isinstance(value, dict):
+        raise EvidenceMalformed(f"has {what} that is not a JSON object")
+    return value
+
+
+def member(node: Mapping[str, object], key: str, what: str) -> Mapping[str, object]:
+    """The object under ``key``."""
+    value = node.get(key)
+    if not isinstance(value, dict):
+        raise EvidenceMalformed(f"has no object {key!r} in {what}")
+    return value
+
+
+def text(node: Mapping[str, object], key: str, what: str) -> str:
+    """The text under ``key``."""
+    value = node.get(key)
+    if not isinstance(value, str):
+        raise EvidenceMalformed(f"has no text {key!r} in {what}")
+    return value
+
+
+def items(node: Mapping[str, object], key: str, what: str, most: int) -> Sequence[object]:
+    """The list under ``key``: at most ``most`` entries, none when the key is absent or null."""
+    value = node.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise EvidenceMalformed(f"has no list {key!r} in {what}")
+    if len(value) > most:
+        raise EvidenceMalformed(f"has {len(value)} entries in {key!r} of {what}; the limit is {most}")
+    return value
+
+
+def unbase64(encoded: str, what: str) -> bytes:
+    """Decode standard base64 (RFC 4648, section 4), in its one canonical form."""
+    try:
+        decoded = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise EvidenceMalformed(f"is broken: {what} is not base64") from error
+    # Spare bits and stray padding would let one document be written in several ways.
+    if base64.b64encode(decoded).decode() != encoded:
+        raise EvidenceMalformed(f"is broken: {what} is not base64 in its canonical form")
+    return decoded

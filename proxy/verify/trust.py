@@ -1,0 +1,187 @@
+"""Managed keys: public keys that an operator names in ``trust.keys``, with the time in which each is believed.
+
+Signature schemes are those of cosign: ECDSA over SHA-256 whatever the curve (for P-384 and P-521 the curve's own hash too),
+RSA with PKCS#1 v1.5 over SHA-256, Ed25519 over the message itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from proxy.errors import EvidenceMalformed
+from proxy.policy.rules import Evidence
+from proxy.verify.model import Subject, TrustedKey
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+#: A key file is a few hundred bytes; what is larger is something else.
+_MAX_PEM = 64 << 10
+_MIN_RSA_BITS = 2048
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,60})-----")
+#: Supported curves, and the hashes with which signatures by each are accepted.
+_CURVES: Mapping[str, tuple[hashes.HashAlgorithm, ...]] = {
+    "secp256r1": (hashes.SHA256(),),
+    "secp384r1": (hashes.SHA256(), hashes.SHA384()),
+    "secp521r1": (hashes.SHA256(), hashes.SHA512()),
+}
+_SUPPORTED = "supported are ECDSA on P-256, P-384 or P-521, RSA from 2048 bits, and Ed25519"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A public key, the name it goes by, and the closed interval in which it is believed (aware datetimes; None: open)."""
+
+    name: str
+    fingerprint: str  #: sha256 of the DER SubjectPublicKeyInfo, hex
+    valid_from: datetime | None
+    valid_until: datetime | None
+    _public: PublicKey = field(repr=False, compare=False)
+
+    @classmethod
+    def load(cls, name: str, pem: bytes, valid_from: datetime | None = None, valid_until: datetime | None = None) -> Key:
+        """Read one PEM public key (``PUBLIC KEY``, or PKCS#1 ``RSA PUBLIC KEY``).
+
+        Raises :class:`ValueError` with words for the person who wrote the configuration.
+        """
+        for moment in (valid_from, valid_until):
+            if moment is not None and moment.utcoffset() is None:
+                raise ValueError("the validity window needs times with a time zone")
+        if valid_from is not None and valid_until is not None and valid_until < valid_from:
+            raise ValueError(f"the validity window ends ({_when(valid_until)}) before it begins ({_when(valid_from)})")
+        public = _read(pem)
+        spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return cls(name, hashlib.sha256(spki).hexdigest(), valid_from, valid_until, public)
+
+    @property
+    def hint(self) -> str:
+        """How a Sigstore bundle names this key: base64 of the sha256 of the SubjectPublicKeyInfo."""
+        return base64.b64encode(bytes.fromhex(self.fingerprint)).decode()
+
+    @property
+    def identity(self) -> str:
+        """What the name stands for, in one line: changes whenever an old verdict would no longer answer the question."""
+        window = (moment.astimezone(UTC).isoformat() if moment else "" for moment in (self.valid_from, self.valid_until))
+        return "/".join((self.fingerprint, *window))
+
+    def verify(self, signature: bytes, message: bytes) -> bool:
+        """Whether ``signature`` over ``message`` is this key's, by any scheme that is accepted for its type."""
+        match self._public:
+            case ed25519.Ed25519PublicKey() as public:
+                return _holds(partial(public.verify, signature, message))
+            case rsa.RSAPublicKey() as public:
+                return _holds(partial(public.verify, signature, message, padding.PKCS1v15(), hashes.SHA256()))
+            case public:
+                algorithms = _CURVES[public.curve.name]
+                return any(_holds(partial(public.verify, signature, message, ec.ECDSA(algorithm))) for algorithm in algorithms)
+
+
+def _holds(attempt: Callable[[], None]) -> bool:
+    try:
+        attempt()
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _read(pem: bytes) -> PublicKey:
+    if len(pem) > _MAX_PEM:
+        raise ValueError(f"this is no public key: it has {len(pem)} bytes")
+    labels = [label.decode() for label in _BEGIN.findall(pem)]
+    if any("PRIVATE KEY" in label for label in labels):
+        raise ValueError(
+            "this is a private key, which must never leave its signer: give the public one"
+            " (cosign public-key --key FILE, or openssl pkey -in FILE -pubout), and consider the private one known"
+        )
+    if any("CERTIFICATE" in label for label in labels):
+        raise ValueError("this is a certificate: give its public key (openssl x509 -in FILE -noout -pubkey)")
+    if not labels:
+        raise ValueError('this is no PEM public key: it must have a line "-----BEGIN PUBLIC KEY-----"')
+    if len(labels) > 1:
+        raise ValueError(f"there are {len(labels)} PEM blocks in here: give each key a name and a file of its own")
+    if labels[0] not in ("PUBLIC KEY", "RSA PUBLIC KEY"):
+        raise ValueError(f'this is a PEM "{labels[0]}", not a "PUBLIC KEY"')
+    try:
+        public = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"this public key cannot be read; {_SUPPORTED}") from error
+    match public:
+        case ec.EllipticCurvePublicKey():
+            if public.curve.name not in _CURVES:
+                raise ValueError(f"this is a key on the curve {public.curve.name}; {_SUPPORTED}")
+            return public
+        case rsa.RSAPublicKey():
+            if public.key_size < _MIN_RSA_BITS:
+                raise ValueError(f"this RSA key has {public.key_size} bits, which is too short; {_SUPPORTED}")
+            return public
+        case ed25519.Ed25519PublicKey():
+            return public
+        case _:
+            raise ValueError(f"this kind of key cannot be used; {_SUPPORTED}")
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def outside_window(key: TrustedKey, now: datetime) -> str | None:
+    """Why ``key`` is not believed at ``now``; None when it is. The window is closed: both of its ends belong to it."""
+    if key.valid_from is not None and now < key.valid_from:
+        return f"key {key.name} is valid from {_when(key.valid_from)} only"
+    if key.valid_until is not None and now > key.valid_until:
+        return f"key {key.name} was valid until {_when(key.valid_until)}"
+    return None
+
+
+def judge_by_keys(
+    format_name: str,
+    source: str,
+    subject: Subject,
+    keys: Mapping[str, TrustedKey],
+    now: datetime,
+    *,
+    made_by: Callable[[TrustedKey], bool],
+    content: Callable[[], None],
+    keyless: bool = False,
+) -> tuple[Evidence, ...]:
+    """Judge one signature against each key: what all formats share.
+
+    ``made_by`` tells whether the signature is a key's. ``content`` raises :class:`EvidenceMalformed` when what was signed is
+    not a signature of this subject; it is only asked once the signature holds, so that nothing unsigned is interpreted.
+    Without a proven signing time the window is judged at ``now``.
+    """
+    return tuple(_judge_by_key(format_name, source, subject, key, now, made_by, content, keyless) for key in keys.values())
+
+
+def _judge_by_key(
+    format_name: str,
+    source: str,
+    subject: Subject,
+    key: TrustedKey,
+    now: datetime,
+    made_by: Callable[[TrustedKey], bool],
+    content: Callable[[], None],
+    keyless: bool,
+) -> Evidence:
+    def failed(reason: str) -> Evidence:
+        return Evidence(format_name, source, key.name, key.fingerprint, accepted=False, reason=reason)
+
+    if not made_by(key):
+        return failed(f"is keyless, not by the managed key {key.name}" if keyless else f"not made by key {key.name}")
+    try:
+        content()
+    except EvidenceMalformed as error:
+        return failed(f"made by key {key.name}, but it {error}")
+    if (why := outside_window(key, now)) is not None:
+        return failed(f"made by key {key.name}, but {why}")
+    reason = f"signature by key {key.name} over {subject.digest}"
+    return Evidence(format_name, source, key.name, key.fingerprint, accepted=True, reason=reason, valid_until=key.valid_until)
