@@ -1,0 +1,82 @@
+"""DSSE envelopes (protocol version 1) and the in-toto statements inside (v1, and v0.1 as older tools write it).
+
+The signature is over the pre-authentication encoding of type and payload; a payload is only to be interpreted after a
+signature over it has been found to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proxy.errors import EvidenceMalformed
+from proxy.verify.parsing import items, read_object, shown, text, unbase64
+from storage.digest import Digest
+
+IN_TOTO = "application/vnd.in-toto+json"
+STATEMENTS = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
+#: Specifications foresee one signature; some envelopes carry several.
+MAX_SIGNATURES = 32
+#: GHSA-cq38-jh5f-37mq: every subject costs, so their number is bounded.
+MAX_SUBJECTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A payload with its type and the signatures over both."""
+
+    payload_type: str
+    payload: bytes = field(repr=False)
+    signatures: tuple[bytes, ...] = field(repr=False)
+
+    @classmethod
+    def parse(cls, node: Mapping[str, object]) -> Envelope:
+        """Read the JSON form. Key ids are ignored: they are not signed. Raises :class:`EvidenceMalformed`."""
+        signatures: list[bytes] = []
+        for entry in items(node, "signatures", "its envelope", MAX_SIGNATURES):
+            if not isinstance(entry, dict):
+                raise EvidenceMalformed("is broken: an entry of its envelope's signatures is not an object")
+            signatures.append(unbase64(text(entry, "sig", "its envelope"), "the signature"))
+        if not signatures:
+            raise EvidenceMalformed("is broken: its envelope has no signature")
+        payload = unbase64(text(node, "payload", "its envelope"), "the payload")
+        return cls(text(node, "payloadType", "its envelope"), payload, tuple(signatures))
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """The pre-authentication encoding (PAE): what the signatures are over."""
+        kind = self.payload_type.encode()
+        return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(self.payload), self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an in-toto statement says about which digests (the predicate is left to those who ask for it)."""
+
+    predicate_type: str
+    subjects: tuple[Mapping[str, object], ...]  #: algorithm → hex, one mapping per subject
+
+    @classmethod
+    def parse(cls, payload: bytes, depth: int) -> Statement:
+        """Read a statement; the caller has bounded its size and verified its signature. Raises :class:`EvidenceMalformed`."""
+        document = read_object(payload, depth, "a statement")
+        kind = text(document, "_type", "its statement")
+        if kind not in STATEMENTS:
+            raise EvidenceMalformed(f"is no in-toto statement but {shown(kind)!r}")
+        subjects: list[Mapping[str, object]] = []
+        for entry in items(document, "subject", "its statement", MAX_SUBJECTS):
+            digests = entry.get("digest") if isinstance(entry, dict) else None
+            if not isinstance(digests, dict):
+                raise EvidenceMalformed("is broken: a subject of its statement has no digest")
+            subjects.append(digests)
+        return cls(text(document, "predicateType", "its statement"), tuple(subjects))
+
+    def check_subject(self, digest: Digest) -> None:
+        """Raises :class:`EvidenceMalformed` unless one of the subjects has ``digest``."""
+        if any(subject.get(digest.algorithm) == digest.hex for subject in self.subjects):
+            return
+        claims = [f"{algorithm}:{value}" for subject in self.subjects for algorithm, value in subject.items()]
+        if not claims:
+            raise EvidenceMalformed("names no image: its statement has no subject")
+        more = f" and {len(claims) - 1} more" if len(claims) > 1 else ""
+        raise EvidenceMalformed(f"signed another image: it claims {shown(claims[0])}{more}")
