@@ -1,0 +1,328 @@
+"""Discovery: fetch what the upstream holds about a digest, from both of the places where it may be.
+
+The *signature tag* is cosign's (``sha256-<hex>.sig``); *referrers* are the OCI 1.1 API or its fallback tag. Both are searched
+at the same time, each within bounds of its own, so that a flood in one cannot drown the other:
+
+- at most ``limits.referrers`` manifests are looked at and ``limits.signatures`` layers fetched, in the upstream's order, and half
+  of ``limits.evidence_total`` bytes; what is left out is said;
+- after ``limits.evidence_timeout`` seconds, what did not answer counts as unavailable and the rest is judged.
+
+Nothing that a list says about its entries is believed: each manifest is fetched, read strictly, must name the image as its
+subject and must have the shape of evidence. What was found but is not usable becomes failed evidence with its reason; what
+could not be had becomes a line in ``unavailable``. Neither is ever silently nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from proxy.content import FetchedManifest, ReferrersSource
+from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.manifest import Bounds, Entry, Manifest, parse
+from proxy.policy.rules import Evidence
+from proxy.settings import Limits
+from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, source_of
+from proxy.verify.parsing import shown
+from proxy.verify.shapes import describe, is_evidence, signature_tag
+from storage.digest import Digest
+from storage.records import Descriptor
+
+#: How many requests one search has open at a time.
+_AT_A_TIME = 8
+#: Larger documents are parsed in a thread.
+_PARSE_INLINE = 64 << 10
+#: Share of the time after which manifests still under way are given up, so that what they did not hold up can be fetched.
+_MANIFEST_SHARE = 0.6
+#: cosign's manifest grows with every signature, beyond what an image may have: its size bounds it, and the cap on signatures.
+_MAX_SIGNATURE_LAYERS = 20_000
+
+_T = TypeVar("_T")
+
+#: How many bytes of a layer are worth fetching at most; None when it is of no use (:meth:`Verifier.wants`).
+Wants = Callable[[Manifest, Entry], int | None]
+
+
+async def discover(fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants) -> AsyncGenerator[tuple[int, Harvest], None]:
+    """Search both sources at once; yield the rank of a source (for a stable order) and its harvest, as each ends.
+
+    Close the generator (:func:`contextlib.aclosing`) to give up what is still under way. Raises nothing for what an upstream
+    does; what a fetcher raises beyond :class:`UpstreamError` passes through.
+    """
+    search = _Search(fetcher, subject, limits, wants)
+    ranks = {asyncio.create_task(source()): rank for rank, source in enumerate((search.signature_tag, search.referrers))}
+    waiting = set(ranks)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=ranks.__getitem__):
+                yield ranks[task], task.result()
+    finally:
+        await _end(ranks)
+
+
+async def _all(coroutines: Sequence[Coroutine[object, object, _T]]) -> list[_T]:
+    """The results of all, in order. When one raises, or the caller is cancelled, none of the others is left running."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _end(tasks)
+
+
+async def _end(tasks: Iterable[asyncio.Task[_T]]) -> None:
+    """Cancel what still runs and wait for it; what it would have said is of no more use."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def merge(harvests: Sequence[Harvest]) -> Harvest:
+    """One harvest of several, in their order."""
+    return Harvest(
+        tuple(document for harvest in harvests for document in harvest.documents),
+        tuple(evidence for harvest in harvests for evidence in harvest.malformed),
+        tuple(line for harvest in harvests for line in harvest.unavailable),
+        max((harvest.retry_after for harvest in harvests if harvest.retry_after is not None), default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why something was not had: an outage (it may be there) or a failing (it is there, and useless)."""
+
+    source: str
+    reason: str
+    outage: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An evidence manifest and those of its layers that are worth fetching, each with its limit in bytes."""
+
+    found: Found
+    source: str
+    fetched: FetchedManifest
+    manifest: Manifest
+    wanted: tuple[tuple[Entry, int], ...]
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What may still be taken from one source."""
+
+    signatures: int
+    size: int  #: bytes
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` more bytes fit; if so they are taken."""
+        if size > self.size:
+            return False
+        self.size -= size
+        return True
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What one source brought, while it is being collected."""
+
+    documents: list[Document] = field(default_factory=list)
+    failed: list[Evidence] = field(default_factory=list)
+    unavailable: list[str] = field(default_factory=list)
+    retry_after: float | None = None
+
+    def fail(self, source: str, reason: str) -> None:
+        self.failed.append(Evidence("evidence", source, None, None, accepted=False, reason=reason))
+
+    def note(self, trouble: _Trouble) -> None:
+        if not trouble.outage:
+            self.fail(trouble.source, trouble.reason)
+            return
+        self.unavailable.append(f"{trouble.source}: {trouble.reason}")
+        if trouble.retry_after is not None:
+            self.retry_after = max(trouble.retry_after, self.retry_after or 0.0)
+
+    def harvest(self) -> Harvest:
+        return Harvest(tuple(self.documents), tuple(self.failed), tuple(self.unavailable), self.retry_after)
+
+
+class _Search:
+    """One search about one subject."""
+
+    def __init__(self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants) -> None:
+        self._fetcher = fetcher
+        self._subject = subject
+        self._limits = limits
+        self._wants = wants
+        self._slots = asyncio.Semaphore(_AT_A_TIME)
+        self._parser = asyncio.Lock()  # hostile JSON swells in memory: one document at a time
+        now = asyncio.get_running_loop().time()
+        self._manifests_until = now + limits.evidence_timeout * _MANIFEST_SHARE
+        self._layers_until = now + limits.evidence_timeout
+
+    # -- the two sources --------------------------------------------------------------------------------------------
+
+    async def signature_tag(self) -> Harvest:
+        """What stands under cosign's signature tag."""
+        findings, budget = _Findings(), self._budget()
+        subject, found = self._subject, Found.SIGNATURE_TAG
+        tag = signature_tag(subject.digest)
+        if tag is not None:
+            source = source_of(found, subject.digest, subject.digest)
+            fetched = await self._ask(source, lambda: self._fetcher.tagged(subject.repository, tag), self._manifests_until)
+            if isinstance(fetched, _Trouble):
+                findings.note(fetched)
+            elif fetched is not None:
+                await self._collect(source, [await self._look(found, source, fetched, budget)], budget, findings)
+        return findings.harvest()
+
+    async def referrers(self) -> Harvest:
+        """What the upstream lists as referring to the subject."""
+        findings, budget = _Findings(), self._budget()
+        subject = self._subject
+        source = f"referrers of {subject.digest.short}"
+        listed = await self._ask(
+            source, lambda: self._fetcher.referrers(subject.repository, subject.digest), self._manifests_until
+        )
+        if isinstance(listed, _Trouble):
+            findings.note(listed)
+            return findings.harvest()
+        # A list may name an entry twice, and some registries answer the fallback tag with the subject itself.
+        digests = [digest for digest in dict.fromkeys(e.descriptor.digest for e in listed.entries) if digest != subject.digest]
+        most = self._limits.referrers
+        if len(digests) > most:
+            findings.fail(source, f"{len(digests)} are listed; only the first {most} were looked at")
+        found = Found.REFERRERS_API if listed.source is ReferrersSource.API else Found.REFERRERS_TAG
+        candidates = await _all([self._referrer(found, digest, budget) for digest in digests[:most]])
+        await self._collect(source, candidates, budget, findings)
+        return findings.harvest()
+
+    async def _referrer(self, found: Found, digest: Digest, budget: _Budget) -> _Candidate | _Trouble:
+        repository = self._subject.repository
+        source = source_of(found, self._subject.digest, digest)
+        fetched = await self._ask(source, lambda: self._fetcher.manifest(repository, digest), self._manifests_until)
+        if isinstance(fetched, _Trouble):
+            return fetched
+        if fetched is None:
+            return _Trouble(source, "is listed, but the upstream does not have it")
+        if fetched.digest != digest:
+            return _Trouble(source, f"is refused: the upstream sent {fetched.digest} for it")
+        return await self._look(found, source, fetched, budget)
+
+    def _budget(self) -> _Budget:
+        return _Budget(self._limits.signatures, self._limits.evidence_total // 2)
+
+    # -- from manifests to documents --------------------------------------------------------------------------------
+
+    async def _look(self, found: Found, source: str, fetched: FetchedManifest, budget: _Budget) -> _Candidate | _Trouble:
+        """Read a manifest strictly, and see whether it is evidence about the subject."""
+        try:
+            manifest = await self._parse(found, fetched)
+        except ManifestRefused as error:
+            return _Trouble(source, f"is no acceptable manifest: {shown(str(error))}")
+        if found is not Found.SIGNATURE_TAG:
+            if manifest.subject is None:
+                return _Trouble(source, "is listed as a referrer, but its manifest names no subject")
+            if manifest.subject.digest != self._subject.digest:
+                return _Trouble(source, f"is about another image: its subject is {manifest.subject.digest}")
+        if not is_evidence(manifest):
+            return _Trouble(source, f"holds no signature: it is {shown(describe(manifest))}")
+        wanted = tuple((layer, size) for layer in manifest.layers if (size := self._wants(manifest, layer)) is not None)
+        if not wanted:
+            return _Trouble(source, f"holds no signature that is asked for: it is {shown(describe(manifest))}")
+        if not budget.take(len(fetched.body)):
+            return _Trouble(source, self._too_much)
+        return _Candidate(found, source, fetched, manifest, wanted)
+
+    async def _parse(self, found: Found, fetched: FetchedManifest) -> Manifest:
+        limits = self._limits
+        layers = _MAX_SIGNATURE_LAYERS if found is Found.SIGNATURE_TAG else limits.layers
+        bounds = Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
+        if len(fetched.body) <= _PARSE_INLINE:
+            return parse(fetched.body, fetched.media_type, bounds)
+        async with self._parser:
+            return await asyncio.to_thread(parse, fetched.body, fetched.media_type, bounds)
+
+    async def _collect(
+        self, source: str, candidates: Sequence[_Candidate | _Trouble], budget: _Budget, findings: _Findings
+    ) -> None:
+        """Fetch the wanted layers of what was found, within the bounds, and put the documents together."""
+        chosen: list[tuple[_Candidate, list[Entry]]] = []
+        wanted = sum(len(candidate.wanted) for candidate in candidates if isinstance(candidate, _Candidate))
+        if wanted > budget.signatures:
+            findings.fail(source, f"{wanted} signatures are there; only the first {budget.signatures} were judged")
+        for candidate in candidates:
+            if isinstance(candidate, _Trouble):
+                findings.note(candidate)
+                continue
+            layers = self._choose(candidate, budget, findings)
+            if layers:
+                chosen.append((candidate, layers))
+        documents = await _all([self._document(candidate, layers, findings) for candidate, layers in chosen])
+        findings.documents += [document for document in documents if document.layers]
+
+    def _choose(self, candidate: _Candidate, budget: _Budget, findings: _Findings) -> list[Entry]:
+        """Those of the wanted layers that the limits allow."""
+        layers: list[Entry] = []
+        known: set[Descriptor] = set()  # one payload may stand under several signatures; it is fetched once
+        for layer, most in candidate.wanted[: budget.signatures]:
+            size = layer.descriptor.size
+            if size > most:
+                findings.fail(candidate.source, f"has a signature of {size} bytes; the limit is {most}")
+            elif layer.descriptor not in known and not budget.take(size):
+                findings.fail(candidate.source, self._too_much)
+            else:
+                known.add(layer.descriptor)
+                layers.append(layer)
+        budget.signatures -= min(budget.signatures, len(candidate.wanted))
+        return layers
+
+    @property
+    def _too_much(self) -> str:
+        return f"is beyond the {self._limits.evidence_total // 2} bytes of evidence that are fetched from one source"
+
+    async def _document(self, candidate: _Candidate, layers: Sequence[Entry], findings: _Findings) -> Document:
+        descriptors = list(dict.fromkeys(layer.descriptor for layer in layers))
+        answers = await _all([self._layer(candidate.source, descriptor) for descriptor in descriptors])
+        bodies: dict[Descriptor, bytes] = {}
+        for descriptor, answer in zip(descriptors, answers, strict=True):
+            if isinstance(answer, _Trouble):
+                findings.note(answer)
+            else:
+                bodies[descriptor] = answer
+        return Document(
+            candidate.found,
+            candidate.fetched,
+            candidate.manifest,
+            tuple(
+                (layer.descriptor, layer.annotations, bodies[layer.descriptor]) for layer in layers if layer.descriptor in bodies
+            ),
+        )
+
+    async def _layer(self, source: str, descriptor: Descriptor) -> bytes | _Trouble:
+        repository = self._subject.repository
+        answer = await self._ask(source, lambda: self._fetcher.blob(repository, descriptor, descriptor.size), self._layers_until)
+        if answer is None:
+            return _Trouble(source, f"is incomplete: the upstream does not have its layer {descriptor.digest}")
+        return answer
+
+    # -- one question -----------------------------------------------------------------------------------------------
+
+    async def _ask(self, source: str, question: Callable[[], Awaitable[_T]], until: float) -> _T | _Trouble:
+        """Ask the fetcher, within the time that is left; what an upstream does wrong becomes a value."""
+        try:
+            async with asyncio.timeout_at(until), self._slots:
+                return await question()
+        except TimeoutError:
+            return _Trouble(source, "did not answer in time", outage=True)
+        except UpstreamMisbehaved as error:
+            return _Trouble(source, f"is refused: {error}")
+        except UpstreamUnavailable as error:
+            return _Trouble(source, str(error), outage=True, retry_after=error.retry_after)
+        except UpstreamError as error:
+            # Denied is not absent: registries hide one behind the other.
+            return _Trouble(source, str(error), outage=True)

@@ -1,0 +1,101 @@
+"""The pipeline: discovery, judgement, verdict.
+
+::
+
+    discover ─▶ Harvest ─▶ Verifier.judge (worker thread) ─▶ Evidence ─▶ evaluate(rule) ─▶ Verdict
+
+Each signature format is one :class:`proxy.verify.model.Verifier`; the pipeline knows none of them by name. It stops as soon as
+the verdict is settled: a signature tag that satisfies the rule does not wait for referrers that are slow or down, and the other
+way round. It fails closed: what a verifier did not foresee is failed evidence, and what was not found in time is unavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+
+import structlog
+
+from proxy.manifest import Entry, Manifest
+from proxy.policy.rules import Evidence, Outcome, Rule, Verdict, evaluate, keys_of
+from proxy.settings import Limits
+from proxy.verify.discovery import discover, merge
+from proxy.verify.model import Document, Fetcher, Harvest, Subject, TrustedKey, Verifier
+
+_log = structlog.get_logger(__name__)
+_NOT_YET = ("the search for signatures has not ended",)
+
+
+class Pipeline:
+    """Judges manifests by the evidence about them."""
+
+    def __init__(self, verifiers: Sequence[Verifier], keys: Mapping[str, TrustedKey], limits: Limits) -> None:
+        self._verifiers = tuple(verifiers)
+        self._keys = dict(keys)
+        self._limits = limits
+
+    async def judge(self, fetcher: Fetcher, subject: Subject, rule: Rule, now: datetime) -> tuple[Verdict, Harvest]:
+        """Find the evidence that the rule asks for and hold it against the rule.
+
+        Nothing is fetched where evidence would change nothing (``first-use``, ``deny``). The harvest holds what was fetched
+        until the verdict was settled. Raises only what ``fetcher`` raises beyond :class:`proxy.errors.UpstreamError`.
+        """
+        verdict = evaluate(rule.require, (), _NOT_YET)
+        if verdict.outcome is not Outcome.UNKNOWN:
+            return verdict, merge(())
+        names = keys_of(rule.require)
+        keys = {name: self._keys[name] for name in sorted(names & self._keys.keys())}
+        unknown = tuple(_not_configured(name) for name in sorted(names - self._keys.keys()))
+        harvests: dict[int, Harvest] = {}
+        judged: dict[int, tuple[Evidence, ...]] = {}
+        async with aclosing(discover(fetcher, subject, self._limits, self._wants)) as sources:
+            async for rank, harvest in sources:
+                found = await asyncio.to_thread(judge_documents, self._verifiers, harvest.documents, subject, keys, now)
+                harvests[rank], judged[rank] = harvest, (*found, *harvest.malformed)
+                evidence = (*unknown, *(piece for rank in sorted(judged) for piece in judged[rank]))
+                verdict = evaluate(rule.require, evidence, _NOT_YET)
+                if verdict.outcome is not Outcome.UNKNOWN:
+                    return verdict, _in_order(harvests)
+        whole = _in_order(harvests)
+        evidence = (*unknown, *(piece for rank in sorted(judged) for piece in judged[rank]))
+        return evaluate(rule.require, evidence, whole.unavailable, whole.retry_after), whole
+
+    def _wants(self, manifest: Manifest, layer: Entry) -> int | None:
+        return max((size for v in self._verifiers if (size := v.wants(manifest, layer)) is not None), default=None)
+
+
+def judge_documents(
+    verifiers: Sequence[Verifier],
+    documents: Sequence[Document],
+    subject: Subject,
+    keys: Mapping[str, TrustedKey],
+    now: datetime,
+) -> tuple[Evidence, ...]:
+    """Judge documents without a network. Never raises for what they contain.
+
+    A document that no verifier reads, and a verifier that breaks on one, are failed evidence.
+    """
+    evidence: list[Evidence] = []
+    for document in documents:
+        source = document.source(subject.digest)
+        fitting = [verifier for verifier in verifiers if verifier.judges(document)]
+        if not fitting:
+            evidence.append(Evidence("evidence", source, None, None, accepted=False, reason="is of no format that is known here"))
+        for verifier in fitting:
+            try:
+                evidence += verifier.judge(document, subject, keys, now)
+            except Exception as error:  # whatever it is, it must not become an acceptance, nor end the other judgements
+                _log.exception("verifier failed", verifier=verifier.name, subject=str(subject.digest), source=source)
+                reason = f"could not be judged: {type(error).__name__} in the verifier of this format (a bug: see the log)"
+                evidence.append(Evidence(verifier.name, source, None, None, accepted=False, reason=reason))
+    return tuple(evidence)
+
+
+def _in_order(harvests: Mapping[int, Harvest]) -> Harvest:
+    return merge([harvests[rank] for rank in sorted(harvests)])
+
+
+def _not_configured(name: str) -> Evidence:
+    return Evidence("key", "the configuration", name, None, accepted=False, reason=f"knows no key {name}")
