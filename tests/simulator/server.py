@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -240,6 +242,8 @@ class Site:
                     break
         except Cut as cut:
             if cut.reset:
+                # Closing with a linger time of zero is what makes the kernel send RST instead of FIN.
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
             pass  # the client left: its right, and visible in Seen.finished

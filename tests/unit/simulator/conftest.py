@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import pytest
@@ -23,7 +24,7 @@ class Got:
     error: Exception | None = None
 
 
-Ask = Callable[..., Awaitable[Got]]
+Ask = Callable[..., Coroutine[Any, Any, Got]]
 
 
 @pytest.fixture
