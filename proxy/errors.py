@@ -81,12 +81,13 @@ class Problem:
     """One thing that is wrong in a configuration file: where, what, and the way out."""
 
     file: str
-    line: int
+    line: int  #: from 1; 0 when the file as a whole is meant
     key: str  #: dotted path, e.g. ``rules[2].require.signature.key``
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key}: {self.message}" if self.key else f"{self.file}:{self.line}: {self.message}"
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (where, self.key, self.message) if part)
 
 
 class ConfigurationError(Exception):

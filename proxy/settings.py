@@ -1,131 +1,176 @@
 """The settings: one frozen tree of typed values, read from one YAML file (design of the keys: docs/configuration.md).
 
 Durations are seconds (``float``), sizes are bytes (``int``); in the file they are written ``60s``, ``15m``, ``72h``, ``7d`` and
-``64KiB``, ``4MiB``, ``2GiB``. Every key has a default but ``rules`` and what they name.
+``64KiB``, ``4MiB``, ``2GiB``. Every key has a default but ``rules`` and what they name. The descriptions of the fields are
+the documentation: the JSON Schema and docs/configuration.md are made from them.
+
+What holds between keys is checked by :mod:`proxy.configuration`, which knows the lines of the file.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?", re.ASCII)
-_BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+from proxy.policy.document import RuleSettings, Trust
+from proxy.schema import Duration, EmptyMapping, FilePath, Listen, Model, Secret, Size, Switch, Timeout
 
-
-def parse_duration(value: Any) -> Any:
-    """``60s`` → 60.0. Text needs a unit (only 0 goes without): a bare number's would be a guess. Numbers, from code, are seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if value == "0":
-        return 0.0
-    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        return float(found[1]) * _SECONDS[found[2]]
-    raise ValueError("write a duration with its unit, such as 500ms, 60s, 15m, 72h or 7d")
-
-
-def parse_size(value: Any) -> Any:
-    """``4MiB`` → 4194304; a bare number is bytes."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        return int(found[1]) * _BYTES[found[2]]
-    raise ValueError("write a size in bytes, such as 65536, 64KiB, 4MiB or 2GiB")
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str), Field(ge=0)]
-Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int), Field(ge=0)]
-
-
-class Model(BaseModel):
-    """Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+# -- upstreams ------------------------------------------------------------------------------------------------------
 
 
 class Auth(Model):
     """Credentials for one upstream. At most one of the kinds; without any, the upstream is asked anonymously."""
 
-    username: str | None = None
-    password: str | None = Field(None, repr=False)
-    password_file: Path | None = None
-    password_env: str | None = None
-    identity_token_file: Path | None = None  #: an OAuth2 refresh token, exchanged by POST
-    docker_config: Path | None = None  #: a Docker config.json, its ``auths``, ``credHelpers`` and ``credsStore``
-    helper: str | None = None  #: a Docker credential helper: ``ecr-login`` runs ``docker-credential-ecr-login``
+    username: str | None = Field(None, description="User name, with one of the three `password…` keys.")
+    password: Secret | None = Field(
+        None, repr=False, description="Password in the file itself; better is `password_file` or `password_env`."
+    )
+    password_file: FilePath | None = Field(None, description="File whose content, without the last line break, is the password.")
+    password_env: str | None = Field(None, description="Environment variable that holds the password.")
+    identity_token_file: FilePath | None = Field(
+        None, description="File that holds an OAuth2 refresh token, which is exchanged for access tokens."
+    )
+    docker_config: FilePath | None = Field(
+        None, description="A Docker `config.json`: its `auths`, `credHelpers` and `credsStore` are used."
+    )
+    helper: str | None = Field(
+        None, description="A Docker credential helper: `ecr-login` runs `docker-credential-ecr-login`, found on PATH."
+    )
 
 
 class ClientCertificate(Model):
     """A certificate that Tagstone shows to an upstream."""
 
-    cert: Path
-    key: Path
+    cert: FilePath = Field(description="PEM file with the certificate and its intermediates.")
+    key: FilePath = Field(description="PEM file with its private key, not encrypted.")
 
 
 class Upstream(Model):
     """One registry that Tagstone fetches from; its key in ``upstreams`` is the name that images carry."""
 
-    url: str | None = None  #: endpoint; well-known registries have theirs, others default to https://<name>
-    ca: Path | None = None  #: PEM bundle trusted instead of the system's
-    client_certificate: ClientCertificate | None = None
-    auth: Auth = Auth()
-    allow_private: bool = False  #: may it (its realm, its redirects) live at loopback, private or link-local addresses?
-    realm_hosts: tuple[str, ...] = ()  #: hosts besides its own where its token endpoint may be
-    connect_timeout: Duration = 10.0
-    header_timeout: Duration = 20.0
-    stall_timeout: Duration = 30.0  #: longest silence in the middle of a body
-    retries: int = Field(3, ge=0, le=10)
-    connections: int = Field(16, ge=1, le=1000)
-    breaker_failures: int = Field(5, ge=1)
-    breaker_cooldown: Duration = 10.0
+    url: str | None = Field(
+        None,
+        description="Endpoint, `https://host` or `https://host:port`. Well-known registries have theirs, "
+        "for others it is `https://` and the name. `http://` needs `allow_private`.",
+    )
+    ca: FilePath | None = Field(None, description="PEM file of certificate authorities, trusted instead of the system's.")
+    client_certificate: ClientCertificate | None = Field(None, description="Certificate shown to the upstream.")
+    auth: Auth = Field(Auth(), description="Credentials. Without any, the upstream is asked anonymously.")
+    allow_private: Switch = Field(
+        False,
+        description="Whether it, its token endpoint and its redirects may live at loopback, private or link-local addresses, "
+        "or speak plain HTTP.",
+    )
+    realm_hosts: tuple[str, ...] = Field(
+        (), description="Hosts besides its own where its token endpoint may be; credentials are sent to no others."
+    )
+    connect_timeout: Timeout = Field(10.0, description="Longest wait for a connection, TLS included.")
+    header_timeout: Timeout = Field(20.0, description="Longest wait for the head of an answer.")
+    stall_timeout: Timeout = Field(30.0, description="Longest silence in the middle of a body.")
+    retries: int = Field(3, ge=0, le=10, description="How often a request that failed is tried again, where that is safe.")
+    connections: int = Field(16, ge=1, le=1000, description="Most connections at a time.")
+    breaker_failures: int = Field(5, ge=1, le=1000, description="Failures in a row after which the upstream is left alone.")
+    breaker_cooldown: Duration = Field(10.0, description="How long it is left alone.")
+
+
+# -- bounds ---------------------------------------------------------------------------------------------------------
 
 
 class Limits(Model):
     """Bounds on what others may make Tagstone hold, read or wait for."""
 
-    manifest_size: Size = 4 << 20
-    json_depth: int = Field(32, ge=4, le=200)
-    index_depth: int = Field(3, ge=1, le=8)
-    index_manifests: int = Field(1000, ge=1)
-    layers: int = Field(500, ge=1)
-    blob_size: Size = 64 << 30
-    signatures: int = Field(64, ge=1)  #: signatures judged for one image
-    attestation_size: Size = 32 << 20
-    evidence_total: Size = 64 << 20  #: bytes of evidence fetched for one image
-    referrers: int = Field(256, ge=1)
-    tag_pages: int = Field(200, ge=1)
-    token_size: Size = 64 << 10
-    error_body: Size = 64 << 10
-    redirects: int = Field(10, ge=0, le=20)
-    retry_after: Duration = 60.0  #: longest Retry-After that is obeyed
-    refusal_ttl: Duration = 5.0  #: how long a definite refusal is remembered (never longer than check_interval)
-    memory_manifests: Size = 64 << 20
-    memory_blobs: Size = 32 << 20
-    memory_blob_size: Size = 256 << 10  #: blobs up to this size may be answered from memory
-    request_timeout: Duration = 25.0  #: a manifest answer is decided within this time (clients give up at 30 s)
-    drain_timeout: Duration = 30.0  #: after SIGTERM, how long answers in flight may take
-    client_stall_timeout: Duration = 60.0  #: longest time a client may take no byte
+    manifest_size: Size = Field(4 << 20, description="Largest manifest. The specification asks for at least 4MiB.")
+    json_depth: int = Field(32, ge=4, le=200, description="Deepest nesting of a manifest's JSON.")
+    index_depth: int = Field(3, ge=1, le=8, description="Deepest nesting of indexes.")
+    index_manifests: int = Field(1000, ge=1, le=100_000, description="Most manifests in one index.")
+    layers: int = Field(500, ge=1, le=100_000, description="Most layers in one manifest.")
+    blob_size: Size = Field(64 << 30, description="Largest blob.")
+    signatures: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Most signatures judged for one image, from its signature tag and again from its referrers.",
+    )
+    signature_size: Size = Field(1 << 20, description="Largest signature, with all that comes beside it.")
+    attestation_size: Size = Field(32 << 20, description="Largest attestation or signature document.")
+    evidence_total: Size = Field(
+        64 << 20,
+        description="Most bytes of evidence fetched for one image: half from its signature tag, half from its referrers.",
+    )
+    evidence_timeout: Timeout = Field(
+        15.0, description="How long an image's signatures are looked for; what did not answer by then counts as unavailable."
+    )
+    referrers: int = Field(256, ge=1, le=10_000, description="Most referrers read for one image.")
+    tag_pages: int = Field(200, ge=1, le=100_000, description="Most pages of an upstream's tag list that are followed.")
+    token_size: Size = Field(64 << 10, description="Largest answer of a token endpoint.")
+    error_body: Size = Field(64 << 10, description="How much of an upstream's error body is read.")
+    redirects: int = Field(10, ge=0, le=20, description="Most redirects followed for one request.")
+    retry_after: Duration = Field(60.0, description="Longest `Retry-After` of an upstream that is obeyed.")
+    refusal_ttl: Duration = Field(
+        5.0, description="How long a definite refusal is remembered, but never longer than `check_interval`."
+    )
+    memory_manifests: Size = Field(64 << 20, description="Memory for manifests of warm pulls.")
+    memory_blobs: Size = Field(32 << 20, description="Memory for small blobs of warm pulls.")
+    memory_blob_size: Size = Field(256 << 10, description="Largest blob that is answered from memory.")
+    request_timeout: Timeout = Field(
+        25.0, description="A manifest pull is answered within this time; clients give up after 30 seconds."
+    )
+    drain_timeout: Duration = Field(30.0, description="After SIGTERM, how long answers that are under way may take.")
+    client_stall_timeout: Timeout = Field(60.0, description="Longest time for which a client may take no byte.")
+
+
+# -- the server -----------------------------------------------------------------------------------------------------
 
 
 class Admin(Model):
     """The listener for health and metrics: loopback only."""
 
-    listen: str = "127.0.0.1:5001"
+    listen: Listen = Field("127.0.0.1:5001", description="Address for health and metrics. In this version: loopback only.")
 
 
 class Log(Model):
     """How the log is written."""
 
-    format: Literal["console", "json"] = "console"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object per line.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least important level that is written.")
 
 
 class Cache(Model):
     """How stored blobs are served."""
 
-    serve: Literal["sealed", "rehash"] = "sealed"  #: ``rehash`` hashes every response and holds back its last chunk
+    serve: Literal["sealed", "rehash"] = Field(
+        "sealed",
+        description="`sealed` checks a file's size, inode and times against those at its verification, and hashes again where "
+        "they differ. `rehash` hashes every response and holds back its last chunk.",
+    )
+
+
+class Settings(Model):
+    """Configuration of Tagstone: one file for `serve`, `verify` and the operator's commands."""
+
+    listen: Listen = Field("127.0.0.1:5000", description="Address for container clients. Port 0 takes any free one.")
+    admin: Admin = Field(Admin(), description="The listener for health and metrics.")
+    data_dir: FilePath = Field(
+        Path("/var/lib/tagstone"), description="Folder for the database and the cached blobs. Made if it is missing."
+    )
+    check_interval: Duration = Field(
+        60.0, description="How long an upstream's word on a tag is good, before a pull asks it again. 0 asks each time."
+    )
+    default_registry: str = Field("docker.io", description="Registry of pulls that name none.")
+    hosts: Annotated[Mapping[str, str], EmptyMapping] = Field(
+        {}, description="Which registry is meant by the `Host` header that a client sends: host name → registry."
+    )
+    upstreams: Annotated[Mapping[str, Upstream], EmptyMapping] = Field(
+        {}, description="Registries that Tagstone fetches from, by the name that images carry. No others are ever asked."
+    )
+    trust: Trust = Field(Trust(), description="Who is believed.")
+    rules: tuple[RuleSettings, ...] = Field(
+        min_length=1, description="Which image needs what. An image that no rule matches is refused. Required."
+    )
+    limits: Limits = Field(Limits(), description="Bounds on what others may make Tagstone hold, read or wait for.")
+    log: Log = Field(Log(), description="How the log is written.")
+    cache: Cache = Field(Cache(), description="How stored blobs are served.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that share the port and the data directory.")

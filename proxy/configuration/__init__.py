@@ -1,0 +1,151 @@
+"""The configuration: one YAML file, read, checked as a whole, and turned into the values that the server works with.
+
+:func:`load` answers a :class:`Configuration` or raises :class:`proxy.errors.ConfigurationError` with every problem of the file,
+each with its line and the way out. In between::
+
+    source     YAML → nodes with lines (bounds, duplicate keys)
+    words      what pydantic finds in them → words for people
+    upstreams  registries, endpoints, credentials, host names
+    rules      keys, requirements, patterns
+    schema     the JSON Schema, for editors and for "did you mean"
+    reference  the tables of docs/configuration.md
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from proxy.configuration.report import Report
+from proxy.configuration.rules import RuleBuilder, build_keys
+from proxy.configuration.source import Node, parse, read
+from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
+from proxy.configuration.words import problems_of
+from proxy.errors import ConfigurationError, Problem
+from proxy.policy.rules import Rule
+from proxy.schema import FOLDER, Address
+from proxy.settings import Settings, Upstream
+
+if TYPE_CHECKING:
+    from proxy.verify.trust import Key
+
+#: The environment variable that names the file.
+VARIABLE = "TAGSTONE_CONFIG"
+LOCAL = Path("tagstone.yaml")
+SYSTEM = Path("/etc/tagstone/tagstone.yaml")
+_ROUNDS = 5
+_STAND_IN, _ = parse('rules: [{match: "**", require: deny}]', "")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything the file says, checked. Registry names are canonical, paths absolute."""
+
+    path: Path
+    settings: Settings
+    rules: tuple[Rule, ...]
+    keys: Mapping[str, Key]
+    upstreams: Mapping[str, Upstream]
+    hosts: Mapping[str, str]
+    default_registry: str
+    listen: Address
+    admin_listen: Address
+    warnings: tuple[Problem, ...] = ()
+    rule_lines: tuple[int, ...] = ()  #: where each of ``rules`` stands in the file
+
+
+def find(explicit: Path | None) -> Path:
+    """Which file to read: the one named, else $TAGSTONE_CONFIG, else ./tagstone.yaml, else /etc/tagstone/tagstone.yaml.
+
+    Raises :class:`ConfigurationError` when none is named and neither of the last two is there.
+    """
+    if explicit is not None:
+        return explicit
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    for path in (LOCAL, SYSTEM):
+        if path.is_file():
+            return path
+    message = f"there is no such file, nor {SYSTEM}; name one with --config or ${VARIABLE}"
+    raise ConfigurationError((Problem(str(LOCAL), 0, "", message),))
+
+
+def load(path: Path, now: datetime | None = None) -> Configuration:
+    """Read and check the file. Reads the files it names as well (keys, certificates), but asks no network.
+
+    ``now`` (aware; the clock by default) decides which keys are told to be out of their time. Raises
+    :class:`ConfigurationError` with every problem, in the order of the lines.
+    """
+    file = str(path)
+    root, problems = parse(read(path), file)
+    settings, kept, wrong = _settings(root, file, path.absolute().parent)
+    report = Report(file, kept, [*problems, *wrong])
+    if settings is None:
+        raise _failure(report)
+    # Names count as known even where what they stand for does not check out: one mistake is told once.
+    registries = canonical(_names(root, "upstreams"))
+    upstreams = build_upstreams(settings, report)
+    hosts = build_hosts(settings, registries, report)
+    default_registry = build_default_registry(settings, registries, report)
+    admin = Address.parse(settings.admin.listen)
+    if not admin.loopback:
+        report.error(("admin", "listen"), f"must be on this machine alone in this version: write 127.0.0.1:{admin.port}")
+    keys = build_keys(settings, now or datetime.now(UTC), report)
+    rules = RuleBuilder(keys, _names(root, "trust", "keys"), registries, report).build(settings)
+    if report.errors:
+        raise _failure(report)
+    return Configuration(
+        path,
+        settings,
+        rules,
+        MappingProxyType(keys),
+        MappingProxyType(upstreams),
+        MappingProxyType(hosts),
+        default_registry,
+        Address.parse(settings.listen),
+        admin,
+        tuple(sorted(report.warnings, key=lambda problem: problem.line)),
+        tuple(report.line(("rules", index)) for index in range(len(rules))),
+    )
+
+
+def _settings(root: Node, file: str, folder: Path) -> tuple[Settings | None, Node, list[Problem]]:
+    """The settings, the tree they were read from, and what is wrong.
+
+    What does not check out is taken out and the rest is tried again, so that everything else that is wrong is found too. Such
+    settings are only good for finding it: there is a problem, so they are never used.
+    """
+    problems: list[Problem] = []
+    kept = root
+    for attempt in range(_ROUNDS):
+        try:
+            return Settings.model_validate(kept.plain(), context={FOLDER: folder}), kept, problems
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+            if attempt == 0:
+                problems = problems_of(errors, root, file)
+        kept = kept.without(error["loc"] for error in errors)
+        if not (child := kept.child("rules")) or not child[2].items:
+            # Nothing is left of the one part that must be there; with this in its place the others can still be looked at.
+            kept = replace(kept, entries={**kept.entries, **_STAND_IN.entries})
+    return None, kept, problems
+
+
+def _names(root: Node, *path: str) -> tuple[str, ...]:
+    node = root
+    for step in path:
+        if (child := node.child(step)) is None:
+            return ()
+        node = child[2]
+    return tuple(node.entries)
+
+
+def _failure(report: Report) -> ConfigurationError:
+    return ConfigurationError(tuple(sorted(report.errors, key=lambda problem: problem.line)))

@@ -1,0 +1,309 @@
+"""From trust and rules as written to the values that decide: keys loaded, patterns compiled, requirements fingerprinted.
+
+A pattern that could never match is an error, not a warning: who writes it means an image, and that image would be judged by
+another rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from proxy.configuration.report import Report
+from proxy.configuration.source import Location
+from proxy.configuration.words import nearest, suggestion
+from proxy.policy.document import (
+    AllForm,
+    AnyForm,
+    AtLeastForm,
+    AttestationForm,
+    KeySettings,
+    Require,
+    RuleSettings,
+    SignatureForm,
+    SignatureSettings,
+    TagSettings,
+)
+from proxy.policy.rules import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    FirstUse,
+    Never,
+    OnOverwrite,
+    Pattern,
+    Requirement,
+    Rule,
+    SignatureBy,
+    TagRule,
+    fingerprint,
+)
+from proxy.settings import Settings
+from storage.errors import MalformedName
+from storage.reference import DOCKER_HUB, MAX_NAME, parse_registry
+
+if TYPE_CHECKING:
+    from proxy.verify.trust import Key
+
+#: Deepest nesting of ``all``, ``any`` and ``at_least``.
+MAX_DEPTH = 8
+_MAX_PEM = 64 << 10
+_WILDCARD = re.compile(r"[*?]")
+_REPOSITORY = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*", re.ASCII)
+_TAG = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
+
+
+def _unavailable(what: str, way: str) -> str:
+    return f"`{what}` is known but not available in this version; {way}"
+
+
+# -- trust ----------------------------------------------------------------------------------------------------------
+
+
+def build_keys(settings: Settings, now: datetime, report: Report) -> dict[str, Key]:
+    """The keys by name. What does not check out is reported and left out."""
+    keys: dict[str, Key] = {}
+    names: dict[str, str] = {}  # by fingerprint
+    for name, written in settings.trust.keys.items():
+        location = ("trust", "keys", name)
+        for field in ("gpg", "lookaside"):
+            if getattr(written, field) is not None:
+                report.error((*location, field), _unavailable(field, "give the key as a PEM file under `file`"))
+        if written.root is not None:
+            told = "its signatures are judged as made now, even where a log or a timestamp would prove an earlier time"
+            report.warn((*location, "root"), f"`root` is known but not used in this version: {told}")
+        if written.file is not None and (key := _load(name, written, written.file, location, report)) is not None:
+            keys[name] = key
+            if (other := names.setdefault(key.fingerprint, name)) != name:
+                report.warn(location, f"is the same key as `{other}`; `at_least` counts them once")
+        _check_window(written, now, location, report)
+    return keys
+
+
+def _load(name: str, written: KeySettings, path: Path, location: Location, report: Report) -> Key | None:
+    from proxy.verify.trust import Key
+
+    try:
+        with path.open("rb") as file:
+            pem = file.read(_MAX_PEM + 1)
+        return Key.load(name, pem, written.valid_from, written.valid_until)
+    except OSError as error:
+        report.error((*location, "file"), f"{path} cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        report.error((*location, "file"), f"{path}: {error}")
+    return None
+
+
+def _check_window(written: KeySettings, now: datetime, location: Location, report: Report) -> None:
+    if written.valid_until is not None and written.valid_until < now:
+        report.warn((*location, "valid_until"), "is in the past: no signature by this key counts any more")
+    if written.valid_from is not None and written.valid_from > now:
+        report.warn((*location, "valid_from"), "is in the future: until then no signature by this key counts")
+
+
+# -- rules ----------------------------------------------------------------------------------------------------------
+
+
+class RuleBuilder:
+    """Turns the written rules into values. ``key_names`` and ``registries`` are all that the file names, sound or not."""
+
+    def __init__(self, keys: Mapping[str, Key], key_names: Iterable[str], registries: frozenset[str], report: Report) -> None:
+        self._keys = keys
+        self._key_names = tuple(key_names)
+        self._registries = registries
+        self._report = report
+        self._trusted = {name: key.identity for name, key in keys.items()}
+        self._named: set[tuple[str, str]] = set()  # (section of trust, entry) that the rules refer to
+
+    def build(self, settings: Settings) -> tuple[Rule, ...]:
+        """The rules in the order of the file. What does not check out is reported and left out."""
+        rules: list[Rule] = []
+        seen: dict[str, Location] = {}
+        for index, written in enumerate(settings.rules):
+            location = ("rules", index)
+            self._check_unique(written.match, seen, (*location, "match"))
+            self._check_match(written, (*location, "match"))
+            require = self._requirement(written.require, (*location, "require"), 0)
+            tags = self._tags(written.tags, (*location, "tags"))
+            if require is not None:
+                rules.append(Rule(Pattern.compile(written.match), require, tags, fingerprint(require, self._trusted)))
+        self._check_unused(settings)
+        return tuple(rules)
+
+    def _check_unique(self, pattern: str, seen: dict[str, Location], location: Location) -> None:
+        first = seen.setdefault(pattern, location)
+        if first is not location:
+            line = self._report.line(first)
+            self._report.error(location, f'"{pattern[:100]}" stands here a second time; the first is in line {line}')
+
+    def _check_match(self, written: RuleSettings, location: Location) -> None:
+        wrong = explain_pattern(written.match, self._registries)
+        if wrong is not None:
+            self._report.error(location, wrong)
+            return
+        head = written.match.partition("/")[0]
+        if "**" in head or written.require == "deny":
+            return
+        if _WILDCARD.search(head):
+            pattern = Pattern.compile(head)
+            if not any(map(pattern.matches, self._registries)):
+                self._report.warn(location, f"no upstream matches `{head}`, so nothing can be pulled by this rule")
+        elif head not in self._registries:
+            near = nearest(head, self._registries)
+            way = f"did you mean `{near}`?" if near else f"add `upstreams: {{{head}: {{}}}}`"
+            self._report.warn(location, f"no upstream `{head}`, so nothing can be pulled by this rule; {way}")
+
+    def _check_unused(self, settings: Settings) -> None:
+        for section, entries in (("roots", settings.trust.roots), ("notation", settings.trust.notation)):
+            for name in entries:
+                # Where a rule names it, that rule is refused in its own line, and more words would only be noise.
+                if (section, name) not in self._named:
+                    told = f"`trust.{section}` is known but not used in this version"
+                    self._report.warn(("trust", section, name), told)
+
+    # -- what is required
+
+    def _requirement(self, written: Require, location: Location, depth: int) -> Requirement | None:
+        if depth > MAX_DEPTH:
+            self._report.error(location, f"is nested too deep: {MAX_DEPTH} levels of `all`, `any` and `at_least` at most")
+            return None
+        match written:
+            case "first-use":
+                return FirstUse()
+            case "deny":
+                return Never()
+            case SignatureForm(signature=signature):
+                return self._signature(signature, (*location, "signature"))
+            case AttestationForm(attestation=attestation):
+                if attestation.by.root is not None:
+                    self._named.add(("roots", attestation.by.root))
+                way = "use `signature: {key: NAME}`"
+                self._report.error((*location, "attestation"), _unavailable("attestation", way))
+                return None
+            case AllForm():
+                of = self._group(written.all, (*location, "all"), depth)
+                return None if of is None else AllOf(of)
+            case AnyForm():
+                of = self._group(written.any, (*location, "any"), depth)
+                return None if of is None else self._any(of, (*location, "any"))
+            case AtLeastForm(at_least=count):
+                of = self._group(written.of, (*location, "of"), depth)
+                return None if of is None else self._at_least(count, of, location)
+            case _:
+                assert_never(written)
+
+    def _group(self, written: Iterable[Require], location: Location, depth: int) -> tuple[Requirement, ...] | None:
+        built = [self._requirement(item, (*location, index), depth + 1) for index, item in enumerate(written)]
+        whole = tuple(item for item in built if item is not None)
+        return whole if len(whole) == len(built) else None
+
+    def _signature(self, written: SignatureSettings, location: Location) -> Requirement | None:
+        way = "use `key: NAME` with an entry of trust.keys"
+        if written.keyless is not None:
+            self._named.add(("roots", written.keyless.root))
+            self._report.error((*location, "keyless"), _unavailable("keyless", way))
+        if written.notation is not None:
+            self._named.add(("notation", written.notation.store))
+            self._report.error((*location, "notation"), _unavailable("notation", way))
+        if written.docker_reference is not None:
+            way = "leave it out: the signature is checked against the digest, not against a name"
+            self._report.error((*location, "docker_reference"), _unavailable("docker_reference", way))
+        if written.key is None:
+            return None
+        if written.key not in self._key_names:
+            known = suggestion(written.key, self._key_names, "the keys are") or "; there is none yet, add it there"
+            self._report.error((*location, "key"), f"no key `{written.key[:100]}` under trust.keys{known}")
+            return None
+        return SignatureBy(written.key)
+
+    def _any(self, of: tuple[Requirement, ...], location: Location) -> Requirement:
+        if len(of) > 1 and FirstUse() in of:
+            self._report.warn(location, "holds `first-use`, which every image meets: the other items are never needed")
+        return AnyOf(of)
+
+    def _at_least(self, count: int, of: tuple[Requirement, ...], location: Location) -> Requirement:
+        named = [item.key for item in of if isinstance(item, SignatureBy)]
+        signers = {self._keys[name].fingerprint if name in self._keys else name for name in named}
+        possible = len(of) - len(named) + len(signers)
+        if possible < count:
+            told = f"asks for {count} distinct signers, but only {possible} are named: no image could ever pass"
+            self._report.warn((*location, "at_least"), told)
+        return AtLeast(count, of)
+
+    # -- tags
+
+    def _tags(self, written: Iterable[TagSettings], location: Location) -> tuple[TagRule, ...]:
+        tags: list[TagRule] = []
+        seen: dict[str, Location] = {}
+        for index, tag in enumerate(written):
+            here = (*location, index)
+            self._check_unique(tag.match, seen, (*here, "match"))
+            if not _TAG.fullmatch(tag.match) or len(tag.match) > MAX_NAME:
+                told = f'"{tag.match[:100]}" matches no tag: tags are made of A–Z a–z 0–9 _ . -, and `*` and `?` stand for some'
+                self._report.error((*here, "match"), told)
+            if tag.on_overwrite == "rotate":
+                told = _unavailable("rotate", "use `refuse` or `serve-pinned`")
+                self._report.error((*here, "on_overwrite"), told)
+                continue
+            for field in ("cooldown", "otherwise"):
+                if getattr(tag, field) is not None:
+                    told = f"`{field}` goes with `on_overwrite: rotate`, which is not available in this version; remove it"
+                    self._report.error((*here, field), told)
+            tags.append(TagRule(Pattern.compile(tag.match), OnOverwrite(tag.on_overwrite)))
+        return tuple(tags)
+
+
+# -- patterns -------------------------------------------------------------------------------------------------------
+
+
+def explain_pattern(pattern: str, registries: frozenset[str]) -> str | None:
+    """Why no image can match ``pattern``, or more than it says would; None when it is fine.
+
+    What is matched is ``registry/repository`` in canonical spelling, so an alias of Docker Hub, a missing ``library/``, a
+    capital letter or a tag makes a pattern that looks right and never holds.
+    """
+    head, slash, rest = pattern.partition("/")
+    literal = not _WILDCARD.search(head)
+    if not pattern:
+        return 'is empty; write `registry/repository`, or "**" for every image'
+    if len(pattern) > 2 * MAX_NAME:
+        return f"is too long: {2 * MAX_NAME} characters at most"
+    if "://" in pattern:
+        return f"names of images have no scheme; write `{pattern.partition('://')[2][:100]}`"
+    if pattern != pattern.lower():
+        return f"names of images are lower-case; write `{pattern.lower()[:100]}`"
+    if "**" in head and head != "**":
+        return "`**` would cross into other registries' names; in the registry's part write `*`, or `**` alone"
+    if not slash:
+        return None if head == "**" else _explain_headless(pattern, registries)
+    for mark, what in (("@", "digests are pulled under the same rule as tags"), (":", "tags belong under `tags:`")):
+        if mark in rest:
+            return f"a rule names repositories: {what}; write `{head}/{rest.partition(mark)[0][:100]}`"
+    if not _REPOSITORY.fullmatch(rest):
+        return "is no pattern for `registry/repository`: lower-case components of a–z 0–9 . _ - with `/` between them"
+    return _explain_registry(pattern, head, rest, registries) if literal else None
+
+
+def _explain_registry(pattern: str, head: str, rest: str, registries: frozenset[str]) -> str | None:
+    if head not in registries and not ("." in head or ":" in head or head == "localhost"):
+        return f"names of images begin with their registry; write `{DOCKER_HUB}/{pattern[:100]}`, or `**/{pattern[:100]}` for any"
+    try:
+        registry = parse_registry(head)
+    except MalformedName as error:
+        return str(error)
+    if registry == DOCKER_HUB and "/" not in rest and "**" not in rest:
+        return f"official images of Docker Hub are in `library/`; write `{DOCKER_HUB}/library/{rest[:100]}`"
+    if registry != head:
+        return f"`{head}` is another name of `{registry}`; write `{registry}/{rest[:100]}`"
+    return None
+
+
+def _explain_headless(pattern: str, registries: frozenset[str]) -> str:
+    if pattern in registries or "." in pattern or ":" in pattern:
+        return f"names a registry without a repository; write `{pattern[:100]}/**` for all of its images"
+    if pattern == "*":
+        return '`*` stops at `/`, so no image matches; write "**"'
+    return f"names of images begin with their registry; write `{DOCKER_HUB}/library/{pattern[:100]}`"
