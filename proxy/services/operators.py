@@ -1,4 +1,4 @@
-"""What operators do: approve, reject, unpin, block. Each is one transaction with who and why; running servers hear of it at once."""
+"""What operators do: approve, reject, unpin, block. Each is one transaction with who and why; running servers hear at once."""
 
 from __future__ import annotations
 

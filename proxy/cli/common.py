@@ -1,0 +1,167 @@
+"""What the commands share: options, exit codes, and how trouble is told.
+
+Exit codes of every command: 0 done or passes; 1 refused; 2 wrong usage or configuration; 3 could not tell (an outage of the
+upstream, or storage that does not answer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from proxy.errors import ConfigurationError
+from storage.errors import MalformedName, PinConflict, StorageError
+from storage.reference import Reference
+
+if TYPE_CHECKING:
+    from proxy.configuration import Configuration
+    from proxy.services.admission import Admission
+    from proxy.services.operators import Operators
+    from proxy.services.revision import Revision
+    from proxy.upstream.client import Upstreams
+    from storage.catalog import Catalog
+    from storage.pins import PinStore
+
+REFUSED = 1
+USAGE = 2
+UNKNOWN = 3
+
+_T = TypeVar("_T")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Configuration file. Default: $TAGSTONE_CONFIG, ./tagstone.yaml, /etc/tagstone/tagstone.yaml.",
+        show_default=False,
+    ),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Use this data directory instead of the configured one.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+ByOption = Annotated[str | None, typer.Option("--by", help="Who acts. Default: your user name.", show_default=False)]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the history.")]
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what is wrong on standard error and end with ``code``."""
+    print(f"tagstone: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def load(config: Path | None) -> Configuration:
+    """Read the configuration, or end with 2 and every problem in it."""
+    from proxy import configuration
+
+    try:
+        return configuration.load(configuration.find(config))
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(USAGE) from error
+
+
+def parse_reference(text: str, configuration: Configuration) -> Reference:
+    """Read an image name, or end with 2."""
+    try:
+        return Reference.parse(text, configuration.default_registry)
+    except MalformedName as error:
+        fail(str(error), USAGE)
+
+
+def tagged(text: str, configuration: Configuration) -> tuple[Reference, str]:
+    """Read the name of a tag, or end with 2."""
+    reference = parse_reference(text, configuration)
+    if reference.tag is None or reference.digest is not None:
+        fail(f"{text} names no tag; pins belong to tags: registry/repository:tag", USAGE)
+    return reference, reference.tag
+
+
+def acting(by: str | None) -> str:
+    """Who acts: the given name, else the user's."""
+    if by:
+        return by
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"
+
+
+def run(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a command's coroutine; storage that does not answer ends with 3."""
+    try:
+        return asyncio.run(work())
+    except PinConflict:
+        fail("the pin changed at the same moment; look at it again (tagstone pins show) and repeat", UNKNOWN)
+    except StorageError as error:
+        fail(str(error), UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The services that a command needs, on the same database as the running server."""
+
+    pins: PinStore
+    catalog: Catalog
+    admission: Admission
+    upstreams: Upstreams
+    revision: Revision
+    operators: Operators
+
+
+@asynccontextmanager
+async def house(configuration: Configuration, data_dir: Path | None, *, dry: bool = False) -> AsyncIterator[House]:
+    """Open the data directory. ``dry`` writes nothing, and works where no data directory exists yet."""
+    import tempfile
+    from contextlib import ExitStack
+
+    from proxy.app import DATABASE, revision_of, upstreams_of
+    from proxy.services.admission import Admission
+    from proxy.services.operators import Operators
+    from proxy.services.revision import utc_now
+    from storage.catalog import Catalog
+    from storage.database import Database
+    from storage.filesystem import FilesystemBlobStore
+    from storage.pins import PinStore
+
+    with ExitStack() as exits:
+        root = data_dir or configuration.settings.data_dir
+        missing = not (root / DATABASE).exists()
+        if dry and missing:
+            root = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-")))
+        database = Database(root / DATABASE)
+        await database.open(read_only=dry and not missing)
+        upstreams = upstreams_of(configuration)
+        try:
+            catalog, pins = Catalog(database), PinStore(database)
+            blobs = FilesystemBlobStore(root, on_damage=None)
+            limits = configuration.settings.limits
+            admission = Admission(catalog, blobs, upstreams, limits, utc_now, record=not dry)
+            revision = revision_of(configuration, 0)
+            yield House(pins, catalog, admission, upstreams, revision, Operators(pins, catalog, admission, revision, utc_now))
+            await admission.close()
+        finally:
+            await upstreams.close()
+            await database.close()
+
+
+def show_json(value: object) -> None:
+    """Print JSON."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def moment(time: datetime | None) -> str | None:
+    """A time as RFC 3339 in UTC."""
+    return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,228 @@
+"""``tagstone pins``: what tags mean, what became of them, and an operator's word on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from proxy.cli import common
+from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
+from proxy.configuration import Configuration
+from proxy.services.operators import Act, Result, Signed
+from storage.digest import Digest
+from storage.errors import MalformedName
+from storage.records import Pin, PinChange, PinState
+
+app = typer.Typer(no_args_is_help=True, help="List, show, approve, reject and remove pins.")
+
+ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="registry/repository:tag")]
+DigestOption = Annotated[str | None, typer.Option("--digest", help="sha256:… or sha512:…", show_default=False)]
+
+_EXIT = {Result.DONE: 0, Result.REFUSED: common.REFUSED, Result.UNKNOWN: common.UNKNOWN}
+_PAGE = 500
+
+
+@app.command("list")
+def list_pins(
+    pattern: Annotated[
+        str | None, typer.Argument(help='Only tags that match this glob, e.g. "docker.io/library/*:*".', show_default=False)
+    ] = None,
+    state: Annotated[PinState | None, typer.Option("--state", help="Only pins in this state.", show_default=False)] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List pins, in the order of their names."""
+    configuration = common.load(config)
+
+    async def work() -> list[Pin]:
+        async with common.house(configuration, data_dir, dry=True) as house:
+            found: list[Pin] = []
+            after: str | None = None
+            while page := await house.pins.list(pattern=pattern, state=state, limit=_PAGE, after=after):
+                found += page
+                after = page[-1].name
+            return found
+
+    pins = common.run(work)
+    if as_json:
+        common.show_json({"pins": [pin_json(pin) for pin in pins]})
+        return
+    width = max((len(pin.name) for pin in pins), default=0)
+    for pin in pins:
+        print(
+            f"{pin.name:<{width}}  {pin.state.value:<10}  {pin.digest}"
+            + (f"  upstream: {pin.candidate}" if pin.candidate else "")
+        )
+    print(f"{len(pins)} pin{'' if len(pins) == 1 else 's'}")
+
+
+@app.command()
+def show(image: ImageArgument, config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Show a pin with its history. Exit 1 when the tag is not pinned."""
+    configuration = common.load(config)
+    reference, tag = common.tagged(image, configuration)
+
+    async def work() -> tuple[Pin | None, list[PinChange]]:
+        async with common.house(configuration, data_dir, dry=True) as house:
+            pin = await house.pins.get(reference.repository, tag)
+            return pin, await house.pins.history(reference.repository, tag)
+
+    pin, history = common.run(work)
+    if as_json:
+        shown = {"name": str(reference), "state": "unpinned"} if pin is None else pin_json(pin)
+        common.show_json({**shown, "history": [change_json(change) for change in history]})
+    else:
+        for line in _lines(str(reference), pin, history):
+            print(line)
+    if pin is None:
+        raise typer.Exit(common.REFUSED)
+
+
+@app.command()
+def approve(
+    image: ImageArgument,
+    digest: DigestOption = None,
+    by: ByOption = None,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a pin to another digest, which must pass the image's rule (default: what the upstream names now)."""
+    _act("approve", image, digest, Signed(common.acting(by), reason), config, data_dir, as_json=as_json)
+
+
+@app.command()
+def reject(
+    image: ImageArgument,
+    digest: DigestOption = None,
+    by: ByOption = None,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say no to what the upstream names now; the pin stays."""
+    _act("reject", image, digest, Signed(common.acting(by), reason), config, data_dir, as_json=as_json)
+
+
+@app.command()
+def unpin(
+    image: ImageArgument,
+    by: ByOption = None,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a pin; the next accepted pull pins the tag anew."""
+    _act("unpin", image, None, Signed(common.acting(by), reason), config, data_dir, as_json=as_json)
+
+
+def _act(
+    verb: str,
+    image: str,
+    digest_text: str | None,
+    signed: Signed,
+    config: ConfigOption,
+    data_dir: DataDirOption,
+    *,
+    as_json: bool,
+) -> None:
+    configuration: Configuration = common.load(config)
+    reference, tag = common.tagged(image, configuration)
+    digest = None if digest_text is None else parse_digest(digest_text)
+
+    async def work() -> Act:
+        async with common.house(configuration, data_dir) as house:
+            return await _perform(house, verb)
+
+    async def _perform(house: House, verb: str) -> Act:
+        operators, repository = house.operators, reference.repository
+        match verb:
+            case "approve":
+                return await operators.approve(repository, tag, digest, signed)
+            case "reject":
+                return await operators.reject(repository, tag, digest, signed)
+            case _:
+                return await operators.unpin(repository, tag, signed)
+
+    finish(common.run(work), as_json=as_json)
+
+
+def parse_digest(text: str) -> Digest:
+    """Read a digest, or end with 2."""
+    try:
+        return Digest.parse(text)
+    except MalformedName as error:
+        common.fail(str(error), common.USAGE)
+
+
+def finish(act: Act, *, as_json: bool) -> None:
+    """Say how an act ended, and end with its exit code."""
+    if as_json:
+        pin = None if act.pin is None else pin_json(act.pin)
+        common.show_json({"result": act.result.value, "message": act.message, "reasons": list(act.reasons), "pin": pin})
+    else:
+        print(act.message)
+        for reason in act.reasons:
+            print(f"  {reason}")
+    raise typer.Exit(_EXIT[act.result])
+
+
+def pin_json(pin: Pin) -> dict[str, object]:
+    """A pin as scripts read it."""
+    return {
+        "name": pin.name,
+        "registry": pin.repository.registry,
+        "repository": pin.repository.name,
+        "tag": pin.tag,
+        "digest": str(pin.digest),
+        "state": pin.state.value,
+        "pinned_at": common.moment(pin.pinned_at),
+        "pinned_by": pin.pinned_by,
+        "reason": pin.reason,
+        "checked_at": common.moment(pin.checked_at),
+        "candidate": None if pin.candidate is None else str(pin.candidate),
+        "candidate_seen_at": common.moment(pin.candidate_seen_at),
+        "rejected": None if pin.rejected is None else str(pin.rejected),
+    }
+
+
+def change_json(change: PinChange) -> dict[str, object]:
+    """One line of a pin's history as scripts read it."""
+    return {
+        "at": common.moment(change.at),
+        "action": change.action.value,
+        "by": change.by,
+        "reason": change.reason,
+        "from": None if change.from_digest is None else str(change.from_digest),
+        "to": None if change.to_digest is None else str(change.to_digest),
+    }
+
+
+def _lines(name: str, pin: Pin | None, history: list[PinChange]) -> list[str]:
+    if pin is None:
+        lines = [f"{name} is not pinned; its first accepted pull pins it"]
+    else:
+        lines = [
+            f"{pin.name}",
+            f"  pinned to   {pin.digest}",
+            f"  state       {pin.state.value}",
+            f"  since       {common.moment(pin.pinned_at)}, by {pin.pinned_by}",
+            f"  checked     {common.moment(pin.checked_at)}",
+        ]
+        if pin.candidate is not None:
+            rejected = " (rejected)" if pin.candidate == pin.rejected else ""
+            lines.append(f"  upstream    {pin.candidate}{rejected}, seen {common.moment(pin.candidate_seen_at)}")
+            if not rejected:
+                lines.append(f"  accept it   tagstone pins approve {pin.name} --digest {pin.candidate} --by NAME --reason WHY")
+                lines.append(f"  refuse it   tagstone pins reject {pin.name} --digest {pin.candidate} --by NAME --reason WHY")
+    if history:
+        lines.append("  history")
+    for change in history:
+        moved = change.to_digest or change.from_digest
+        lines.append(f"    {common.moment(change.at)}  {change.action.value:<11} {moved}  by {change.by}: {change.reason or '-'}")
+    return lines

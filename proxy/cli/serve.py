@@ -1,0 +1,150 @@
+"""``tagstone serve``: one worker in this process, or several under a small supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import typer
+
+from proxy.cli.common import REFUSED, ConfigOption, DataDirOption, load
+from proxy.configuration import Configuration
+from proxy.configuration import load as load_file
+from proxy.errors import ConfigurationError
+from proxy.log import configure
+from storage.errors import StorageError
+
+log = structlog.get_logger("tagstone.serve")
+
+_RESTART_DELAY = 1.0
+
+
+def serve(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=256, help="Worker processes that share the port.", show_default=False)
+    ] = None,
+) -> None:
+    """Run the proxy until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    configuration = load(config)
+    configure(configuration.settings.log)
+    for warning in configuration.warnings:
+        log.warning("configuration", problem=str(warning))
+    root = data_dir or configuration.settings.data_dir
+    count = workers or configuration.settings.workers
+    code = _work(configuration, root, reuse_port=False) if count == 1 else _supervise(configuration, root, count)
+    raise typer.Exit(code)
+
+
+def _work(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> int:
+    """Be one worker; the exit code."""
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(configuration, data_dir, reuse_port=reuse_port))
+    except StorageError as error:
+        log.error("cannot start", reason=str(error), data_dir=str(data_dir))
+        return REFUSED
+    except OSError as error:
+        log.error("cannot start", reason=str(error), listen=configuration.settings.listen)
+        return REFUSED
+    return 0
+
+
+async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> None:
+    from proxy.app import Application
+
+    loop = asyncio.get_running_loop()
+    stop, reload = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    application = Application(configuration, data_dir, reuse_port=reuse_port)
+    await application.start()
+    try:
+        while not stop.is_set():
+            waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+            if reload.is_set():
+                reload.clear()
+                await _reload(application, configuration.path)
+    finally:
+        log.info("draining")
+        await application.close()
+
+
+async def _reload(application: Application, path: Path) -> None:  # noqa: F821  # imported when it runs
+    """Take the configuration over if it checks out; else say why the old one stays."""
+    try:
+        configuration = await asyncio.to_thread(load_file, path)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            log.error("reload.refused", problem=str(problem))
+        log.error("reload.refused", reason="the configuration does not check out; the old one stays in force")
+        return
+    waiting = application.adopt(configuration)
+    log.info("reloaded", file=str(path), needs_restart=list(waiting))
+
+
+def _supervise(configuration: Configuration, data_dir: Path, count: int) -> int:
+    """Keep ``count`` workers alive, hand signals on to them, end when all have ended."""
+    children: dict[int, float] = {}
+    stopping = False
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = stopping or number != signal.SIGHUP
+        for pid in children:
+            os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, hand_on)
+
+    def spawn() -> None:
+        # Signals wait while the child is between fork and its own handlers, and until the parent knows its pid.
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        pid = os.fork()
+        if pid == 0:
+            for each in numbers:
+                signal.signal(each, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+            code = REFUSED
+            try:
+                code = _work(configuration, data_dir, reuse_port=True)
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children[pid] = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    for _ in range(count):
+        spawn()
+    worst = 0
+    while children:
+        pid, status = os.wait()
+        began = children.pop(pid, 0.0)
+        code = os.waitstatus_to_exitcode(status)
+        if stopping:
+            worst = max(worst, abs(code))
+            continue
+        log.error("worker.ended", pid=pid, exit_code=code)
+        if time.monotonic() - began < _RESTART_DELAY:
+            time.sleep(_RESTART_DELAY)
+        if not stopping:
+            spawn()
+    return worst
