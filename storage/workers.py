@@ -1,0 +1,53 @@
+"""Threads of the blob store's own, so that file work blocks neither the event loop nor the loop's shared executor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from typing import TypeVar
+
+from storage.errors import BlobStoreUnavailable
+
+_T = TypeVar("_T")
+
+
+class Workers:
+    """Two pools: one for what takes milliseconds, one for what may take seconds (hashing whole files, fsync)."""
+
+    def __init__(self, quick: int = 8, slow: int = 8) -> None:
+        self.stopping = Event()  #: set when work that takes long should give up
+        self._quick = ThreadPoolExecutor(quick, thread_name_prefix="blobs")
+        self._slow = ThreadPoolExecutor(slow, thread_name_prefix="blobs-slow")
+
+    async def quick(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """Run ``work`` in a thread. A caller that is cancelled does not stop it; ``undo`` then gets what it made."""
+        return await self._run(self._quick, work, undo)
+
+    async def slow(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """:meth:`quick`, for work that may take seconds."""
+        return await self._run(self._slow, work, undo)
+
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], _T], undo: Callable[[_T], object] | None) -> _T:
+        try:
+            future = pool.submit(work)
+        except RuntimeError as error:
+            raise BlobStoreUnavailable("the blob store is closed") from error
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None:
+                future.add_done_callback(lambda done: _undo(done, undo))
+            raise
+
+    def close(self) -> None:
+        """Refuse new work and wait for what runs."""
+        self.stopping.set()
+        self._quick.shutdown()
+        self._slow.shutdown()
+
+
+def _undo(done: Future[_T], undo: Callable[[_T], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())
