@@ -1,0 +1,194 @@
+"""Downloads: a blob's bytes from one repository into a spool, resumed where they break off."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from proxy.errors import UpstreamMisbehaved, UpstreamUnavailable
+from storage.blobs import Spool
+from storage.records import Descriptor
+from storage.reference import Repository
+
+log = structlog.get_logger("tagstone.ingest")
+
+#: A chunk waits no longer than this (in seconds) for others to make a piece with, so that slow upstreams stream too.
+_PATIENCE = 1.0
+#: Pieces that may wait while one is written and another is collected.
+_AHEAD = 2
+#: Seconds between two resumptions at most, unless the upstream asks for more.
+_LONGEST_BACKOFF = 10.0
+#: An upstream that wants to be left alone for longer than this (in seconds) is given up instead.
+_LONGEST_RETRY_AFTER = 60.0
+
+
+class BlobStream(Protocol):
+    """An upstream's answer to a request for a blob."""
+
+    @property
+    def offset(self) -> int:
+        """Where in the blob the answer begins: what was asked for, or 0 where the upstream ignored it."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes. Raises :class:`UpstreamError`, in particular UpstreamUnavailable when the connection breaks."""
+        ...
+
+
+class BlobOpener(Protocol):
+    """The part of the upstream client that is needed here (:class:`proxy.upstream.client.Upstreams`)."""
+
+    def blob(self, repository: Repository, descriptor: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[BlobStream]:
+        """Ask for a blob from ``offset``. Entering raises :class:`UpstreamError`, also when the length announced is wrong."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an arrival goes about it. Sizes in bytes, times in seconds."""
+
+    holdback: int = 64 << 10  #: kept from clients until the digest matches
+    piece: int = 256 << 10  #: written and hashed at a time
+    resumes: int = 5  #: in a row, without one byte of progress, before a broken upstream is given up
+    backoff: float = 0.25  #: before the first resumption; doubles
+    poll: float = 0.02  #: between looks at another process's spool
+    stall: float = 120.0  #: without progress of another process's spool before its readers give up
+
+
+class Download:
+    """Fills ``spool`` from ``repository``. ``begun`` hears that the upstream has answered well, ``grown`` of every piece."""
+
+    def __init__(
+        self,
+        upstream: BlobOpener,
+        repository: Repository,
+        descriptor: Descriptor,
+        spool: Spool,
+        pace: Pace,
+        *,
+        begun: Callable[[], None],
+        grown: Callable[[int], None],
+    ) -> None:
+        self._upstream = upstream
+        self._repository = repository
+        self._descriptor = descriptor
+        self._spool = spool
+        self._pace = pace
+        self._begun = begun
+        self._grown = grown
+
+    async def run(self) -> None:
+        """Return when the spool has its size. Raises :class:`proxy.errors.UpstreamError` and what the spool raises.
+
+        A body that breaks off is asked for again from where it stopped; an upstream that cannot even begin is not, for its
+        client has retried already.
+        """
+        spool = self._spool
+        fruitless = 0
+        while spool.written < spool.size:
+            before = spool.written
+            opened = False
+            try:
+                async with self._upstream.blob(self._repository, self._descriptor, offset=before) as stream:
+                    opened = True
+                    self._begun()
+                    await self._pump(stream)
+            except UpstreamUnavailable as error:
+                if spool.written == spool.size:
+                    return  # only the end of the answer was missing
+                fruitless = 1 if spool.written > before else fruitless + 1
+                asked = error.retry_after or 0.0
+                if fruitless > self._pace.resumes or asked > _LONGEST_RETRY_AFTER or not (opened or spool.written):
+                    raise
+                backoff = min(self._pace.backoff * 2 ** (fruitless - 1), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+                log.info(
+                    "a blob broke off", blob=str(spool.digest), source=str(self._repository), at=spool.written, error=str(error)
+                )
+                await asyncio.sleep(max(backoff, asked))
+
+    async def _pump(self, stream: BlobStream) -> None:
+        """Append what the stream brings. Raises UpstreamUnavailable when that is too little, UpstreamMisbehaved when too much."""
+        spool = self._spool
+        position = stream.offset
+        skip = spool.written - position
+        if skip < 0:
+            raise UpstreamMisbehaved(f"asked for {spool.digest} from byte {spool.written}, was answered from byte {position}")
+        pieces = _Pieces(spool, self._pace.piece, self._grown)
+        try:
+            async for chunk in stream.chunks():
+                position += len(chunk)
+                if position > spool.size:
+                    raise UpstreamMisbehaved(f"{self._repository} sent more than the {spool.size} bytes that {spool.digest} has")
+                dropped = min(skip, len(chunk))
+                skip -= dropped
+                await pieces.add(chunk[dropped:])
+        finally:
+            await pieces.finish()
+        if spool.written < spool.size:
+            raise UpstreamUnavailable(f"{self._repository} ended {spool.digest} after {position} of {spool.size} bytes")
+
+
+class _Pieces:
+    """Collects chunks to pieces, and has pieces written and hashed while further ones are collected.
+
+    At most ``_AHEAD`` pieces wait for the one that is being written; then :meth:`add` waits, and with it the network.
+    """
+
+    def __init__(self, spool: Spool, size: int, grown: Callable[[int], None]) -> None:
+        self._spool = spool
+        self._size = size
+        self._grown = grown
+        self._clock = asyncio.get_running_loop().time
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._since = self._clock()
+        self._waiting: deque[bytes] = deque()
+        self._room = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        """Take a chunk; wait where the disk is slower than the network. Raises what appending raised."""
+        if not chunk:
+            return
+        if not self._chunks:
+            self._since = self._clock()
+        self._chunks.append(chunk)
+        self._held += len(chunk)
+        if self._held >= self._size or self._clock() - self._since > _PATIENCE:
+            self._hand_over()
+            while len(self._waiting) > _AHEAD:
+                self._room.clear()
+                await self._room.wait()
+            if self._writer is not None and self._writer.done():
+                self._writer.result()
+
+    async def finish(self) -> None:
+        """Append what is left and wait for it. Raises what appending raised."""
+        if self._chunks:
+            self._hand_over()
+        if self._writer is not None:
+            await self._writer
+
+    def _hand_over(self) -> None:
+        self._waiting.append(b"".join(self._chunks))
+        self._chunks.clear()
+        self._held = 0
+        if self._writer is None or (self._writer.done() and self._writer.exception() is None):
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                await self._spool.append(self._waiting.popleft())
+                self._grown(self._spool.written)
+                self._room.set()
+        finally:
+            self._waiting.clear()  # after a failure nothing can follow what is missing
+            self._room.set()
