@@ -39,7 +39,7 @@ _RETRY = 1.0
 
 def pipeline_of(configuration: Configuration) -> Pipeline:
     """The verifiers with the trust of a configuration."""
-    return Pipeline(default_verifiers(), configuration.keys, configuration.settings.limits)
+    return Pipeline(default_verifiers(configuration.settings.limits), configuration.keys, configuration.settings.limits)
 
 
 def revision_of(configuration: Configuration, number: int) -> Revision:

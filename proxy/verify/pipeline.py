@@ -4,9 +4,10 @@
 
     discover ─▶ Harvest ─▶ Verifier.judge (worker thread) ─▶ Evidence ─▶ evaluate(rule) ─▶ Verdict
 
-Each signature format is one :class:`proxy.verify.model.Verifier`; the pipeline knows none of them by name. It stops as soon as
-the verdict is settled: a signature tag that satisfies the rule does not wait for referrers that are slow or down, and the other
-way round. It fails closed: what a verifier did not foresee is failed evidence, and what was not found in time is unavailable.
+Each signature format is one :class:`proxy.verify.model.Verifier`, listed in :func:`default_verifiers` and named nowhere else.
+The pipeline stops as soon as the verdict is settled: a signature tag that satisfies the rule does not wait for referrers that
+are slow or down, and the other way round. It fails closed: what a verifier did not foresee is failed evidence, and what was not
+found in time is unavailable.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ import structlog
 from proxy.manifest import Entry, Manifest
 from proxy.policy.rules import Evidence, Outcome, Rule, Verdict, evaluate, keys_of
 from proxy.settings import Limits
+from proxy.verify.bundle import SigstoreBundles
+from proxy.verify.cosign import CosignSignatures
 from proxy.verify.discovery import discover, merge
 from proxy.verify.model import Document, Fetcher, Harvest, Subject, TrustedKey, Verifier
 
 _log = structlog.get_logger(__name__)
 _NOT_YET = ("the search for signatures has not ended",)
+
+
+def default_verifiers(limits: Limits) -> tuple[Verifier, ...]:
+    """One verifier for each signature format that is read."""
+    return (CosignSignatures(limits), SigstoreBundles(limits))
 
 
 class Pipeline:
