@@ -90,9 +90,13 @@ class Application:
             self.metrics,
             rehash=settings.cache.serve == "rehash",
         )
-        self._registry = Listener(self._api.handle, settings.listen, limits, reuse_port=reuse_port)
+        self._registry = Listener(
+            self._api.handle, configuration.listen.host, configuration.listen.port, limits, reuse_port=reuse_port
+        )
         admin = AdminApi(self.trouble, self.metrics)
-        self._admin = Listener(admin.handle, settings.admin.listen, limits, reuse_port=reuse_port)
+        self._admin = Listener(
+            admin.handle, configuration.admin_listen.host, configuration.admin_listen.port, limits, reuse_port=reuse_port
+        )
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -175,11 +179,11 @@ class Application:
             "upstream_breaker_open",
             "1 while an upstream is not asked because it failed too often.",
             ("upstream",),
-            tuple(((state.name,), float(state.breaker == "open")) for state in states),
+            tuple(((state.name,), float(state.state == "open")) for state in states),
         )
         yield Gauge(
             "upstream_ratelimit_remaining",
             "Requests that an upstream still allows, as it last said.",
             ("upstream",),
-            tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
+            tuple(((state.name,), float(state.ratelimit_remaining)) for state in states if state.ratelimit_remaining is not None),
         )

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -20,6 +20,9 @@ from proxy.configuration import load as load_file
 from proxy.errors import ConfigurationError
 from proxy.log import configure
 from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from proxy.app import Application
 
 log = structlog.get_logger("tagstone.serve")
 
@@ -87,7 +90,7 @@ async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bo
         await application.close()
 
 
-async def _reload(application: Application, path: Path) -> None:  # noqa: F821  # imported when it runs
+async def _reload(application: Application, path: Path) -> None:
     """Take the configuration over if it checks out; else say why the old one stays."""
     try:
         configuration = await asyncio.to_thread(load_file, path)

@@ -29,7 +29,7 @@ class AdminApi:
                 body = json.dumps({"ready": not trouble, "trouble": trouble}) + "\n"
                 return web.Response(text=body, status=503 if trouble else 200, content_type="application/json")
             case "/metrics":
-                body, content_type = self._metrics.exposition()
-                return web.Response(body=body, headers={"Content-Type": content_type})
+                text, content_type = self._metrics.exposition()
+                return web.Response(body=text, headers={"Content-Type": content_type})
             case _:
                 return web.Response(status=404, text="here are /healthz, /readyz and /metrics\n")

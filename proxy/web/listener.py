@@ -17,7 +17,7 @@ _KEEPALIVE = 75.0
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class _Server(web.Server[web.BaseRequest]):
+class _Server(web.Server):
     """Closes connections on which no request arrives in time."""
 
     def __init__(self, handler: Handler) -> None:
@@ -30,13 +30,13 @@ class _Server(web.Server[web.BaseRequest]):
             timer.cancel()
         return await self._answer(request)
 
-    def connection_made(self, handler: web.RequestHandler[web.BaseRequest], transport: asyncio.Transport) -> None:
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """See aiohttp: a client has connected."""
         super().connection_made(handler, transport)
         loop = asyncio.get_running_loop()
         self._waiting[handler] = loop.call_later(_FIRST_REQUEST, self._give_up, handler, transport)
 
-    def connection_lost(self, handler: web.RequestHandler[web.BaseRequest], exc: BaseException | None = None) -> None:
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """See aiohttp: a client has gone."""
         if (timer := self._waiting.pop(handler, None)) is not None:
             timer.cancel()
@@ -48,12 +48,11 @@ class _Server(web.Server[web.BaseRequest]):
 
 
 class Listener:
-    """``listen`` is ``host:port`` (port 0: any free one). ``reuse_port`` lets several processes listen on it."""
+    """One address (port 0: any free one). ``reuse_port`` lets several processes listen on it."""
 
-    def __init__(self, handler: Handler, listen: str, limits: Limits, *, reuse_port: bool = False) -> None:
-        host, _, port = listen.rpartition(":")
-        self._host = host.strip("[]")
-        self._port = int(port)
+    def __init__(self, handler: Handler, host: str, port: int, limits: Limits, *, reuse_port: bool = False) -> None:
+        self._host = host
+        self._port = port
         self._handler = handler
         self._limits = limits
         self._reuse_port = reuse_port

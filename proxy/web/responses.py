@@ -112,7 +112,7 @@ class Prebuilt(web.StreamResponse):
         super().__init__()
         self._data = data
 
-    async def prepare(self, request: web.BaseRequest) -> None:  # type: ignore[override]  # there is no writer to hand out
+    async def prepare(self, request: web.BaseRequest) -> None:
         """Write everything."""
         if request.transport is not None:
             request.transport.write(self._data)
