@@ -24,7 +24,7 @@ from proxy.schema import Duration, EmptyMapping, FilePath, Listen, Model, Secret
 class Auth(Model):
     """Credentials for one upstream. At most one of the kinds; without any, the upstream is asked anonymously."""
 
-    username: str | None = Field(None, description="User name, with one of the three `password…` keys.")
+    username: str | None = Field(None, description="User name, with one of the three `password…` keys, or with `identity_token_file` where it is wanted.")
     password: Secret | None = Field(
         None, repr=False, description="Password in the file itself; better is `password_file` or `password_env`."
     )
@@ -70,8 +70,10 @@ class Upstream(Model):
     connect_timeout: Timeout = Field(10.0, description="Longest wait for a connection, TLS included.")
     header_timeout: Timeout = Field(20.0, description="Longest wait for the head of an answer.")
     stall_timeout: Timeout = Field(30.0, description="Longest silence in the middle of a body.")
+    min_rate: Size = Field(1 << 10, description="Bytes a second below which a body, over `stall_timeout`, counts as stalled.")
     retries: int = Field(3, ge=0, le=10, description="How often a request that failed is tried again, where that is safe.")
     connections: int = Field(16, ge=1, le=1000, description="Most connections at a time.")
+    queue_timeout: Timeout = Field(300.0, description="Longest wait of a blob for one of them.")
     breaker_failures: int = Field(5, ge=1, le=1000, description="Failures in a row after which the upstream is left alone.")
     breaker_cooldown: Duration = Field(10.0, description="How long it is left alone.")
 

@@ -23,6 +23,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_NODES = 100_000
 _NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
+_YAML = "tag:yaml.org,2002:"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ufffe\uffff]")
 #: Steps to a value: a key, an index, or a mark of pydantic's that stands for nothing in the file (``<all>``, ``[key]``).
 Location = Sequence[str | int]
@@ -245,7 +246,7 @@ class _Reader:
 
     def _refuse_tag(self, line: int, tag: str | None) -> None:
         if tag is not None:
-            shown = f"!!{tag.rpartition(':')[2]}" if tag.startswith("tag:yaml.org") else tag
+            shown = f"!!{tag.removeprefix(_YAML)}" if tag.startswith(_YAML) else tag
             steps = [self._stack[-1].step()] if self._stack else []
             self._problem(line, f"YAML tags such as `{shown}` are not read here; write the value without it", *steps)
 

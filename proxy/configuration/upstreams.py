@@ -160,7 +160,7 @@ def _private(host: str) -> bool:
 def _check_auth(auth: Auth, location: Location, report: Report) -> None:
     passwords = [key for key in ("password", "password_file", "password_env") if getattr(auth, key) is not None]
     kinds = [key for key in ("identity_token_file", "docker_config", "helper") if getattr(auth, key) is not None]
-    if passwords or auth.username is not None:
+    if passwords or (auth.username is not None and auth.identity_token_file is None):
         kinds.insert(0, "username")
     if len(kinds) > 1:
         report.error(location, f"holds {' and '.join(f'`{kind}`' for kind in kinds)}; keep one kind of credentials")
@@ -168,7 +168,7 @@ def _check_auth(auth: Auth, location: Location, report: Report) -> None:
         report.error(location, f"holds {' and '.join(f'`{key}`' for key in passwords)}; keep one of them")
     if passwords and auth.username is None:
         report.error(location, f"`{passwords[0]}` needs a `username`")
-    if auth.username is not None and not passwords:
+    if auth.username is not None and not passwords and auth.identity_token_file is None:
         report.error(location, "`username` needs `password_file`, `password_env` or `password`")
     if auth.username is not None and (not auth.username or ":" in auth.username or not auth.username.isprintable()):
         report.error((*location, "username"), "is no user name: it must not be empty or hold a colon or control characters")
