@@ -1,0 +1,106 @@
+"""Reading lists: pages of tags, indexes of referrers, the ``Link`` to the next page. Pure functions over bytes.
+
+Hints from the upstream are never trusted further than their shape: malformed tags and entries are left out, since nothing can be
+fetched by them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from proxy.content import ListedReferrer
+from storage.digest import Digest
+from storage.errors import MalformedName
+from storage.records import Descriptor
+from storage.reference import parse_tag
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"[^\"]*\"|[^\s;,\"]*))?)*)\s*(?:,|$)")
+_REL_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
+#: Length of algorithm and hex in a referrers tag (OCI distribution specification 1.1, "Referrers Tag Schema").
+_TAG_ALGORITHM, _TAG_HEX = 32, 64
+
+
+class NotAList(ValueError):
+    """The body is not the list that it should be."""
+
+
+def next_page(values: list[str]) -> str | None:
+    """The target of the Link with ``rel="next"`` (RFC 8288), verbatim; None when there is none."""
+    for value in values:
+        for found in _LINK.finditer(value):
+            if _REL_NEXT.search(found[2]):
+                return found[1]
+    return None
+
+
+def read_tags(body: bytes) -> list[str]:
+    """The tags on a page that follow the grammar; ``null`` is an empty list. Raises :class:`NotAList`."""
+    tags = _object(body).get("tags")
+    if tags is None:
+        return []
+    if not isinstance(tags, list):
+        raise NotAList("`tags` is not a list")
+    return [tag for tag in tags if isinstance(tag, str) and _is_tag(tag)]
+
+
+def _is_tag(text: str) -> bool:
+    try:
+        parse_tag(text)
+    except MalformedName:
+        return False
+    return True
+
+
+def read_referrers(body: bytes, subject: Digest, most: int) -> list[ListedReferrer]:
+    """The well-formed entries of an index, ``subject`` itself left out, at most ``most``. Raises :class:`NotAList`."""
+    document = _object(body)
+    entries = document.get("manifests")
+    if entries is None:
+        entries = []
+    if not isinstance(entries, list) or document.get("mediaType", OCI_INDEX) != OCI_INDEX:
+        raise NotAList("it is not an OCI image index")
+    found: list[ListedReferrer] = []
+    for entry in entries:
+        if len(found) >= most:
+            break
+        referrer = _referrer(entry) if isinstance(entry, dict) else None
+        if referrer is not None and referrer.descriptor.digest != subject:
+            found.append(referrer)
+    return found
+
+
+def _referrer(entry: dict[str, Any]) -> ListedReferrer | None:
+    media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
+    if not isinstance(media_type, str) or not isinstance(digest, str) or not isinstance(size, int):
+        return None
+    if isinstance(size, bool) or size < 0:
+        return None
+    try:
+        descriptor = Descriptor(media_type, Digest.parse(digest), size)
+    except MalformedName:
+        return None
+    kind, notes = entry.get("artifactType"), entry.get("annotations")
+    annotations = notes.items() if isinstance(notes, dict) else ()
+    return ListedReferrer(
+        descriptor,
+        kind if isinstance(kind, str) else None,
+        tuple((key, value) for key, value in annotations if isinstance(value, str)),
+    )
+
+
+def referrers_tag(subject: Digest) -> str:
+    """The tag under which registries without the referrers API keep the list."""
+    return f"{subject.algorithm[:_TAG_ALGORITHM]}-{subject.hex[:_TAG_HEX]}"
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise NotAList("it is not JSON") from None
+    if not isinstance(document, dict):
+        raise NotAList("it is not a JSON object")
+    return document
