@@ -179,11 +179,11 @@ class Application:
             "upstream_breaker_open",
             "1 while an upstream is not asked because it failed too often.",
             ("upstream",),
-            tuple(((state.name,), float(state.state == "open")) for state in states),
+            tuple(((state.name,), float(state.breaker == "open")) for state in states),
         )
         yield Gauge(
             "upstream_ratelimit_remaining",
             "Requests that an upstream still allows, as it last said.",
             ("upstream",),
-            tuple(((state.name,), float(state.ratelimit_remaining)) for state in states if state.ratelimit_remaining is not None),
+            tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
         )

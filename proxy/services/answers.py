@@ -32,7 +32,7 @@ class Refused:
         return cls(decision.answer, decision.reasons, thing, decision.retry_after)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedManifest:
     """A manifest that may be served: its raw bytes under the digest that was decided."""
 
@@ -41,7 +41,7 @@ class ServedManifest:
     warning: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class GrantedBlob:
     """A blob that may be served in this repository; ``body`` when it is small and was read and hashed already."""
 

@@ -81,18 +81,18 @@ class RegistryApi:
         try:
             asked, repository = self._target(request)
         except MalformedRequest as problem:
-            return responses.malformed(problem, head=head)
+            return responses.malformed(problem)
         if repository is None:
-            return self._ping(head=head)
+            return self._ping()
         match asked.endpoint:
             case Endpoint.MANIFEST:
                 return await self._manifest(request, asked, repository, head=head)
             case Endpoint.BLOB:
                 return await self._blob(request, asked, repository, head=head)
             case Endpoint.TAGS:
-                return await self._tags(asked, repository, head=head)
+                return await self._tags(asked, repository)
             case _:
-                return await self._referrers(asked, repository, head=head)
+                return await self._referrers(asked, repository)
 
     def _target(self, request: web.BaseRequest) -> tuple[Request, Repository | None]:
         """What the request line and the Host header mean; remembered, because clients ask the same few things."""
@@ -111,10 +111,8 @@ class RegistryApi:
         return target
 
     @staticmethod
-    def _ping(*, head: bool) -> web.Response:
-        body = b"{}"
-        response = web.Response(body=body, content_type="application/json", headers=responses.API_VERSION)
-        return responses.without_body(response, len(body)) if head else response
+    def _ping() -> web.Response:
+        return web.Response(body=b"{}", content_type="application/json", headers=responses.API_VERSION)
 
     @staticmethod
     def _namespace(asked: Request) -> Mapping[str, str]:
@@ -134,7 +132,7 @@ class RegistryApi:
         else:
             raise AssertionError("a manifest is asked for by tag or by digest")
         if isinstance(served, Refused):
-            return responses.refused(served, self._namespace(asked), head=head)
+            return responses.refused(served, self._namespace(asked))
         if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest):
             return self._unmodified(served.descriptor.media_type, served, asked)
         wires = self._wires.setdefault(served, {})
@@ -143,7 +141,7 @@ class RegistryApi:
             wire = wires[asked.ns] = responses.Wire(self._manifest_headers(served, asked), len(served.body), served.body)
         if responses.fits_prebuilt(request):
             return responses.Prebuilt(wire.bytes(head=head))
-        return await self._whole(request, self._manifest_headers(served, asked), served.body, head=head)
+        return await self._whole(request, self._manifest_headers(served, asked), served.body)
 
     def _manifest_headers(self, served: ServedManifest, asked: Request) -> dict[str, str]:
         descriptor = served.descriptor
@@ -155,14 +153,9 @@ class RegistryApi:
         del headers["Content-Type"]
         return web.Response(status=304, headers=headers)
 
-    async def _whole(
-        self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes, *, head: bool
-    ) -> web.StreamResponse:
+    async def _whole(self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
         """A small answer in the ordinary way, to a client that must not take for ever."""
-        response = web.Response(headers=headers)
-        response.content_length = len(body)
-        if not head:
-            response.body = body
+        response = web.Response(body=body, headers=headers)
         try:
             async with asyncio.timeout(self._limits.client_stall_timeout):
                 await response.prepare(request)
@@ -178,7 +171,7 @@ class RegistryApi:
             raise AssertionError("a blob is asked for by digest")
         granted = self._gate.recall_blob(repository, asked.digest) or await self._gate.blob(repository, asked.digest)
         if isinstance(granted, Refused):
-            return responses.refused(granted, self._namespace(asked), head=head)
+            return responses.refused(granted, self._namespace(asked))
         descriptor = granted.descriptor
         if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, descriptor.digest):
             return self._unmodified(_OCTETS, granted, asked)
@@ -187,7 +180,7 @@ class RegistryApi:
                 **responses.content_headers(_OCTETS, descriptor.digest, None, self._namespace(asked)),
                 "Accept-Ranges": "bytes",
             }
-            response = web.Response(headers=headers)
+            response = web.StreamResponse(headers=headers)
             response.content_length = descriptor.size
             return response
         if granted.body is not None and hdrs.RANGE not in request.headers:
@@ -205,7 +198,7 @@ class RegistryApi:
         headers = responses.content_headers(_OCTETS, granted.descriptor.digest, None, self._namespace(asked))
         headers["Accept-Ranges"] = "bytes"
         if not responses.fits_prebuilt(request):
-            return await self._whole(request, headers, body, head=False)
+            return await self._whole(request, headers, body)
         wires = self._blob_wires.setdefault(granted, {})
         wire = wires.get(asked.ns)
         if wire is None:
@@ -272,14 +265,14 @@ class RegistryApi:
                 refusal = Refused(Answer.UNAVAILABLE, (f"{name}: the upstream is slow to begin",), Thing.BLOB)
             case _:
                 refusal = Refused(Answer.UNAVAILABLE, (f"{name}: {problem}",), Thing.BLOB)
-        return responses.refused(refusal, self._namespace(asked), head=False)
+        return responses.refused(refusal, self._namespace(asked))
 
     # -- discovery ------------------------------------------------------------------------------------------------------
 
-    async def _tags(self, asked: Request, repository: Repository, *, head: bool) -> web.StreamResponse:
+    async def _tags(self, asked: Request, repository: Repository) -> web.StreamResponse:
         served = await self._gate.tags(repository)
         if isinstance(served, Refused):
-            return responses.refused(served, self._namespace(asked), head=head)
+            return responses.refused(served, self._namespace(asked))
         start = 0 if asked.last is None else bisect_right(served.tags, asked.last)
         count = MAX_TAGS if asked.n is None else asked.n
         page = served.tags[start : start + count]
@@ -290,25 +283,18 @@ class RegistryApi:
             headers["Link"] = f'<{asked.path}?n={count}&last={page[-1]}{ns}>; rel="next"'
         if not served.complete:
             headers["Warning"] = responses.warn("the upstream lists more tags than limits.tag_pages allows; the list is cut")
-        name = asked.name
-        return self._json({"name": name, "tags": list(page)}, headers, head=head)
+        body = json.dumps({"name": asked.name, "tags": list(page)}).encode()
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
-    async def _referrers(self, asked: Request, repository: Repository, *, head: bool) -> web.StreamResponse:
+    async def _referrers(self, asked: Request, repository: Repository) -> web.StreamResponse:
         if asked.digest is None:
             raise AssertionError("referrers are asked for by digest")
         served = await self._gate.referrers(repository, asked.digest, asked.artifact_type)
         if isinstance(served, Refused):
-            return responses.refused(served, self._namespace(asked), head=head)
+            return responses.refused(served, self._namespace(asked))
         headers = {"Content-Type": OCI_INDEX, **responses.API_VERSION, **self._namespace(asked)}
         if served.filtered:
             headers["OCI-Filters-Applied"] = "artifactType"
         if served.warning is not None:
             headers["Warning"] = responses.warn(served.warning)
-        response = web.Response(body=served.body, headers=headers)
-        return responses.without_body(response, len(served.body)) if head else response
-
-    @staticmethod
-    def _json(value: object, headers: Mapping[str, str], *, head: bool) -> web.Response:
-        body = json.dumps(value).encode()
-        response = web.Response(body=body, content_type="application/json", headers=headers)
-        return responses.without_body(response, len(body)) if head else response
+        return web.Response(body=served.body, headers=headers)

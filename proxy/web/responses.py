@@ -1,5 +1,7 @@
 """Answers of the registry API: headers, error bodies, and the one table from refusals to status codes.
 
+The same answer serves GET and HEAD: aiohttp leaves the body out of an answer to HEAD and keeps every header.
+
 OCI distribution specification 1.1, "Error Codes"; "Warning" as in RFC 7234 §5.5. A refusal is 403 DENIED with a message for
 people in the body and the same words in the reason phrase: some clients show only the one, some only the other.
 """
@@ -35,42 +37,32 @@ def plain(text: str, limit: int) -> str:
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
-def error(
-    status: int, code: str, reasons: tuple[str, ...], headers: Mapping[str, str] | None = None, *, head: bool = False
-) -> web.Response:
+def error(status: int, code: str, reasons: tuple[str, ...], headers: Mapping[str, str] | None = None) -> web.Response:
     """An OCI error. The message joins the reasons; ``detail`` has them one by one."""
     message = "; ".join(reasons)
     body = json.dumps({"errors": [{"code": code, "message": message, "detail": {"reasons": list(reasons)}}]}).encode() + b"\n"
     reason = plain(f"Forbidden: {message}", _MAX_REASON) if status == 403 else None
-    response = web.Response(
+    return web.Response(
         status=status, reason=reason, body=body, content_type="application/json", headers={**API_VERSION, **(headers or {})}
     )
-    return without_body(response, len(body)) if head else response
 
 
-def malformed(problem: MalformedRequest, *, head: bool) -> web.Response:
+def malformed(problem: MalformedRequest) -> web.Response:
     """The answer to a request that has no meaning."""
-    return error(problem.status, problem.code, (str(problem),), head=head)
+    return error(problem.status, problem.code, (str(problem),))
 
 
-def refused(refusal: Refused, namespace: Mapping[str, str], *, head: bool) -> web.Response:
+def refused(refusal: Refused, namespace: Mapping[str, str]) -> web.Response:
     """The answer to a request that is not served."""
     match refusal.answer:
         case Answer.DENY:
-            return error(403, "DENIED", refusal.reasons, namespace, head=head)
+            return error(403, "DENIED", refusal.reasons, namespace)
         case Answer.ABSENT:
-            return error(404, _UNKNOWN[refusal.thing], refusal.reasons, namespace, head=head)
+            return error(404, _UNKNOWN[refusal.thing], refusal.reasons, namespace)
         case _:
             seconds = _DEFAULT_RETRY if refusal.retry_after is None else max(1, math.ceil(refusal.retry_after))
             headers = {"Retry-After": str(seconds), **namespace}
-            return error(503, "UNAVAILABLE", refusal.reasons, headers, head=head)
-
-
-def without_body(response: web.Response, length: int) -> web.Response:
-    """The same answer to a HEAD: every header, no body."""
-    bare = web.Response(status=response.status, reason=response.reason, headers=response.headers)
-    bare.content_length = length
-    return bare
+            return error(503, "UNAVAILABLE", refusal.reasons, headers)
 
 
 def content_headers(media_type: str, digest: Digest, warning: str | None, namespace: Mapping[str, str]) -> dict[str, str]:
