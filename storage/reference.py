@@ -27,7 +27,8 @@ _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{
 
 def parse_registry(text: str) -> str:
     """Canonical form of a registry's host, with its port if any. Raises :class:`MalformedName`."""
-    lowered = text.lower()
+    # ASCII first: there are letters outside of it whose lower case is inside (the Kelvin sign is one).
+    lowered = text.lower() if text.isascii() else ""
     if len(text) > MAX_NAME or not _REGISTRY.fullmatch(lowered):
         raise MalformedName(f"{text[:100]!r} is not a registry: write host or host:port")
     _, _, port = lowered.rpartition(":")
@@ -53,15 +54,14 @@ class Repository:
     @classmethod
     def of(cls, registry: str, name: str) -> Repository:
         """Build from parts, normalising Docker Hub. Raises :class:`MalformedName`."""
-        if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        registry = parse_registry(registry)
+        whole = f"library/{name}" if registry == DOCKER_HUB and "/" not in name else name
+        if len(whole) > MAX_NAME or not _NAME.fullmatch(whole):
             raise MalformedName(
                 f"{name[:100]!r} is not a repository name: lower-case components of a–z 0–9 joined by . _ __ or -, "
                 f"{MAX_NAME} characters at most"
             )
-        registry = parse_registry(registry)
-        if registry == DOCKER_HUB and "/" not in name:
-            name = f"library/{name}"
-        return cls(registry, name)
+        return cls(registry, whole)
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.name}"
