@@ -245,6 +245,9 @@ class Site:
                 # Closing with a linger time of zero is what makes the kernel send RST instead of FIN.
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
+        except _NotHttp:
+            await reader.read(_MAX_HEAD)  # what stays unread would turn the closing into a reset
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
             pass  # the client left: its right, and visible in Seen.finished
         except asyncio.CancelledError:
@@ -265,10 +268,17 @@ class Site:
         return await self.answer(seen)
 
 
+class _NotHttp(Exception):
+    """A TLS handshake on a plain port, say. Real servers answer 400 in plain text."""
+
+
 async def _read(reader: asyncio.StreamReader, number: int) -> Seen | None:
     """The next request of a connection, or None when the client is done."""
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        start = await reader.readexactly(1)
+        if not start.isalpha():
+            raise _NotHttp
+        head = start + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     lines = head.decode("latin-1").split("\r\n")

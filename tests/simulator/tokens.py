@@ -55,6 +55,7 @@ class TokenService:
     realm: str | None = None  #: what the challenge says; by default where it really is
     fields: tuple[str, ...] = ("token",)  #: under which names the token is given: ``token``, ``access_token`` or both
     expires_in: int | None = 300  #: what the answer says; None leaves it out
+    really: float | None = None  #: how long tokens really live, where that is not what the answer says, in seconds
     extra: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the answer, e.g. ``issued_at``
     anonymous: bool = True
     users: Mapping[str, str] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class TokenService:
     def challenge(self, seen: Seen, error_code: str | None = None) -> str:
         """The WWW-Authenticate header."""
         parts = {
-            "realm": self.realm or f"{self.site.url}{self.path}",
+            "realm": f"{self.site.url}{self.path}" if self.realm is None else self.realm,
             "service": self.service,
             "scope": self.scope(seen),
             "error": error_code,
@@ -126,7 +127,8 @@ class TokenService:
         scope = scopes[0] if scopes else None
         if not self.grants(scope):
             return error(403, "DENIED", "requested access to the resource is denied")
-        life = 60 if self.expires_in is None else self.expires_in
+        said = 60 if self.expires_in is None else self.expires_in
+        life = said if self.really is None else self.really
         token = Token(secrets.token_urlsafe(24), scope, account, time.monotonic() + life)
         self.issued.append(token)
         document: dict[str, Any] = dict.fromkeys(self.fields, token.value) | dict(self.extra)

@@ -79,6 +79,11 @@ def path(text: str) -> When:
     return When(lambda seen: seen.path == text)
 
 
+def query(text: str) -> When:
+    """The query is exactly this, byte for byte."""
+    return When(lambda seen: seen.target.partition("?")[2] == text)
+
+
 def method(name: str) -> When:
     """The request's method."""
     return When(lambda seen: seen.method == name)

@@ -187,6 +187,16 @@ async def test_tls_with_an_authority_of_its_own(ask: Ask) -> None:
         assert (await ask("GET", registry.url + "/v2/", ssl=authority.trust())).status == 200
 
 
+async def test_tls_on_a_plain_port_is_answered_in_plain_text(registry: Registry) -> None:
+    """A handshake where HTTP is spoken gets a 400, as from real servers, and the site goes on."""
+    reader, writer = await asyncio.open_connection(*registry.host.split(":"))
+    writer.write(b"\x16\x03\x01\x02\x00\x01")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    await writer.wait_closed()
+    assert registry.requests == []
+
+
 async def test_faults_nest_and_count(registry: Registry, ask: Ask) -> None:
     """The fault switched on last acts first; guards act before all; each counts only what it did itself."""
     log: list[str] = []
