@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import structlog
 import typer
 
-from proxy.cli.common import REFUSED, ConfigOption, DataDirOption, load
+from proxy.cli.common import REFUSED, USAGE, ConfigOption, DataDirOption, fail, load
 from proxy.configuration import Configuration
 from proxy.configuration import load as load_file
 from proxy.errors import ConfigurationError
 from proxy.log import configure
+from proxy.schema import Address
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ _RESTART_DELAY = 1.0
 def serve(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", help="Listen on this host:port instead of the configured one.", show_default=False)
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=256, help="Worker processes that share the port.", show_default=False)
     ] = None,
@@ -42,6 +47,11 @@ def serve(
     for warning in configuration.warnings:
         log.warning("configuration", problem=str(warning))
     root = data_dir or configuration.settings.data_dir
+    if listen is not None:
+        try:
+            configuration = replace(configuration, listen=Address.parse(listen))
+        except ValueError as error:
+            fail(f"--listen {listen}: {error}", USAGE)
     count = workers or configuration.settings.workers
     code = _work(configuration, root, reuse_port=False) if count == 1 else _supervise(configuration, root, count)
     raise typer.Exit(code)

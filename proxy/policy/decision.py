@@ -231,6 +231,8 @@ def _restored(pin: Pin, now: datetime) -> PinWrite:
     action = PinAction.RESTORED if revoked else PinAction.REVERTED
     reason = "the pinned digest passes its rule again" if revoked else "the upstream names the pinned digest again"
     new = replace(pin, state=PinState.PINNED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1)
-    change = PinChange(pin.repository, pin.tag, action, now, "upstream", reason, pin.candidate, pin.digest)
+    change = PinChange(
+        pin.repository, pin.tag, action, now, "tagstone" if revoked else "upstream", reason, pin.candidate, pin.digest
+    )
     closed = (EventType.TAG_OVERWRITTEN, EventType.TAG_DELETED, EventType.PIN_REVOKED)
     return PinWrite(pin, new, change, (), closed)

@@ -144,7 +144,8 @@ async def send(
                         raise ConnectionResetError("the client has gone")
     finally:
         os.close(out)
-        transport.set_write_buffer_limits()
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()
 
 
 def _sendfile(out: int, source: int, offset: int, count: int) -> int:
