@@ -151,12 +151,25 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorAct:
+    """One thing an operator did that is no change of a pin: ``block`` or ``unblock`` of a digest."""
+
+    at: datetime
+    by: str
+    action: str
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """Everything above one digest in one repository, enough to say whether it may be served.
 
-    ``edges`` are all known edges on paths that end at ``digest`` (bounded); ``verdicts`` those of the nodes on them and
-    of ``digest`` itself under the asked fingerprint; ``blocks`` those that concern any of these nodes. ``descriptor`` is
-    what is known of the digest itself: from its own manifest record, else from an edge, else None.
+    ``edges`` are all known edges on paths that end at ``digest``, newest first (bounded: see
+    :meth:`storage.catalog.Catalog.lineage`); ``verdicts`` those of the nodes on them and of ``digest`` itself under the asked
+    fingerprint; ``blocks`` those that concern any of these nodes. ``descriptor`` is what is known of the digest itself: from
+    its own manifest record, else from an edge, else None. ``kind`` is EVIDENCE where a recorded manifest is known as nothing
+    else, MANIFEST for every other recorded manifest, else that of the newest edge.
     """
 
     repository: Repository

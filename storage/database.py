@@ -1,0 +1,331 @@
+"""The database: one SQLite file in WAL mode, opened, migrated, read and written in short transactions.
+
+Everything that is particular to SQLite stands in this module. The stores over it (:mod:`storage.pins`, :mod:`storage.catalog`,
+:mod:`storage.notices`) hand in *transaction functions*: plain functions over a SQLAlchemy connection, which :meth:`Database.read`
+and :meth:`Database.write` run.
+
+What is promised:
+
+* a write is one transaction that took the writer's lock before it read anything (``BEGIN IMMEDIATE``): it is wholly there,
+  on disk (``synchronous=FULL``), or not at all; it never fails half-way because somebody else wrote;
+* a read runs on a connection of its own and never waits for writers;
+* every wait is bounded by ``busy_timeout``: once for the other writers of this process, once for other processes;
+* a caller that is cancelled leaves at once, its transaction still runs to its end; :meth:`Database.close` waits for all;
+* every failure of the driver is a :class:`storage.errors.DatabaseUnavailable` with one line for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import URL, Connection, Integer, Table, column, event, insert, text
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from storage import tables
+from storage.errors import DatabaseUnavailable, SchemaMismatch
+
+#: Connections for reading, one of them kept by :meth:`Database.commit_mark`.
+READERS = 5
+#: Seconds to wait while another process creates or migrates the database.
+MIGRATION_WAIT = 60.0
+_REASONS = {
+    sqlite3.SQLITE_BUSY: "another process keeps it locked",
+    sqlite3.SQLITE_LOCKED: "another process keeps it locked",
+    sqlite3.SQLITE_PERM: "the system does not permit it",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_IOERR: "the disk reports an error",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a backup",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_NOTADB: "it is not a database",
+}
+
+#: The edges above content ``:start``, ``:depth`` steps up, ``:most`` at most: whole paths, newest first. Ordering a recursion
+#: makes it depth-first in SQLite; where this is not known, any order is right, only slower to find what is looked for.
+NEWEST_PATHS = text(
+    "WITH RECURSIVE up(edge, node, depth) AS ("
+    " VALUES (0, :start, 0)"
+    " UNION SELECT edges.id, edges.parent_id, up.depth + 1 FROM up JOIN edges ON edges.child_id = up.node"
+    " WHERE up.depth < :depth ORDER BY 3 DESC, 1 DESC LIMIT :most + 1"
+    ") SELECT edge FROM up WHERE edge > 0"
+).columns(column("edge", Integer))
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+def insert_or(table: Table) -> sqlite.Insert:
+    """``INSERT`` that takes ``on_conflict_do_nothing`` and ``on_conflict_do_update`` (same words on PostgreSQL)."""
+    return sqlite.insert(table)
+
+
+class Database:
+    """One database file. All methods are for one event loop; several processes may open the same file.
+
+    ``busy_timeout`` is in seconds. After :meth:`open` fails, or after :meth:`close`, it may be opened again.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float = 5.0) -> None:
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links, which is for SQLite to do)
+        self._busy_timeout = busy_timeout
+        self._reader: AsyncEngine | None = None
+        self._writer: AsyncEngine | None = None
+        self._watch: AsyncConnection | None = None
+        self._watches = 0
+        self._watch_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self, *, read_only: bool = False) -> None:
+        """Create the folder (0700) and the file (0600) if need be, and bring the schema up to date.
+
+        ``read_only`` creates and migrates nothing. Raises :class:`DatabaseUnavailable` when the file is missing (read-only),
+        damaged, no database or not to be opened, and :class:`SchemaMismatch` when its schema is newer than this version's, is
+        not Tagstone's, cannot be migrated, or would have to be.
+        """
+        if self._reader is not None:
+            raise RuntimeError(f"database {self.path} is already open")
+        try:
+            await self._open(read_only)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Wait for what is under way and close every connection. Idempotent."""
+        reader, writer = self._reader, self._writer
+        self._reader = self._writer = None  # nothing new from here on
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        watch, self._watch = self._watch, None
+        with self._translated():
+            if watch is not None:
+                await watch.close()
+            if reader is not None:
+                await reader.dispose()
+            if writer is not None:  # last: SQLite tidies the log up when the last connection, one that may write, goes
+                await writer.dispose()
+
+    async def read(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run ``work(connection, *args, **kwargs)``, which only reads. Each statement sees what was committed before it."""
+
+        async def run() -> _T:
+            with self._translated():
+                async with self._open_engine(self._reader).connect() as connection:
+                    return await connection.run_sync(work, *args, **kwargs)
+
+        return await self._run(run())
+
+    async def write(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run ``work(connection, *args, **kwargs)`` in one transaction, committed when it returns, undone when it raises."""
+
+        async def run() -> _T:
+            with self._translated():
+                if self._reader is not None and self._writer is None:
+                    raise DatabaseUnavailable(f"database {self.path} was opened for reading only")
+                async with self._open_engine(self._writer).begin() as connection:
+                    return await connection.run_sync(work, *args, **kwargs)
+
+        return await self._run(run())
+
+    async def commit_mark(self) -> tuple[int, int]:
+        """A value that differs from the last one when anybody, in any process, has committed since. Cheap: reads no table."""
+
+        async def run() -> tuple[int, int]:
+            with self._translated():
+                async with self._watch_lock:
+                    try:
+                        if self._watch is None:
+                            self._watches += 1
+                            self._watch = await self._open_engine(self._reader).connect()
+                        found = await self._watch.exec_driver_sql("PRAGMA data_version")
+                        return self._watches, found.scalar_one()
+                    except SQLAlchemyError:
+                        broken, self._watch = self._watch, None
+                        if broken is not None:
+                            await broken.invalidate()
+                            await broken.close()
+                        raise
+
+        return await self._run(run())
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    async def _open(self, read_only: bool) -> None:
+        if read_only:
+            if not self.path.exists():
+                raise DatabaseUnavailable(f"there is no database at {self.path}")
+        else:
+            await asyncio.to_thread(self._create_file)
+        self._reader = self._engine("ro" if read_only else "rw", READERS, "query_only=ON")
+        revision, in_wal = await self.read(_inspect)
+        if read_only:
+            if revision != tables.REVISION:
+                self._refuse_newer(revision)
+                raise SchemaMismatch(
+                    f"database {self.path} has schema {revision or 'none'}, this version needs {tables.REVISION}: "
+                    "start its server once to migrate it"
+                )
+            return
+        self._writer = self._engine("rw", 1, "query_only=OFF")
+        event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+        if revision == tables.REVISION and in_wal:
+            return
+        self._refuse_newer(revision)
+        async with self._alone():
+            await asyncio.to_thread(self._use_wal)
+            await self.write(self._bring_up_to_date)
+
+    def _create_file(self) -> None:
+        with self._translated():
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _use_wal(self) -> None:
+        with self._translated():
+            connection = sqlite3.connect(self.path, timeout=self._busy_timeout)
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            finally:
+                connection.close()
+            if mode != "wal":
+                raise DatabaseUnavailable(
+                    f"database {self.path}: its file system cannot share memory, which SQLite's WAL mode needs"
+                )
+
+    def _bring_up_to_date(self, connection: Connection) -> None:
+        """Create or migrate, as the one who holds both locks; another process may have been here meanwhile."""
+        revision, _ = _inspect(connection)
+        if revision is None:
+            if _table_names(connection):
+                raise SchemaMismatch(f"database {self.path} holds tables that are not Tagstone's")
+            tables.metadata.create_all(connection, checkfirst=False)
+            connection.execute(insert(tables.alembic_version).values(version_num=tables.REVISION))
+        elif revision != tables.REVISION:
+            self._refuse_newer(revision)
+            from storage.migrations import upgrade
+
+            try:
+                upgrade(connection)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:  # Alembic raises its own errors, a migration any
+                raise SchemaMismatch(f"database {self.path} cannot be migrated from schema {revision}: {error}") from error
+
+    def _refuse_newer(self, revision: str | None) -> None:
+        if revision is not None and (not revision.isdecimal() or int(revision) > int(tables.REVISION)):
+            raise SchemaMismatch(
+                f"database {self.path} has schema {revision}, this version knows {tables.REVISION} at most: "
+                "run the newer version that wrote it, or restore a backup from before the upgrade"
+            )
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Hold the lock file: switching to WAL does not wait for SQLite's own lock, and a migration may take longer than it."""
+        deadline = asyncio.get_running_loop().time() + MIGRATION_WAIT
+        with self._translated():
+            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if asyncio.get_running_loop().time() > deadline:
+                        message = f"database {self.path} has been under migration by another process for {MIGRATION_WAIT:g} s"
+                        raise DatabaseUnavailable(message) from error
+                    await asyncio.sleep(0.02)
+            yield
+        finally:
+            os.close(lock)
+
+    def _engine(self, mode: str, connections: int, *pragmas: str) -> AsyncEngine:
+        # mode=rw never creates: a file that vanishes under a running server must not come back empty.
+        url = URL.create("sqlite+aiosqlite", database=self.path.as_uri(), query={"mode": mode, "uri": "true"})
+        engine = create_async_engine(
+            url,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=self._busy_timeout,
+            connect_args={"timeout": self._busy_timeout, "isolation_level": None},  # no BEGIN but ours
+        )
+
+        def configure(connection: Any, _: object) -> None:
+            cursor = connection.cursor()
+            for pragma in ("foreign_keys=ON", "synchronous=FULL", *pragmas):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        event.listen(engine.sync_engine, "connect", configure)
+        return engine
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run ``work`` as a task of its own, so that cancelling the caller never stops SQLite in the middle of a statement."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        await asyncio.wait((task,))
+        return task.result()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: a caller that was cancelled meanwhile cannot be told any more
+
+    def _open_engine(self, engine: AsyncEngine | None) -> AsyncEngine:
+        if engine is None:
+            raise DatabaseUnavailable(f"database {self.path} is not open")
+        return engine
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what the driver, the pool and the system raise into DatabaseUnavailable."""
+        try:
+            yield
+        except PoolTimeout as error:
+            message = f"database {self.path}: no connection became free within {self._busy_timeout:g} s"
+            raise DatabaseUnavailable(message) from error
+        except DBAPIError as error:
+            raise self._unavailable(error.orig) from error
+        except StatementError as error:
+            # A value that cannot be bound: the caller's mistake, told in the caller's words.
+            raise error.orig or error from error
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise self._unavailable(error) from error
+        except OSError as error:
+            raise DatabaseUnavailable(f"database {self.path}: {error.strerror or error}") from error
+
+    def _unavailable(self, error: BaseException | None) -> DatabaseUnavailable:
+        code = getattr(error, "sqlite_errorcode", None)
+        reason = None if code is None else _REASONS.get(code & 0xFF)
+        if reason is None:
+            return DatabaseUnavailable(f"database {self.path}: {error}")
+        return DatabaseUnavailable(f"database {self.path}: {reason} ({error})")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _table_names(connection: Connection) -> list[str]:
+    return list(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
+
+
+def _inspect(connection: Connection) -> tuple[str | None, bool]:
+    """The schema's revision (None without one), and whether the file is in WAL mode."""
+    in_wal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    if tables.alembic_version.name not in _table_names(connection):
+        return None, in_wal
+    revision = connection.execute(tables.alembic_version.select()).scalar_one_or_none()
+    return revision, in_wal

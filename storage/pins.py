@@ -1,0 +1,215 @@
+"""Pins, their history, and the events that go with them.
+
+A pin changes in one way only, :meth:`PinStore.apply`: compare-and-swap, history line, events and notice in one transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select, update
+
+from storage.database import Database, insert_or
+from storage.errors import PinConflict
+from storage.notices import notify
+from storage.records import Event, EventType, Pin, PinChange, PinState, PinWrite
+from storage.reference import Repository
+from storage.tables import events, pin_changes, pins
+
+#: The kind of the notices about pins; their subject is ``registry/repository:tag``.
+PIN_NOTICE = "pin"
+#: Rows read at once while a pattern is looked for.
+_PAGE = 1000
+_PIN_FIELDS = tuple(field.name for field in fields(Pin))
+_CHANGE_FIELDS = tuple(field.name for field in fields(PinChange))
+_EVENT_FIELDS = tuple(field.name for field in fields(Event))
+_WILDCARD = re.compile(r"\*\*|\*|\?")
+_REGEX_OF = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+_LIKE_SPECIAL = re.compile(r"[\\%_]")
+_AFTER_ASCII = "\x7f"  # names are printable ASCII: this sorts behind every continuation of a prefix
+
+
+class PinStore:
+    """All pins of one database. Every method raises :class:`storage.errors.DatabaseUnavailable` when it cannot be asked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, repository: Repository, tag: str) -> Pin | None:
+        """The pin of one tag; None when it is not pinned."""
+        return await self._database.read(_get, f"{repository}:{tag}")
+
+    async def history(self, repository: Repository, tag: str) -> list[PinChange]:
+        """Everything that ever happened to the pin of one tag, oldest first; also after it is unpinned."""
+        return await self._database.read(_history, repository, tag)
+
+    async def apply(self, write: PinWrite) -> Pin | None:
+        """Make one change, wholly or not at all, and return the pin as it is now (None when the write removes it).
+
+        The stored version is the expected one plus one. Raises :class:`PinConflict` when the pin is not the expected one any
+        more, judged by version, digest and moment of pinning (versions start anew after an unpin). A write that is repeated
+        because its acknowledgement was lost finds itself done and changes nothing.
+        """
+        return await self._database.write(_apply, write)
+
+    async def checked(self, repository: Repository, tag: str, at: datetime) -> None:
+        """Note that the upstream answered at ``at``. No change of the pin: no version, no history, no notice."""
+        await self._database.write(_checked, f"{repository}:{tag}", at)
+
+    async def events(self, *, open_only: bool = False, limit: int = 100) -> list[Event]:
+        """The newest ``limit`` events, newest first."""
+        return await self._database.read(_events, open_only, limit)
+
+    async def record_event(self, event: Event) -> bool:
+        """Record an event that belongs to no change of a pin. False when the same is open already: it has been told."""
+        return await self._database.write(_open_events, (event,)) > 0
+
+    async def list(
+        self, *, pattern: str | None = None, state: PinState | None = None, limit: int = 100, after: str | None = None
+    ) -> list[Pin]:
+        """At most ``limit`` pins in the order of their names (bytes), those behind the name ``after``.
+
+        ``pattern`` is a glob over the whole ``registry/repository:tag``: ``*`` stops at ``/``, ``**`` crosses it, ``?`` is one
+        character that is not ``/``. For the next page pass the name of the last pin; a short page is the last one.
+        """
+        return await self._database.read(_list, pattern, state, limit, after)
+
+
+def _get(connection: Connection, name: str) -> Pin | None:
+    row = connection.execute(select(pins).where(pins.c.name == name)).mappings().one_or_none()
+    return None if row is None else _pin(row)
+
+
+def _list(connection: Connection, pattern: str | None, state: PinState | None, limit: int, after: str | None) -> list[Pin]:
+    conditions: list[ColumnElement[bool]] = []
+    matches = re.compile("")
+    if pattern is not None:
+        prefix, roughly, matches = _glob(pattern)
+        conditions += [pins.c.name >= prefix, pins.c.name < prefix + _AFTER_ASCII, pins.c.name.like(roughly, escape="\\")]
+    if state is not None:
+        conditions.append(pins.c.state == state)
+    query = select(pins).where(*conditions).order_by(pins.c.name)
+    found: list[Pin] = []
+    while len(found) < limit:
+        size = _PAGE if pattern is not None else min(_PAGE, limit - len(found))
+        page = query if after is None else query.where(pins.c.name > after)
+        rows = connection.execute(page.limit(size)).mappings().all()
+        found += [_pin(row) for row in rows if pattern is None or matches.fullmatch(row["name"])]
+        if len(rows) < size:
+            break
+        after = rows[-1]["name"]
+    return found[:limit]
+
+
+def _history(connection: Connection, repository: Repository, tag: str) -> list[PinChange]:
+    query = select(pin_changes).where(pin_changes.c.repository == repository, pin_changes.c.tag == tag).order_by(pin_changes.c.id)
+    return [_change(row) for row in connection.execute(query).mappings()]
+
+
+def _apply(connection: Connection, write: PinWrite) -> Pin | None:
+    about = write.change
+    name = f"{about.repository}:{about.tag}"
+    for pin in (write.expected, write.new):
+        if pin is not None and (pin.repository, pin.tag) != (about.repository, about.tag):
+            raise ValueError(f"a write about {name} cannot touch {pin.name}")
+    expected = write.expected
+    new = None if write.new is None else replace(write.new, version=1 if expected is None else expected.version + 1)
+    current = _get(connection, name)
+    if not _same(current, expected):
+        if _already_done(connection, current, new, about):
+            return current
+        raise PinConflict(f"the pin {name} changed meanwhile: {_told(expected)} was expected, {_told(current)} was found")
+    if new is None:
+        connection.execute(delete(pins).where(pins.c.name == name))
+    else:
+        values = {"name": name} | {field: getattr(new, field) for field in _PIN_FIELDS}
+        if current is None:
+            connection.execute(insert(pins).values(values))
+        else:
+            connection.execute(update(pins).where(pins.c.name == name).values(values))
+    connection.execute(insert(pin_changes).values({field: getattr(about, field) for field in _CHANGE_FIELDS}))
+    if write.closed:
+        _close_events(connection, name, write.closed, about.at)
+    _open_events(connection, write.opened)
+    notify(connection, PIN_NOTICE, name)
+    return new
+
+
+def _same(one: Pin | None, other: Pin | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one.version, one.digest, one.pinned_at) == (other.version, other.digest, other.pinned_at)
+
+
+def _already_done(connection: Connection, current: Pin | None, new: Pin | None, change: PinChange) -> bool:
+    """Whether the newest change of this pin is this very change, and left what this write would leave."""
+    if not _same(current, new):
+        return False
+    query = select(pin_changes).where(pin_changes.c.repository == change.repository, pin_changes.c.tag == change.tag)
+    row = connection.execute(query.order_by(pin_changes.c.id.desc()).limit(1)).mappings().one_or_none()
+    return row is not None and _change(row) == change
+
+
+def _told(pin: Pin | None) -> str:
+    return "no pin" if pin is None else f"version {pin.version} at {pin.digest}"
+
+
+def _checked(connection: Connection, name: str, at: datetime) -> None:
+    connection.execute(update(pins).where(pins.c.name == name).values(checked_at=at))
+
+
+def _events(connection: Connection, open_only: bool, limit: int) -> list[Event]:
+    query = select(events).order_by(events.c.id.desc()).limit(limit)
+    if open_only:
+        query = query.where(events.c.closed_at.is_(None))
+    return [_event(row) for row in connection.execute(query).mappings()]
+
+
+def _close_events(connection: Connection, subject: str, types: Iterable[EventType], at: datetime) -> None:
+    about = and_(events.c.subject == subject, events.c.type.in_(types), events.c.closed_at.is_(None))
+    connection.execute(update(events).where(about).values(closed_at=at))
+
+
+def _open_events(connection: Connection, opened: Iterable[Event]) -> int:
+    """Open those that are not open yet; how many that were."""
+    news = 0
+    for event in opened:
+        values = {field: getattr(event, field) for field in _EVENT_FIELDS}
+        news += connection.execute(insert_or(events).values(values).on_conflict_do_nothing()).rowcount
+    return news
+
+
+def _pin(row: RowMapping) -> Pin:
+    return Pin(**_take(row, _PIN_FIELDS))
+
+
+def _change(row: RowMapping) -> PinChange:
+    return PinChange(**_take(row, _CHANGE_FIELDS))
+
+
+def _event(row: RowMapping) -> Event:
+    return Event(**_take(row, _EVENT_FIELDS))
+
+
+def _take(row: RowMapping, names: Iterable[str]) -> dict[str, Any]:
+    return {name: row[name] for name in names}
+
+
+def _glob(pattern: str) -> tuple[str, str, re.Pattern[str]]:
+    """The literal text that every match starts with; a LIKE pattern that lets every match through; the exact expression."""
+    first = _WILDCARD.search(pattern)
+    like: list[str] = []
+    exact: list[str] = []
+    position = 0
+    for wildcard in _WILDCARD.finditer(pattern):
+        literal = pattern[position : wildcard.start()]
+        like += [_LIKE_SPECIAL.sub(r"\\\g<0>", literal), "_" if wildcard.group() == "?" else "%"]
+        exact += [re.escape(literal), _REGEX_OF[wildcard.group()]]
+        position = wildcard.end()
+    like.append(_LIKE_SPECIAL.sub(r"\\\g<0>", pattern[position:]))
+    exact.append(re.escape(pattern[position:]))
+    return pattern[: first.start()] if first else pattern, "".join(like), re.compile("".join(exact))

@@ -1,0 +1,264 @@
+"""The tables, in SQLAlchemy Core, and the column types that turn frozen values into text and back.
+
+What is read is parsed again: a row that does not parse means a damaged database and raises
+:class:`storage.errors.DatabaseUnavailable`, so that no half-understood value is ever decided on. Nothing here is particular to
+SQLite but the two partial indexes, which PostgreSQL knows as well.
+
+A change of the schema is a new module in :mod:`storage.migrations.versions` *and* the same change here; ``REVISION`` moves
+with it. A fresh database is created from here, an older one is migrated; a test holds both ways to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from storage.digest import Digest
+from storage.errors import DatabaseUnavailable
+from storage.records import EventType, Kind, PinAction, PinState
+from storage.reference import Repository
+from storage.reference import repository as known_repository
+
+#: The newest migration. Revisions are numbers with leading zeros, so that older and newer can be told apart without Alembic.
+REVISION = "0001"
+
+_T = TypeVar("_T")
+
+
+class Parsed(TypeDecorator[_T]):
+    """A value kept as its text: ``parse`` reads it back, ``write`` spells it."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, parse: Callable[[str], _T], write: Callable[[_T], str] = str) -> None:
+        super().__init__()
+        self.parse = parse
+        self.write = write
+
+    def process_bind_param(self, value: _T | None, dialect: Dialect) -> str | None:
+        """Spell the value."""
+        return None if value is None else self.write(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> _T | None:
+        """Parse what is stored. Raises DatabaseUnavailable when it is nothing that was ever written."""
+        if value is None:
+            return None
+        try:
+            return self.parse(value)
+        except (ValueError, TypeError) as error:
+            raise DatabaseUnavailable(f"the database is damaged: {str(value)[:100]!r} was never stored by Tagstone") from error
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, kept as UTC: a timestamp where the database has one, else text of fixed width, which sorts."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text on SQLite, so that damage is found here and not in the middle of the driver."""
+        return dialect.type_descriptor(String() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Turn into UTC. Raises ValueError for a naive datetime: its zone would be a guess."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z" if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """Read it back as UTC. Raises DatabaseUnavailable when it is no time."""
+        if value is None:
+            return None
+        try:
+            return (value if isinstance(value, datetime) else datetime.fromisoformat(value)).astimezone(UTC)
+        except (ValueError, TypeError) as error:
+            raise DatabaseUnavailable(f"the database is damaged: {str(value)[:100]!r} is no time") from error
+
+
+def _parse_repository(text: str) -> Repository:
+    registry, _, name = text.partition("/")
+    return known_repository(registry, name)
+
+
+def _parse_lines(text: str) -> tuple[str, ...]:
+    lines = json.loads(text)
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError("not a list of lines")
+    return tuple(lines)
+
+
+def _write_lines(lines: tuple[str, ...]) -> str:
+    return json.dumps(lines, ensure_ascii=False)
+
+
+#: 64 bits everywhere; SQLite counts rows by themselves only in a column of exactly this type.
+_ID = BigInteger().with_variant(Integer, "sqlite")
+_DIGEST = Parsed(Digest.parse)
+_REPOSITORY = Parsed(_parse_repository)
+_LINES = Parsed(_parse_lines, _write_lines)
+
+metadata = MetaData()
+
+#: Alembic's own table, with one row: the revision.
+alembic_version = Table(
+    "alembic_version",
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("name", String, primary_key=True),  # registry/repository:tag, the order of listings
+    Column("repository", _REPOSITORY, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("digest", _DIGEST, nullable=False),
+    Column("state", Parsed(PinState), nullable=False),
+    Column("pinned_at", Instant, nullable=False),
+    Column("pinned_by", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("checked_at", Instant, nullable=False),
+    Column("candidate", _DIGEST),
+    Column("candidate_seen_at", Instant),
+    Column("rejected", _DIGEST),
+    Column("version", _ID, nullable=False),
+    Index("ix_pins_state", "state", "name"),
+)
+
+pin_changes = Table(
+    "pin_changes",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("repository", _REPOSITORY, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("action", Parsed(PinAction), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("by", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("from_digest", _DIGEST),
+    Column("to_digest", _DIGEST),
+    Index("ix_pin_changes_tag", "repository", "tag"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("type", Parsed(EventType), nullable=False),
+    Column("subject", String, nullable=False),
+    Column("digest", _DIGEST),
+    Column("message", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("closed_at", Instant),
+)
+_open_event = events.c.closed_at.is_(None)
+Index(
+    "uq_events_open",
+    events.c.type,
+    events.c.subject,
+    func.coalesce(events.c.digest, ""),
+    unique=True,
+    sqlite_where=_open_event,
+)
+Index("ix_events_open", events.c.id, sqlite_where=_open_event)
+
+repositories = Table(
+    "repositories",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _REPOSITORY, nullable=False, unique=True),
+)
+
+#: One digest in one repository. Edges and verdicts hang on the number, so that a million edges stay small and quick to walk.
+contents = Table(
+    "contents",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("repository_id", _ID, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", _DIGEST, nullable=False),
+    Column("media_type", String),  # of a recorded manifest; null while the digest is only known from an edge
+    Column("size", _ID),
+    UniqueConstraint("repository_id", "digest", name="uq_contents_digest"),
+)
+
+#: The media type and size are those that this parent gives: an OCI and a Docker manifest name one layer by different types.
+edges = Table(
+    "edges",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("parent_id", _ID, ForeignKey("contents.id"), nullable=False),
+    Column("child_id", _ID, ForeignKey("contents.id"), nullable=False),
+    Column("kind", Parsed(Kind), nullable=False),
+    Column("media_type", String, nullable=False),
+    Column("size", _ID, nullable=False),
+    UniqueConstraint("parent_id", "child_id", "kind", name="uq_edges"),
+    Index("ix_edges_child", "child_id", "parent_id"),  # covers the walk upwards
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("content_id", _ID, ForeignKey("contents.id"), primary_key=True, autoincrement=False),
+    Column("fingerprint", String, primary_key=True),
+    Column("accepted", Boolean, nullable=False),
+    Column("reasons", _LINES, nullable=False),
+    Column("decided_at", Instant, nullable=False),
+    Column("valid_until", Instant),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("by", String, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+#: What operators did that is no change of a pin: those are in ``pin_changes``.
+operator_log = Table(
+    "operator_log",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("by", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+#: AUTOINCREMENT: a number is never given twice, also after pruning.
+notices = Table(
+    "notices",
+    metadata,
+    Column("sequence", _ID, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    sqlite_autoincrement=True,
+)
