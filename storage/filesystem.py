@@ -311,7 +311,7 @@ class FilesystemBlobStore:
             self._report(digest, damage)
 
     def _report(self, digest: Digest, damage: str) -> None:
-        log.error("damaged blob quarantined", digest=str(digest), reason=damage)
+        log.error("blob.quarantined", digest=str(digest), reason=damage)
         if self._on_damage is not None:
             self._on_damage(digest, damage)
 

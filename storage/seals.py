@@ -83,7 +83,7 @@ class SealBook:
         try:
             self._store(digest, seal)
         except OSError as error:
-            log.warning("blob could not be sealed: it will be hashed again", digest=str(digest), error=str(error))
+            log.warning("seal.unwritten", digest=str(digest), error=str(error))
 
     def forget(self, digest: Digest) -> None:
         """The file is gone."""
@@ -95,7 +95,7 @@ class SealBook:
         except FileNotFoundError:
             pass
         except OSError as error:  # harmless: a seal that is left behind matches no other file
-            log.warning("seal could not be removed", digest=str(digest), error=str(error))
+            log.warning("seal.left", digest=str(digest), error=str(error))
 
     def _remember(self, digest: Digest, seal: Seal) -> None:
         with self._mutex:

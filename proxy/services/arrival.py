@@ -114,7 +114,7 @@ class Arrival:
             self.failure = UpstreamUnavailable("Tagstone is shutting down")
             raise
         except Exception:
-            log.exception("fetching a blob failed for an unforeseen reason", digest=str(self.descriptor.digest))
+            log.exception("blob.failed", digest=str(self.descriptor.digest))
             self.failure = StorageError(f"fetching {self.descriptor.digest} failed for an unforeseen reason")
         finally:
             if self.verified:
@@ -163,13 +163,13 @@ class Arrival:
         try:
             await spool.commit()
         except StorageError as error:
-            log.error("a verified blob could not be stored", digest=str(self.descriptor.digest), error=str(error))
+            log.error("blob.unstored", digest=str(self.descriptor.digest), error=str(error))
 
     async def _give_back(self, spool: Spool) -> None:
         try:
             await spool.discard()
         except StorageError as error:  # the outcome is told already; what stays behind is hashed again before any use
-            log.warning("a spool could not be removed", digest=str(self.descriptor.digest), error=str(error))
+            log.warning("spool.left", digest=str(self.descriptor.digest), error=str(error))
 
     async def _fetch(self, spool: Spool) -> None:
         """Fill the spool from the first repository that can. Raises :class:`UpstreamError`, :class:`StorageError`."""

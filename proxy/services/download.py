@@ -109,7 +109,7 @@ class Download:
                     raise
                 backoff = min(self._pace.backoff * 2 ** (fruitless - 1), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
                 log.info(
-                    "a blob broke off", blob=str(spool.digest), source=str(self._repository), at=spool.written, error=str(error)
+                    "blob.broken_off", blob=str(spool.digest), source=str(self._repository), at=spool.written, error=str(error)
                 )
                 await asyncio.sleep(max(backoff, asked))
 

@@ -182,14 +182,14 @@ class Ingest:
 
     async def _tell(self, arrival: Arrival) -> None:
         reason = str(arrival.failure)
-        log.error("an upstream sent a wrong blob", digest=str(arrival.descriptor.digest), reason=reason)
+        log.warning("blob.rejected", digest=str(arrival.descriptor.digest), reason=reason)
         if self._on_tampered is None:
             return
         for repository in arrival.tampered:
             try:
                 await self._on_tampered(repository, arrival.descriptor, reason)
             except Exception:  # the bytes are gone already; that nobody could be told must not take the fetches down
-                log.exception("a wrong blob could not be reported", repository=str(repository))
+                log.exception("blob.unreported", repository=str(repository))
 
     def _slot(self, registry: str) -> asyncio.Semaphore:
         return self._slots.setdefault(registry, asyncio.Semaphore(self._max_concurrent))
