@@ -276,9 +276,10 @@ class Authorizer:
             complaint = await reply.complaint(self._limits.error_body, by)
             said = f" ({reply.status} {complaint})".replace(" )", ")")
             if reply.status in {401, 403}:
-                if demand.credential is not None:
-                    raise _Refused(f"{where} refuses the credentials of {self._endpoint.name}{said}")
-                raise _Refused(f"{self._endpoint.name} denies this, or it does not exist: {where} gives no anonymous token{said}")
+                if reply.status == 401 and demand.credential is not None:
+                    raise _Refused(f"{where} refuses the credentials for {self._endpoint.name}{said}")
+                how = "an anonymous token" if demand.credential is None else "a token to the configured credentials"
+                raise _Refused(f"{self._endpoint.name} denies access, or it does not exist: {where} does not give {how}{said}")
             self._raise_outage(reply, str(complaint))
             raise Outage(f"{where} gave no token{said}", retry=False)
         try:

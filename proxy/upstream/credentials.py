@@ -174,16 +174,15 @@ class CredentialSource:
         for key in self._endpoint.docker_keys:
             if isinstance(helper := helpers.get(key), str):
                 return await self._helper(helper, key)
-        entry = next((found for key in self._endpoint.docker_keys if (found := _entry(auths, key)) is not None), None)
-        store = document.get("credsStore")
-        if entry is not None and (credential := self._from_entry(entry, path)) is not None:
-            return credential
-        if isinstance(store, str) and store:
+        if isinstance(store := document.get("credsStore"), str) and store:
             return await self._helper(store, self._endpoint.docker_keys[0])
+        entry = next((found for key in self._endpoint.docker_keys if (found := _entry(auths, key)) is not None), {})
+        if (credential := self._from_entry(entry, path)) is not None:
+            return credential
         raise self._failure(f"{path} has none for {self._endpoint.name}")
 
     def _from_entry(self, entry: Mapping[str, Any], path: Path) -> Credential | None:
-        """One entry of ``auths``; None when it is empty, as ``docker login`` leaves it beside a store."""
+        """One entry of ``auths``; None when it holds nothing."""
         user, secret = entry.get("username", ""), entry.get("password", "")
         if encoded := entry.get("auth"):
             try:

@@ -238,7 +238,7 @@ class Exchange:
     async def _whole(self, reply: Reply, limit: int, by: float) -> Answer:
         with reply:
             body = await reply.read(limit, by, self.stall) if reply.status == 200 else b""
-            said = await self._settle(reply, by) if reply.status != 200 else Complaint("", "")
+            said = await self._settle(reply, by) if reply.status >= 400 else Complaint("", "")
         challenges = parse_challenges(reply.headers.getall("WWW-Authenticate", ()))
         insufficient = any(each.error == "insufficient_scope" for each in challenges)
         return Answer(reply.status, reply.headers, reply.url, reply.media_type, reply.html, body, said, insufficient)

@@ -6,7 +6,6 @@ without secrets and without the query strings of (signed) URLs.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
@@ -152,15 +151,11 @@ def explain(error: Exception, url: URL, *, allow_private_hint: str, connect: flo
                 return Outage(f"{host} refuses connections")
             return Outage(f"{host} cannot be reached: {_reason(error.os_error)}")
         case aiohttp.ConnectionTimeoutError():
-            return Outage(f"no connection to {host} within {connect:g} s")
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | ConnectionError():
+            return Outage(f"no {'TLS ' if url.scheme == 'https' else ''}connection to {host} within {connect:g} s")
+        case aiohttp.ClientConnectionError() | ConnectionError():
             return Outage(f"{host} closed the connection")
-        case aiohttp.ClientPayloadError():
-            return Outage(f"{host} cut its answer short")
         case aiohttp.InvalidURL():
             return UpstreamMisbehaved(f"{place(url)} is no address that can be asked")
-        case asyncio.TimeoutError():
-            return Outage(f"{host} did not answer in time")
     return Outage(f"{host} answered with broken HTTP")
 
 

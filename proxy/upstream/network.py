@@ -94,9 +94,10 @@ def resolved(current: URL, text: str, what: str, *, downward: bool = False) -> U
     try:
         target = URL(text, encoded=True)
         target = target if target.scheme else current.join(target)
-    except ValueError:
-        target = URL()
-    if target.scheme not in {"http", "https"} or not target.raw_host or target.port == 0:
+        proper = target.scheme in {"http", "https"} and bool(target.raw_host) and target.port != 0
+    except ValueError:  # also from the properties: host and port are parsed when first looked at
+        target, proper = current, False
+    if not proper:
         raise UpstreamMisbehaved(f"{host} sent {what} that is no http(s) URL: {clean(text, 80)}")
     if target.raw_user is not None or target.raw_password is not None:
         raise UpstreamMisbehaved(f"{host} sent {what} with a user in it, to {place(target)}")

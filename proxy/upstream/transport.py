@@ -24,8 +24,9 @@ from proxy.upstream.failures import Complaint, Outage, complaint, explain, host_
 from proxy.upstream.network import GuardedResolver, guarded_socket, tls_context
 from proxy.upstream.registries import Endpoint
 
-#: Bytes that aiohttp buffers before it stops reading; pieces of a body are about twice that at full speed.
-READ_BUFFER = 128 << 10
+#: Bytes that aiohttp buffers before it stops reading. So small that at full speed each piece of a body is what one read of the
+#: socket gave (about 256 KiB), handed on without being copied together with another.
+READ_BUFFER = 64 << 10
 #: How long reading an error body, or the short body of a redirect, may take in seconds.
 COMPLAINT_TIME = 2.0
 
@@ -73,6 +74,16 @@ class Reply:
         """Content-Encoding; empty when there is none."""
         text = self.headers.get("Content-Encoding", "").strip().lower()
         return "" if text == "identity" else text
+
+    @property
+    def ambiguity(self) -> str | None:
+        """Why it is in doubt where the body ends or how it is to be read (RFC 9112, section 6.3); None when it is not."""
+        coding = ", ".join(self.headers.getall("Transfer-Encoding", ())).strip().lower()
+        if coding and "Content-Length" in self.headers:
+            return "both Transfer-Encoding and Content-Length"
+        if coding not in {"", "chunked"}:
+            return f"a body that is not only chunked but {coding[:40]}"
+        return None
 
     async def piece(self, stall: float) -> bytes:
         """The next bytes of the body as they came; none at its end. Raises :class:`Outage` when it stalls or is cut."""
@@ -164,17 +175,17 @@ class Transport:
         Raises :class:`Outage` for everything that is the other side's or the network's failure, :class:`UpstreamMisbehaved` for
         an address that may not be dialled or a head that is ambiguous, :class:`UpstreamUnavailable` when it is our own fault.
         """
-        session, tls = self._open(), await self._trust(url)
+        tls = await self._trust(url)
         await self._acquire(self._slots, by)
         try:
-            response = await self._exchange(session, method, url, headers, by, form, tls)
+            response = await self._exchange(self._open(), method, url, headers, by, form, tls)
         except BaseException:
             self._slots.release()
             raise
         reply = Reply(response, url, self._slots)
-        if "Transfer-Encoding" in reply.headers and "Content-Length" in reply.headers:
+        if (reason := reply.ambiguity) is not None:
             reply.close()
-            raise UpstreamMisbehaved(f"{reply.host} sent both Transfer-Encoding and Content-Length")
+            raise UpstreamMisbehaved(f"{reply.host} sent {reason}")
         return reply
 
     async def _exchange(
