@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder, build_keys
-from proxy.configuration.source import Node, parse, read
+from proxy.configuration.source import MAX_DEPTH, Node, parse, read
 from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError, Problem
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 VARIABLE = "TAGSTONE_CONFIG"
 LOCAL = Path("tagstone.yaml")
 SYSTEM = Path("/etc/tagstone/tagstone.yaml")
-_ROUNDS = 5
+#: Taking out one value may empty what holds it, level by level.
+_ROUNDS = 2 * MAX_DEPTH
 _STAND_IN, _ = parse('rules: [{match: "**", require: deny}]', "")
 
 

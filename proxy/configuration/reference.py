@@ -46,14 +46,12 @@ def _meaning(field: dict[str, Any]) -> str:
 
 def _default(field: dict[str, Any]) -> str:
     match field.get("default"):
-        case None | {}:
+        case None | dict():
             return "–"
         case []:
             return "`[]`"
         case bool(value):
             return f"`{str(value).lower()}`"
-        case dict():
-            return "–"
         case value:
             return f"`{value}`"
 

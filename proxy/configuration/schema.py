@@ -44,7 +44,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _tidy(node: Any, named: bool) -> Any:
-    """Without what only repeats: null as a value and as a default. ``named``: the keys are names, not words of JSON Schema."""
+    """As the file has it: null is no value, but stands for an empty section. ``named``: the keys are names, not JSON Schema's."""
     if isinstance(node, list):
         return [_tidy(item, False) for item in node]
     if not isinstance(node, dict):
@@ -55,14 +55,26 @@ def _tidy(node: Any, named: bool) -> Any:
         if "anyOf" in kept and len(options) == 1:
             del kept["anyOf"]
             kept = {**options[0], **kept}
-        if kept.get("default", 0) is None:
-            del kept["default"]
+        if kept.get("type") == "object" and not kept.keys() & {"required", "oneOf", "anyOf"}:
+            kept["type"] = ["object", "null"]
+        if "default" in kept:
+            kept["default"] = _without_null(kept["default"])
+            if kept["default"] is None:
+                del kept["default"]
         kept.pop("format", None)
         kept.pop("discriminator", None)
+    if named:
+        return {key: _tidy(value, False) for key, value in kept.items()}
     return {
-        key: value if key in ("default", "enum", "examples") else _tidy(value, key in ("properties", "$defs"))
+        key: value if key in ("default", "enum", "examples", "type") else _tidy(value, key in ("properties", "$defs"))
         for key, value in kept.items()
     }
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return value
 
 
 def _expand(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

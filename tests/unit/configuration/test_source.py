@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,17 @@ def test_what_cannot_be_read_is_told_in_a_line(text: str, told: str) -> None:
 def test_what_is_no_yaml_is_told_with_a_line(text: str) -> None:
     """Whatever the parser stumbles over."""
     assert [told.partition(" ")[2].startswith("is not YAML: ") for told in refused(text)] == [True]
+
+
+def test_what_a_parser_refuses_without_a_line_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else YAML's reader may say."""
+
+    def refuse(_: str) -> Iterator[yaml.Event]:
+        raise yaml.reader.ReaderError("f", 0, 0xD800, "unicode", "special characters are not allowed")
+
+    monkeypatch.setattr(source, "_events", refuse)
+    (told,) = refused("a: 1")
+    assert told.startswith("f:1: is not YAML: ")
 
 
 def test_what_was_found_before_the_end_of_reading_is_told_as_well() -> None:

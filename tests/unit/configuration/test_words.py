@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from proxy.configuration import load
-from proxy.configuration.words import nearest, suggestion
+from proxy.configuration.source import parse
+from proxy.configuration.words import nearest, problems_of, suggestion
 from proxy.errors import ConfigurationError
 from tests.unit.configuration.files import RULES, Folder
 
@@ -121,7 +122,8 @@ def test_rules_are_required(folder: Folder, text: str) -> None:
 
 def _mutations(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every variant of a tree with one value in it turned into something of another kind."""
-    for other in (None, "-x", [[]], {"x": "y"}):
+    others: tuple[Any, ...] = (None, "-x", [[]], {"x": "y"})
+    for other in others:
         yield f"{path} = {other}", other
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -225,6 +227,28 @@ def test_the_rest_is_looked_at_even_where_no_rule_is_left(folder: Folder) -> Non
         "1: rules: is required",
         "1: upstreams.UPPER_case: 'UPPER_case' is not a registry: write host or host:port",
     ]
+
+
+def test_what_is_left_is_looked_at_however_much_falls_away(folder: Folder) -> None:
+    """A mistake deep inside empties one list after the other; what stands beside them is still checked."""
+    deep = "{signature: {}}"
+    for _ in range(7):
+        deep = f"{{at_least: 1, of: [{deep}]}}"
+    told = folder.errors(f'upstreams: {{-a: {{}}}}\nrules:\n  - {{match: "**", require: {deep}}}\n')
+    assert [line.partition(": ")[0] for line in told] == ["1", "3"]
+
+
+def test_what_cannot_be_mended_is_told_all_the_same(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking on is a service; where it leads nowhere, the mistakes that are known are told."""
+    monkeypatch.setattr("proxy.configuration._ROUNDS", 1)
+    assert folder.errors(f"workers: x\nupstreams: {{-a: {{}}}}\n{RULES}") == ["1: workers: write a whole number here"]
+
+
+def test_an_error_that_has_no_words_yet_is_told_by_its_place() -> None:
+    """Should the library learn to find something new, the line and the key are there, and nothing of what was written."""
+    root, _ = parse("a: secret\n", "f")
+    (told,) = problems_of([{"type": "brand_new", "loc": ("a",), "msg": "Input is secret"}], root, "f")
+    assert str(told) == "f:1: a: is not accepted here (brand new)"
 
 
 @pytest.mark.parametrize(
