@@ -144,14 +144,13 @@ class Arrival:
     async def _write(self, spool: Spool) -> None:
         if await self._stored():
             return
-        self._continue_in(spool.fileno(), spool.written)
         if spool.written == spool.size and not self._exposed:
-            # A writer before us had all of it. What it left may be wrong, and then nobody else is to blame.
+            # A writer before us had all of it. If that is wrong, no upstream is to blame, and no reader may see it.
             try:
                 await spool.verify()
             except DigestMismatch:
                 await spool.reset()
-                self._continue_in(spool.fileno(), 0)
+        self._continue_in(spool.fileno(), spool.written)
         await self._fetch(spool)
         try:
             await spool.verify()
