@@ -13,6 +13,7 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -38,6 +39,7 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 _TOP_KEYS = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
 _FOREIGN_KEYS = ("fsLayers", "history", "signatures", "blobs")
 _DESCRIPTOR_KEYS = ("mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform")
+_PLATFORM_KEYS = ("architecture", "os", "os.version", "os.features", "variant", "features")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,11 @@ class Manifest:
 
     def edges(self, digest: Digest) -> tuple[Edge, ...]:
         """What this document, stored under ``digest``, reaches: its manifests, or its config and layers."""
-        if self.is_index:
-            return tuple(Edge(digest, entry.descriptor, Kind.MANIFEST) for entry in self.manifests)
-        blobs = [entry.descriptor for entry in self.layers]
+        kind = Kind.MANIFEST if self.is_index else Kind.BLOB
+        reached = [entry.descriptor for entry in (*self.manifests, *self.layers)]
         if self.config is not None:
-            blobs.insert(0, self.config)
-        return tuple(Edge(digest, blob, Kind.BLOB) for blob in dict.fromkeys(blobs))
+            reached.insert(0, self.config)
+        return tuple(Edge(digest, descriptor, kind) for descriptor in dict.fromkeys(reached))
 
 
 def strict_json(body: bytes, depth: int = 32) -> object:
@@ -166,8 +167,7 @@ def parse(body: bytes, media_type: str, bounds: Bounds) -> Manifest:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
     return found
 
@@ -197,8 +197,10 @@ def _walk(value: object, depth: int) -> None:
 
 
 def _encodable(text: str) -> None:
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ManifestRefused("the document holds half a surrogate pair, which is no Unicode text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestRefused("the document holds half a surrogate pair, which is no Unicode text") from error
 
 
 def _known_spelling(document: Mapping[str, object], known: Iterable[str], what: str) -> None:
@@ -220,7 +222,7 @@ def _media_type(document: Mapping[str, Any], header: str) -> str:
     else:
         kind = header
         if own and own != header:
-            raise ManifestRefused(f"it was sent as {header[:100]} but calls itself {own[:100]} (CVE-2021-41190)")
+            raise ManifestRefused(f"it was sent as {header[:100]!r} but calls itself {own[:100]!r} (CVE-2021-41190)")
     if _SCHEMA_1.fullmatch(kind):
         raise ManifestRefused(
             "this is a Docker schema 1 manifest, which cannot be verified; push the image again with a current tool"
@@ -259,13 +261,17 @@ def _entry(value: object, where: str, limit: int, seen: dict[Digest, int]) -> En
         raise ManifestRefused(f"{where} declares {size} bytes; the limit is {limit}")
     if seen.setdefault(digest, size) != size:
         raise ManifestRefused(f"{where}: {digest.short} is declared with two sizes, {seen[digest]} and {size}")
-    if value.get("urls"):
+    if value.get("urls") not in (None, []):
         raise ManifestRefused(f"{where} has urls: clients would fetch it from there, past this proxy (CVE-2020-15157)")
     if (data := value.get("data")) is not None:
         _embedded(data, digest, size, where)
     artifact_type = value.get("artifactType")
     if artifact_type is not None and not isinstance(artifact_type, str):
         raise ManifestRefused(f"{where}: artifactType is not text")
+    if (platform := value.get("platform")) is not None:
+        if not isinstance(platform, dict):
+            raise ManifestRefused(f"{where}: platform is not an object")
+        _known_spelling(platform, _PLATFORM_KEYS, f"{where}: platform")
     return Entry(Descriptor(media_type, digest, size), _annotations(value.get("annotations"), where), artifact_type)
 
 
