@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -135,7 +136,7 @@ async def send(
         while position < stop:
             limit = min(stop, await source.available(position))
             while position < limit:
-                sent = await asyncio.to_thread(_sendfile, out, source.fileno(), position, min(limit - position, _TURN))
+                sent = await _in_thread(_sendfile, out, source.fileno(), position, min(limit - position, _TURN))
                 position += sent
                 if position < limit and sent < _TURN:
                     async with asyncio.timeout(stall):
@@ -146,6 +147,16 @@ async def send(
         os.close(out)
         if not transport.is_closing():
             transport.set_write_buffer_limits()
+
+
+async def _in_thread(work: Callable[..., int], *arguments: int) -> int:
+    """Run ``work`` in a thread and, when cancelled, wait until it has let go of the descriptors it was given."""
+    turn = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(turn)
+    except asyncio.CancelledError:
+        await asyncio.wait([turn])
+        raise
 
 
 def _sendfile(out: int, source: int, offset: int, count: int) -> int:
