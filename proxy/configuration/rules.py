@@ -229,7 +229,7 @@ class RuleBuilder:
         signers = {self._keys[name].fingerprint if name in self._keys else name for name in named}
         possible = len(of) - len(named) + len(signers)
         if possible < count:
-            told = f"asks for {count} distinct signers, but only {possible} are named: no image could ever pass"
+            told = f"asks for {count} distinct signers, but names only {possible}: no image could ever pass"
             self._report.warn((*location, "at_least"), told)
         return AtLeast(count, of)
 

@@ -197,7 +197,7 @@ def test_requirements_are_nested_within_bounds(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("require", "told"),
     [
-        ("{at_least: 2, of: [{signature: {key: other}}, {signature: {key: other}}]}", "at_least: asks for 2 distinct signers, but only 1 are named: no image could ever pass"),
+        ("{at_least: 2, of: [{signature: {key: other}}, {signature: {key: other}}]}", "at_least: asks for 2 distinct signers, but names only 1: no image could ever pass"),
         ("{any: [first-use, {signature: {key: other}}]}", "any: holds `first-use`, which every image meets: the other items are never needed"),
     ],
 )  # fmt: skip
