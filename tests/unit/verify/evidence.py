@@ -87,6 +87,7 @@ class Upstream:
 
     async def _answer(self, name: str) -> None:
         self.calls.append(name)
+        await asyncio.sleep(0)  # no answer is there at once
         fault = self.faults.get(name)
         if isinstance(fault, Stall):
             try:

@@ -20,6 +20,7 @@ from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.dsse import IN_TOTO
 from storage.records import Descriptor
 from tests.simulator import images
+from tests.simulator.images import Blob
 from tests.simulator.signing import (
     BUNDLE_TYPE,
     KEY_KINDS,
@@ -321,6 +322,15 @@ def test_step_1_the_bundle_is_the_one_that_the_manifest_names() -> None:
     wrong = replace(whole, layers=((Descriptor(BUNDLE_TYPE, OTHER, len(body)), notes, body),))
     (evidence,) = VERIFIER.judge(wrong, subject(), keys(), NOW)
     assert evidence.reason == "is broken: the bundle is not what its manifest names"
+
+
+def test_a_bundle_stands_alone() -> None:
+    """Another layer beside the bundle is one too many, even where nobody fetched it."""
+    sbom = (Blob("application/spdx+json", b"{}"), None)
+    layers = [(Blob(BUNDLE_TYPE, bundle(RELEASE, IMAGE.digest)), None), sbom]
+    both = document(images.artifact(BUNDLE_TYPE, layers, subject=IMAGE.descriptor))
+    (evidence,) = VERIFIER.judge(replace(both, layers=both.layers[:1]), subject(), keys(), NOW)
+    assert (evidence.accepted, evidence.reason) == (False, "has 2 layers in its manifest; a bundle stands alone")
 
 
 def test_what_is_worth_fetching() -> None:

@@ -286,6 +286,9 @@ async def test_one_payload_under_several_signatures_is_fetched_once() -> None:
     found = await harvest(upstream)
     assert [len(document.layers) for document in found.documents] == [3]
     assert upstream.calls.count(str(one.blob.digest)) == 1
+    manifest = upstream.tags[signature_tag(IMAGE.digest)]
+    enough = Limits(evidence_total=2 * (len(manifest.body) + len(one.blob.data)))
+    assert [len(document.layers) for document in (await harvest(upstream, enough)).documents] == [3]
 
 
 async def test_large_manifests_are_parsed_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +319,7 @@ async def test_a_stalling_source_is_given_up_in_time() -> None:
     """What never answers is unavailable after the timeout; what did answer is there."""
     upstream = Upstream(faults={"referrers": Stall()})
     upstream.sign(SIGNATURES)
-    found = await harvest(upstream, Limits(evidence_timeout=0.05))
+    found = await harvest(upstream, Limits(evidence_timeout=0.5))
     assert [d.found for d in found.documents] == [Found.SIGNATURE_TAG]
     assert found.unavailable == (f"{LIST_SOURCE}: did not answer in time",)
     assert upstream.cancelled == ["referrers"]
@@ -327,7 +330,7 @@ async def test_one_stalling_referrer_does_not_take_the_others_along() -> None:
     first, second, third = bundles(3)
     upstream = Upstream(faults={str(first.digest): Stall(), str(third.blobs[1].digest): Stall()})
     upstream.refer(first, second, third)
-    found = await harvest(upstream, Limits(evidence_timeout=0.3))
+    found = await harvest(upstream, Limits(evidence_timeout=0.8))
     assert [document.manifest.digest for document in found.documents] == [second.digest]
     assert found.unavailable == (
         f"referrer {first.digest.short}: did not answer in time",
