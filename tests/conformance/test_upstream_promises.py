@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -319,13 +319,15 @@ async def test_promise_23_same_origin_redirects_keep_authorization() -> None:
 
 async def test_promise_23_cookies_are_neither_kept_nor_sent() -> None:
     """A Set-Cookie has no effect on later requests, to this host or another."""
-    async with Registry() as registry, Storage(registry) as storage, client_of(registry) as client:
+    names = FakeNames({"registry.example": "127.0.0.1"})  # to an address clients do not send cookies anyway
+    async with Registry() as registry, Storage(registry) as storage:
         image = registry.image("team/app", "1.0")
         registry.on(when.blob("GET"), storage.redirect())
         fault = registry.on(when.registry(), behaviours.header("Set-Cookie", "session=secret; Path=/"))
-        for _ in range(2):
-            await client.manifest(REPOSITORY, "1.0")
-            await download(client, REPOSITORY, image.layers[0])
+        async with client_of(registry, url=registry.url_as("registry.example"), resolver=names) as client:
+            for _ in range(2):
+                await client.manifest(REPOSITORY, "1.0")
+                await download(client, REPOSITORY, image.layers[0])
         assert fault.fired == 4
         assert not [seen for seen in (*registry.requests, *storage.requests) if "Cookie" in seen.headers]
 
@@ -419,13 +421,17 @@ async def test_promise_23_loops_end() -> None:
         image = registry.image("team/app", "1.0")
         other.on(when.always, behaviours.redirect(registry.url + "{target}"))
         numbers = iter(range(1000))
-        for location in ("{target}", other.url + "{target}", lambda seen: f"/v2/team/app/blobs/{seen.reference}?{next(numbers)}"):
+        circles: list[tuple[str | Callable[[Seen], str], int]] = [
+            ("{target}", 1),
+            (other.url + "{target}", 1),
+            (lambda seen: f"/v2/team/app/blobs/{seen.reference}?{next(numbers)}", 6),
+        ]
+        for location, asked in circles:
             registry.forget()
             fault = registry.on(when.blob("GET"), behaviours.redirect(location))
             with pytest.raises(UpstreamMisbehaved, match="redirect"):
                 await download(client, REPOSITORY, image.layers[0])
-            assert 1 <= fault.fired <= 6
-            assert registry.count() <= 6
+            assert fault.fired == registry.count() == asked
             fault.off()
 
 
@@ -512,7 +518,7 @@ async def test_promise_24_pages_are_capped() -> None:
             endless.off()
             circle = registry.on(when.tags(), behaviours.header("Link", '</v2/team/app/tags/list?n=100>; rel="next"'))
             assert not (await client.tags(REPOSITORY)).complete
-            assert 1 <= circle.fired <= 4
+            assert circle.fired == 1
 
 
 @pytest.mark.parametrize(
@@ -678,31 +684,29 @@ async def stream(registry: Registry, descriptor: Descriptor, offset: int = 0) ->
 DATA = images.noise("blob", 300_000)
 
 
-def long_in_chunks(answer: Answer) -> Answer:
-    """One byte too many, unannounced."""
-    answer.body += b"\0"
-    answer.headers.popall("Content-Length", None)
-    answer.headers["Transfer-Encoding"] = "chunked"
-    return answer
+def unannounced(change: Callable[[bytes], bytes], *, chunked: bool) -> Behaviour:
+    """Another body without a Content-Length: in chunks, or ended by the end of the connection."""
+
+    async def pieces(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+
+    def bend(answer: Answer) -> None:
+        answer.headers.popall("Content-Length", None)
+        answer.pieces = pieces(change(answer.body))
+        if chunked:
+            answer.headers["Transfer-Encoding"] = "chunked"
+
+    return behaviours.bend(bend)
 
 
-@pytest.mark.parametrize(
-    "behaviour",
-    [
-        behaviours.drip(100_000, 0),
-        behaviours.chunked(),
-        behaviours.close(),
-        behaviours.without("Content-Length", "Docker-Content-Digest"),
-    ],
-    ids=["in pieces", "chunked", "closed", "few headers"],
-)
-async def test_promise_29_the_honest_twins_pass(behaviour: Behaviour) -> None:
-    """However a whole body is framed, it arrives."""
-    async with Registry() as registry:
-        blob = registry.blob("team/app", DATA)
-        fault = registry.on(when.blob("GET"), behaviour)
-        assert await stream(registry, blob) == Outcome(DATA, None)
-        assert fault.fired == 1
+def longer(data: bytes) -> bytes:
+    """One byte too many."""
+    return data + b"\0"
+
+
+def shorter(data: bytes) -> bytes:
+    """One byte too few."""
+    return data[:-1]
 
 
 @pytest.mark.parametrize(
@@ -711,14 +715,30 @@ async def test_promise_29_the_honest_twins_pass(behaviour: Behaviour) -> None:
         (behaviours.endless(), UpstreamMisbehaved),
         (behaviours.endless(headers={"Content-Length": "999999999999"}), UpstreamMisbehaved),
         (behaviours.lengthen(), UpstreamMisbehaved),
-        (behaviours.bend(long_in_chunks), UpstreamMisbehaved),
-        (behaviours.shorten(), UpstreamError),
+        (unannounced(longer, chunked=True), UpstreamMisbehaved),
+        (unannounced(longer, chunked=False), UpstreamMisbehaved),
+        (unannounced(shorter, chunked=True), UpstreamUnavailable),
+        (unannounced(shorter, chunked=False), UpstreamUnavailable),
+        (behaviours.shorten(), UpstreamMisbehaved),
         (behaviours.cut(100_000), UpstreamUnavailable),
         (behaviours.cut(100_000, reset=True), UpstreamUnavailable),
         (behaviours.stall(100_000), UpstreamUnavailable),
-        (behaviours.status(200, b""), UpstreamError),
+        (behaviours.status(200, b""), UpstreamMisbehaved),
     ],
-    ids=["endless", "announced huge", "long", "long in chunks", "short", "cut", "reset", "stalled", "empty"],
+    ids=[
+        "endless",
+        "announced huge",
+        "long",
+        "long in chunks",
+        "long to the end",
+        "short in chunks",
+        "short to the end",
+        "short",
+        "cut",
+        "reset",
+        "stalled",
+        "empty",
+    ],
 )
 async def test_promise_29_bodies_of_the_wrong_length_end_at_the_declared_size(
     behaviour: Behaviour, expected: type[UpstreamError]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import shutil
 import socket
 import subprocess
 import tarfile
@@ -18,6 +17,7 @@ import pytest
 from storage.digest import Digest
 from tests.simulator import images, signing
 from tests.simulator.push import Pusher, PushFailed
+from tests.tools import free_port, need
 
 
 def test_equal_arguments_give_equal_bytes() -> None:
@@ -74,12 +74,7 @@ def test_buildkit_indexes_hold_an_attestation_manifest() -> None:
 @pytest.fixture
 def real_registry(tmp_path: Path) -> Iterator[str]:
     """Debian's docker-registry on a free port."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    program, port = need("docker-registry"), free_port()
     settings = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(tmp_path / "data")}, "delete": {"enabled": True}},
