@@ -66,6 +66,15 @@ def claim(tree: Tree, name: str) -> int | None:
     raise OSError(errno.EBUSY, "it keeps changing hands")
 
 
+def _claim_new(tree: Tree, kind: str) -> tuple[str, int]:
+    """:func:`claim` a file under a name that nobody else thinks of; name and descriptor."""
+    while True:
+        name = f"{kind}-{secrets.token_hex(8)}"
+        fd = claim(tree, name)
+        if fd is not None:
+            return name, fd
+
+
 def release(tree: Tree, name: str, fd: int) -> None:
     """Remove the claimed file if it still has its spool name, then end the claim, also when removing fails."""
     files = tree.files
@@ -107,10 +116,7 @@ def install(place: Place, name: str, fd: int, digest: Digest) -> None:
 
 def put(place: Place, digest: Digest, data: bytes) -> None:
     """Store bytes known to hash to ``digest``, beside whoever may be writing the same digest. Raises :class:`OSError`."""
-    name = f"put-{secrets.token_hex(8)}"
-    fd = claim(place.tree, name)
-    if fd is None:
-        raise OSError(errno.EBUSY, "somebody else holds a name made at random")
+    name, fd = _claim_new(place.tree, "put")
     try:
         place.tree.files.write_all(fd, data, 0)
         install(place, name, fd, digest)
@@ -269,10 +275,7 @@ class FileSpool:
 
 def _replace(tree: Tree, name: str, fd: int) -> int:
     """Put a new, empty, locked file in the place of a claimed one, so that the name is never without a lock. The new one."""
-    fresh_name = f"new-{secrets.token_hex(8)}"
-    fresh = claim(tree, fresh_name)
-    if fresh is None:
-        raise OSError(errno.EBUSY, "somebody else holds a name made at random")
+    fresh_name, fresh = _claim_new(tree, "new")
     try:
         with tree.folder(_FOLDER) as folder:
             tree.files.rename(fresh_name, folder, name, folder)
