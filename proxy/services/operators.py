@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from proxy.policy.rules import Outcome, Verdict
-from proxy.services.admission import Admission
-from proxy.services.revision import Clock, Revision
-from storage.catalog import Catalog
 from storage.digest import Digest
-from storage.pins import PinStore
 from storage.records import Block, EventType, Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
+
+if TYPE_CHECKING:  # commands that need none of these start without them
+    from proxy.services.admission import Admission
+    from proxy.services.revision import Clock, Revision
+    from storage.catalog import Catalog
+    from storage.pins import PinStore
 
 
 class Result(StrEnum):
