@@ -21,6 +21,12 @@ from tests.simulator.registry import Registry
 
 NAME = "registry.test"
 AGENT = "tagstone/test"
+#: The repository that most tests use.
+REPOSITORY = Repository.of(NAME, "team/app")
+#: Another loopback address: another host.
+ELSEWHERE = "127.0.0.2"
+#: Credentials that must not get about.
+SECRET = {"username": "user", "password": "secret"}
 
 
 class Clock:
@@ -43,11 +49,6 @@ class FakeNames(ThreadedResolver):
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """As the system does, for another name."""
         return await super().resolve(self._names.get(host, host), port, family)
-
-
-def repository_of(name: str) -> Repository:
-    """A repository of the upstream under test."""
-    return Repository.of(NAME, name)
 
 
 @asynccontextmanager

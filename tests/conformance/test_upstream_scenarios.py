@@ -14,15 +14,13 @@ import pytest
 
 from proxy.content import ReferrersSource
 from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamUnavailable
-from tests.conformance.clients import AGENT, NAME, Clock, client_of, download, repository_of
+from tests.conformance.clients import AGENT, NAME, REPOSITORY, Clock, client_of, download
 from tests.simulator import images, signing, when
 from tests.simulator.behaviours import header, html, status, without
 from tests.simulator.profiles import World, profile
 from tests.simulator.registry import Registry
 from tests.simulator.server import Behaviour, Seen, Site
 from tests.simulator.tokens import TokenService
-
-REPOSITORY = repository_of("team/app")
 
 
 def leaked(*sites: Site) -> list[str]:

@@ -1,0 +1,21 @@
+"""Fixtures of the conformance tests of the upstream client."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.upstream import network
+from tests.simulator.tls import Authority
+
+
+@pytest.fixture
+def public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this test 127.0.0.1 is the public Internet; every other address of the loopback stays private."""
+    judge = network.is_public
+    monkeypatch.setattr(network, "is_public", lambda text: text == "127.0.0.1" or judge(text))
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    """A certificate authority for registries on https."""
+    return Authority()
