@@ -9,7 +9,8 @@ What is promised:
 * a write is one transaction that took the writer's lock before it read anything (``BEGIN IMMEDIATE``): it is wholly there,
   on disk (``synchronous=FULL``), or not at all; it never fails half-way because somebody else wrote;
 * a read runs on a connection of its own and never waits for writers;
-* every wait is bounded by ``busy_timeout``: once for the other writers of this process, once for other processes;
+* every wait is bounded: ``busy_timeout`` for other processes, and before that :data:`QUEUE_TIMES` as long for other writers
+  of this process, who get on with their work while one waits;
 * a caller that is cancelled leaves at once, its transaction still runs to its end; :meth:`Database.close` waits for all;
 * every failure of the driver is a :class:`storage.errors.DatabaseUnavailable` with one line for people.
 """
@@ -36,6 +37,8 @@ from storage.errors import DatabaseUnavailable, SchemaMismatch
 
 #: Connections for reading, one of them kept by :meth:`Database.commit_mark`.
 READERS = 5
+#: How many times ``busy_timeout`` a caller may wait for its turn within this process.
+QUEUE_TIMES = 3
 #: Seconds to wait while another process creates or migrates the database.
 MIGRATION_WAIT = 60.0
 _REASONS = {
@@ -255,7 +258,7 @@ class Database:
             url,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=self._busy_timeout,
+            pool_timeout=QUEUE_TIMES * self._busy_timeout,
             connect_args={"timeout": self._busy_timeout, "isolation_level": None},  # no BEGIN but ours
         )
 
@@ -294,7 +297,7 @@ class Database:
         try:
             yield
         except PoolTimeout as error:
-            message = f"database {self.path}: no connection became free within {self._busy_timeout:g} s"
+            message = f"database {self.path}: no connection became free within {QUEUE_TIMES * self._busy_timeout:g} s"
             raise DatabaseUnavailable(message) from error
         except DBAPIError as error:
             raise self._unavailable(error.orig) from error
@@ -324,8 +327,9 @@ def _table_names(connection: Connection) -> list[str]:
 
 def _inspect(connection: Connection) -> tuple[str | None, bool]:
     """The schema's revision (None without one), and whether the file is in WAL mode."""
-    in_wal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
-    if tables.alembic_version.name not in _table_names(connection):
+    names = _table_names(connection)
+    in_wal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"  # as of the last read: so after one
+    if tables.alembic_version.name not in names:
         return None, in_wal
     revision = connection.execute(tables.alembic_version.select()).scalar_one_or_none()
     return revision, in_wal

@@ -1,0 +1,280 @@
+"""Pins, their history and their events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from storage.database import Database
+from storage.errors import PinConflict
+from storage.notices import Notices
+from storage.pins import PinStore
+from storage.records import Event, EventType, Notice, Pin, PinAction, PinState, PinWrite
+from storage.reference import Repository
+from storage.tables import pins as pins_table
+from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, revert, unpin
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """A fresh database."""
+    database = Database(tmp_path / "tagstone.db")
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def pins(database: Database) -> PinStore:
+    """The pins on it."""
+    return PinStore(database)
+
+
+async def pinned(pins: PinStore, write: PinWrite) -> Pin:
+    """Apply a write that leaves a pin."""
+    pin = await pins.apply(write)
+    assert pin is not None
+    return pin
+
+
+async def test_a_pin_comes_back_as_it_was_written(pins: PinStore) -> None:
+    """Every field survives, times to the microsecond and in UTC."""
+    write = first_pin()
+    assert await pins.get(APP, "v1") is None
+    pin = await pinned(pins, write)
+    assert pin == write.new
+    assert await pins.get(APP, "v1") == pin
+    moved = await pinned(pins, overwrite(pin, "two"))
+    rejected = replace(moved, rejected=digest("two"))
+    change = replace(write.change, action=PinAction.REJECTED, at=LATER)
+    assert await pins.apply(PinWrite(moved, rejected, change)) == replace(rejected, version=3)
+    assert await pins.get(APP, "v1") == replace(rejected, version=3)
+    assert await pins.get(APP, "v2") is None
+    assert await pins.get(OTHER, "v1") is None
+
+
+async def test_history_keeps_every_change_in_order_also_after_unpinning(pins: PinStore) -> None:
+    """Who did what, when and why, from which digest to which."""
+    one = first_pin()
+    pin = await pinned(pins, one)
+    two = overwrite(pin, "two")
+    pin = await pinned(pins, two)
+    three = unpin(pin)
+    assert await pins.apply(three) is None
+    assert await pins.get(APP, "v1") is None
+    four = first_pin(what="three", at=LATER)
+    await pins.apply(four)
+    assert await pins.history(APP, "v1") == [write.change for write in (one, two, three, four)]
+    assert await pins.history(APP, "v2") == []
+
+
+async def test_the_stored_version_follows_the_expected_one(pins: PinStore) -> None:
+    """Whatever version a write carries, each change adds one."""
+    write = first_pin()
+    assert write.new is not None
+    pin = await pinned(pins, replace(write, new=replace(write.new, version=77)))
+    assert pin.version == 1
+    assert (await pinned(pins, overwrite(pin, "two"))).version == 2
+
+
+async def test_promise_05_the_loser_of_a_first_pull_changes_nothing(pins: PinStore, database: Database) -> None:
+    """Two first pulls see different digests: one wins; the other gets a conflict and leaves no trace."""
+    winner = await pins.apply(first_pin(what="one"))
+    with pytest.raises(PinConflict, match=r"no pin was expected, version 1 at sha256:.* was found"):
+        await pins.apply(first_pin(what="two", at=LATER))
+    assert await pins.get(APP, "v1") == winner
+    assert len(await pins.history(APP, "v1")) == 1
+    assert await Notices(database).latest() == 1
+
+
+async def test_a_write_on_an_outdated_pin_is_a_conflict(pins: PinStore, database: Database) -> None:
+    """What was read before somebody else's change cannot be written over it; its events are not opened."""
+    read = await pinned(pins, first_pin())
+    moved = await pins.apply(overwrite(read, "two"))
+    with pytest.raises(PinConflict):
+        await pins.apply(overwrite(read, "three"))
+    with pytest.raises(PinConflict):
+        await pins.apply(unpin(read))
+    assert await pins.get(APP, "v1") == moved
+    assert [event.digest for event in await pins.events()] == [digest("two")]
+    assert await Notices(database).latest() == 2
+
+
+async def test_a_pin_that_was_removed_and_made_anew_is_another_pin(pins: PinStore) -> None:
+    """Versions start anew after an unpin: the digest and the moment tell the old pin from the new."""
+    read = await pinned(pins, first_pin())
+    await pins.apply(unpin(read))
+    with pytest.raises(PinConflict, match="no pin was found"):
+        await pins.apply(overwrite(read, "two"))
+    again = await pinned(pins, first_pin(at=LATER))
+    assert again.version == read.version
+    with pytest.raises(PinConflict):
+        await pins.apply(overwrite(read, "two"))
+
+
+async def test_promise_54_a_retried_write_finds_itself_done(pins: PinStore, database: Database) -> None:
+    """When the acknowledgement of a commit was lost, the same write again makes no second line, event or notice."""
+    first = first_pin()
+    pin = await pinned(pins, first)
+    assert await pins.apply(first) == pin
+    moved = await pinned(pins, overwrite(pin, "two"))
+    await pins.checked(APP, "v1", LATER + timedelta(seconds=1))
+    again = await pins.apply(overwrite(pin, "two"))
+    assert again == replace(moved, checked_at=LATER + timedelta(seconds=1))
+    assert await pins.apply(unpin(moved)) is None
+    assert await pins.apply(unpin(moved)) is None
+    actions = [change.action for change in await pins.history(APP, "v1")]
+    assert actions == [PinAction.PINNED, PinAction.OVERWRITTEN, PinAction.UNPINNED]
+    assert await Notices(database).latest() == 3
+    with pytest.raises(PinConflict):
+        await pins.apply(replace(first, change=replace(first.change, at=LATER), expected=moved))
+
+
+async def test_a_write_is_about_one_tag(pins: PinStore) -> None:
+    """A change of one tag that carries the pin of another is a mistake of the caller."""
+    write = first_pin()
+    with pytest.raises(ValueError, match="cannot touch"):
+        await pins.apply(replace(write, change=replace(write.change, tag="v2")))
+
+
+async def test_checked_moves_the_clock_and_nothing_else(pins: PinStore, database: Database) -> None:
+    """Noting a check neither changes the version nor tells anybody; for an unpinned tag it does nothing."""
+    pin = await pinned(pins, first_pin())
+    await pins.checked(APP, "v1", LATER)
+    await pins.checked(APP, "v2", LATER)
+    assert await pins.get(APP, "v1") == replace(pin, checked_at=LATER)
+    assert len(await pins.history(APP, "v1")) == 1
+    assert await Notices(database).latest() == 1
+    await pins.apply(overwrite(pin, "two"))
+
+
+async def test_each_change_leaves_one_notice(pins: PinStore, database: Database) -> None:
+    """Other workers hear which tag changed."""
+    await pins.apply(first_pin())
+    await pins.apply(first_pin("v2"))
+    assert await Notices(database).wait(0) == (Notice(1, "pin", f"{APP}:v1"), Notice(2, "pin", f"{APP}:v2"))
+
+
+# -- events --------------------------------------------------------------------------------------------------------------
+
+
+async def test_promise_03_an_overwrite_that_is_reverted_closes_its_event(pins: PinStore) -> None:
+    """A→B→A: told once, closed with its time when the upstream is back; a second overwrite is news again."""
+    pin = await pinned(pins, first_pin())
+    moved = await pinned(pins, overwrite(pin, "two"))
+    assert [event.subject for event in await pins.events(open_only=True)] == [pin.name]
+    back = await pinned(pins, revert(moved))
+    assert await pins.events(open_only=True) == []
+    (event,) = await pins.events()
+    assert event.closed_at == LATER
+    await pins.apply(overwrite(back, "two"))
+    assert [event.closed_at for event in await pins.events()] == [None, LATER]
+
+
+async def test_promise_01_an_open_event_is_told_once(pins: PinStore) -> None:
+    """The same overwrite seen again opens nothing; one with another digest does, and leaves the first open."""
+    pin = await pinned(pins, first_pin())
+    pin = await pinned(pins, overwrite(pin, "two"))
+    pin = await pinned(pins, overwrite(pin, "two", LATER + timedelta(seconds=1)))
+    await pins.apply(overwrite(pin, "three"))
+    assert [event.digest for event in await pins.events(open_only=True)] == [digest("three"), digest("two")]
+
+
+async def test_closing_concerns_one_pin_and_the_named_types(pins: PinStore) -> None:
+    """Events about other tags and of other types stay open."""
+    one, two = await pinned(pins, first_pin()), await pinned(pins, first_pin("v2"))
+    one = await pinned(pins, overwrite(one, "two"))
+    await pins.apply(overwrite(two, "two"))
+    await pins.record_event(Event(EventType.PIN_REVOKED, one.name, one.digest, "key expired", AT))
+    await pins.apply(revert(one))
+    still = {(event.type, event.subject) for event in await pins.events(open_only=True)}
+    assert still == {(EventType.TAG_OVERWRITTEN, two.name), (EventType.PIN_REVOKED, one.name)}
+
+
+async def test_content_events_are_news_once(pins: PinStore) -> None:
+    """Recording says whether it is news; with and without a digest; newest first and bounded."""
+    event = Event(EventType.BLOB_TAMPERED, str(APP), digest("x"), "the upstream sent other bytes", AT)
+    assert await pins.record_event(event)
+    assert not await pins.record_event(replace(event, at=LATER))
+    unspecific = replace(event, digest=None)
+    assert await pins.record_event(unspecific)
+    assert not await pins.record_event(unspecific)
+    assert await pins.record_event(replace(event, type=EventType.BLOB_DAMAGED))
+    assert [found.type for found in await pins.events(limit=1)] == [EventType.BLOB_DAMAGED]
+    assert await pins.events(limit=10) == [replace(event, type=EventType.BLOB_DAMAGED), unspecific, event]
+
+
+# -- listing -------------------------------------------------------------------------------------------------------------
+
+
+async def test_pins_are_listed_by_name_page_by_page(pins: PinStore) -> None:
+    """Names order the list, as bytes; the last name of a page leads to the next."""
+    for repository, tag in ((OTHER, "latest"), (APP, "v2"), (APP, "V3"), (APP, "v1"), (APP, "v10")):
+        await pins.apply(first_pin(tag, repository=repository))
+    names = [f"{OTHER}:latest", f"{APP}:V3", f"{APP}:v1", f"{APP}:v10", f"{APP}:v2"]
+    assert [pin.name for pin in await pins.list(limit=10)] == names
+    page = await pins.list(limit=2)
+    assert [pin.name for pin in page] == names[:2]
+    assert [pin.name for pin in await pins.list(limit=2, after=page[-1].name)] == names[2:4]
+    assert await pins.list(limit=2, after=names[-1]) == []
+    assert await pins.list(limit=0) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("ghcr.io/acme/app:v1", ["ghcr.io/acme/app:v1"]),
+        ("ghcr.io/acme/app", []),
+        ("ghcr.io/acme/*", ["ghcr.io/acme/a_p:v1", "ghcr.io/acme/app:v1", "ghcr.io/acme/app:v1.0"]),
+        ("ghcr.io/acme/**", ["ghcr.io/acme/a_p:v1", "ghcr.io/acme/app/web:v1", "ghcr.io/acme/app:v1", "ghcr.io/acme/app:v1.0"]),
+        ("**:v1", ["docker.io/acme/app:v1", "ghcr.io/acme/a_p:v1", "ghcr.io/acme/app/web:v1", "ghcr.io/acme/app:v1"]),
+        ("*/acme/a?p:v1", ["docker.io/acme/app:v1", "ghcr.io/acme/a_p:v1", "ghcr.io/acme/app:v1"]),
+        ("ghcr.io/acme/a_p:*", ["ghcr.io/acme/a_p:v1"]),
+        ("ghcr.io?acme/app:v1", []),
+        ("GHCR.io/acme/**", []),
+        ("**%", []),
+        ("ghcr.io/acme/app:v1\\*", []),
+        ("", []),
+    ],
+)
+async def test_patterns_are_globs_over_the_whole_name(pins: PinStore, pattern: str, expected: list[str]) -> None:
+    """``*`` stops at a slash, ``**`` does not, ``?`` is one character; everything else means itself."""
+    for name in ("app", "app/web", "a_p"):
+        await pins.apply(first_pin(repository=Repository.of("ghcr.io", f"acme/{name}")))
+    await pins.apply(first_pin("v1.0"))
+    await pins.apply(first_pin(repository=Repository.of("docker.io", "acme/app")))
+    assert [pin.name for pin in await pins.list(pattern=pattern, limit=10)] == expected
+
+
+async def test_a_long_list_is_searched_in_pages(pins: PinStore, database: Database) -> None:
+    """Matches far apart are found, and a state is one more condition."""
+    count = 3500
+    rows = [
+        {
+            "name": f"{APP}:t{n:05}",
+            "repository": APP,
+            "tag": f"t{n:05}",
+            "digest": digest("one"),
+            "state": PinState.OVERWRITTEN if n % 100 == 0 else PinState.PINNED,
+            "pinned_at": AT,
+            "pinned_by": "rule **",
+            "reason": "",
+            "checked_at": AT,
+            "version": 1,
+        }
+        for n in range(count)
+    ]
+    await database.write(lambda connection: connection.execute(insert(pins_table), rows).close())
+    assert len(await pins.list(limit=count + 1)) == count
+    assert [pin.tag for pin in await pins.list(limit=9, pattern="**:t0?500")] == ["t00500", "t01500", "t02500"]
+    assert [pin.tag for pin in await pins.list(limit=2, pattern="**:t0?500")] == ["t00500", "t01500"]
+    assert [pin.tag for pin in await pins.list(limit=9, pattern="*", after=f"{APP}:t03000")] == []
+    assert len(await pins.list(limit=99, state=PinState.OVERWRITTEN)) == count // 100
+    moved = await pins.list(limit=9, pattern="**00", state=PinState.OVERWRITTEN, after=f"{APP}:t03000")
+    assert [pin.tag for pin in moved] == ["t03100", "t03200", "t03300", "t03400"]
+    assert await pins.list(limit=9, state=PinState.DELETED) == []
