@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy.content import FetchedManifest
@@ -23,7 +24,7 @@ from proxy.services.revision import Clock, Revision
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from proxy.verify.model import Harvest, Subject
-from proxy.verify.shapes import is_evidence
+from proxy.verify.shapes import describe, has_image_config, is_evidence, is_text
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
@@ -229,7 +230,10 @@ class Admission:
         subject = await self._manifest(replace(question, digest=manifest.subject.digest), None, as_evidence=False)
         if not subject.accepted:
             return None
-        await self.record_evidence(question.repository, manifest.subject.digest, fetched, manifest)
+        try:
+            await self.record_evidence(question.repository, manifest.subject.digest, fetched, manifest)
+        except ManifestRefused as error:
+            return Verdict(Outcome.REFUSED, (str(error),))
         reason = f"evidence about {manifest.subject.digest}, which is admitted"
         return Verdict(Outcome.ACCEPTED, (reason,), valid_until=subject.valid_until)
 
@@ -265,7 +269,16 @@ class Admission:
     async def record_evidence(
         self, repository: Repository, subject: Digest, fetched: FetchedManifest, manifest: Manifest
     ) -> None:
-        """Remember an evidence manifest under its subject, so that it and its blobs may be served."""
+        """Remember an evidence manifest and its layers under its subject, so that they may be served.
+
+        Raises ManifestRefused when it is not evidence, UpstreamError when its layers have to be looked at and cannot be.
+        """
+        if not manifest.is_index and not self.fits_evidence(manifest):
+            raise ManifestRefused(f"{fetched.digest} is not evidence: {describe(manifest)}")
+        if len(manifest.layers) > self._bounds.layers:
+            raise ManifestRefused(f"{fetched.digest} has {len(manifest.layers)} layers; the limit is {self._bounds.layers}")
+        if has_image_config(manifest):
+            await self._keep_texts(repository, manifest)
         if not self._recording:
             return
         descriptor = Descriptor(manifest.media_type, fetched.digest, len(fetched.body))
@@ -274,6 +287,22 @@ class Admission:
         await self._catalog.record(
             repository, manifest=descriptor, edges=(Edge(subject, descriptor, Kind.EVIDENCE), *edges), verdict=None
         )
+
+    async def _keep_texts(self, repository: Repository, manifest: Manifest) -> None:
+        """Look at what an image's client would unpack: all of it must be text. Raises ManifestRefused."""
+        if sum(entry.descriptor.size for entry in manifest.layers) > self._limits.evidence_total:
+            raise ManifestRefused(f"the evidence is larger than {self._limits.evidence_total} bytes")
+        for entry in manifest.layers:
+            descriptor = entry.descriptor
+            content = await self._blobs.read(descriptor.digest, self._limits.attestation_size)
+            if content is None:
+                content = await self._online.blob(repository, descriptor, self._limits.attestation_size)
+            if content is None:
+                raise ManifestRefused(f"its layer {descriptor.digest} does not exist upstream")
+            if not await asyncio.to_thread(is_text, content):
+                raise ManifestRefused(f"its layer {descriptor.digest} is not text: it could be unpacked as an image's")
+            if self._recording:
+                await self._blobs.put(descriptor.digest, content)
 
     async def _bytes(self, repository: Repository, digest: Digest) -> FetchedManifest:
         known = await self._catalog.manifest(repository, digest)
@@ -313,12 +342,10 @@ class Admission:
         repository, digest = question.repository, fetched.digest
         await self._blobs.put(digest, fetched.body)
         for document in harvest.documents:
-            document_manifest = await self.parse(document.manifest)
-            if not self.fits_evidence(document_manifest):
-                continue  # it was looked at, but what does not have the shape of evidence is not let through as such
-            for descriptor, _, content in document.layers:
-                await self._blobs.put(descriptor.digest, content)
-            await self.record_evidence(repository, digest, document.manifest, document_manifest)
+            for blob, _, content in document.layers:
+                await self._blobs.put(blob.digest, content)
+            with suppress(ManifestRefused):  # it was looked at, but what is not evidence through and through is not let through
+                await self.record_evidence(repository, digest, document.manifest, document.parsed)
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
         decided = self._clock()
         stored = StoredVerdict(repository, digest, question.rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)

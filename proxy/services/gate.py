@@ -289,7 +289,12 @@ class Gate:
             return Refused(
                 Answer.DENY, (f"{name} has the name of a signature but is not one: it is refused like any other image",)
             )
-        await self._admission.record_evidence(repository, subject, fetched, manifest)
+        try:
+            await self._admission.record_evidence(repository, subject, fetched, manifest)
+        except ManifestRefused as error:
+            return Refused(Answer.DENY, (f"{name} is refused like any other image", str(error)))
+        except UpstreamError as error:
+            return self._upstream_refusal(name, error, Thing.MANIFEST)
         return ServedManifest(Descriptor(manifest.media_type, fetched.digest, len(fetched.body)), fetched.body, warning)
 
     async def _subject_refusal(self, ask: _Ask, subject: Digest, name: str) -> Refused | None:

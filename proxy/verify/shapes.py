@@ -73,6 +73,20 @@ def is_evidence(manifest: Manifest) -> bool:
     )
 
 
+def has_image_config(manifest: Manifest) -> bool:
+    """Whether the config is an image's: some clients would then unpack the layers, whatever media types these claim."""
+    return manifest.config is not None and manifest.config.media_type in _IMAGE_CONFIGS
+
+
+def is_text(content: bytes) -> bool:
+    """Whether content is UTF-8 without NUL, as every JSON, SPDX or XML document is and no layer, packed or not, can be."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content
+
+
 def describe(manifest: Manifest) -> str:
     """What a manifest says it is, for people; text of strangers, not yet fit for a header."""
     if manifest.is_index:

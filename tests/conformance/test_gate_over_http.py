@@ -294,6 +294,23 @@ async def test_a_signature_tag_passes_by_shape_not_by_name(tmp_path: Path) -> No
         assert (await proxy.manifest("acme/app", tag)).digest == str(signature.digest), "the stored one, with the upstream gone"
 
 
+async def test_layers_in_the_clothes_of_signatures_are_refused(tmp_path: Path) -> None:
+    """An image whose real layers claim to be signature payloads is not served under a signature tag, nor are its layers."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
+        image = upstream.image("acme/app", "v1")
+        upstream.sign("acme/app", image.digest, proxy.signer)
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        disguised = json.loads(upstream.image("acme/app", None, seed="runnable").body)
+        for layer in disguised["layers"]:
+            layer["mediaType"] = signing.SIMPLE_SIGNING
+        tag = signing.signature_tag(image.digest)
+        digest = upstream.manifest("acme/app", json.dumps(disguised).encode(), images.OCI_MANIFEST, tag)
+        answer = await proxy.manifest("acme/app", tag)
+        assert (answer.status, "not text" in answer.error["message"]) == (403, True)
+        assert (await proxy.manifest("acme/app", digest)).status == 403
+        assert (await proxy.blob("acme/app", disguised["layers"][0]["digest"])).status == 403
+
+
 async def test_evidence_does_not_pass_as_an_image(tmp_path: Path) -> None:
     """A referrer of an admitted image is served by digest, but no tag can be pinned to it without a signature of its own."""
     async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
