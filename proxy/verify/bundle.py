@@ -7,7 +7,7 @@ in-toto statement or a message signature. The steps:
 2. The material names a public key. With a certificate the bundle is keyless, which no managed key can vouch for. The key's
    hint is not signed, so it does not decide which key is tried. Log entries and timestamps prove a time, which a managed key
    does not need; their number is bounded (GHSA-cq38-jh5f-37mq).
-3. Envelope: the payload type is in-toto; one of the signatures holds over the pre-authentication encoding.
+3. Envelope: the payload type is in-toto; its one signature holds over the pre-authentication encoding.
    The predicate type is cosign's ``sign/v1``: anything else by the same key is an attestation, and an attestation is no
    signature (CVE-2022-35929). One of the subjects has the image's digest.
 4. Message signature: the message digest is that of the image's manifest, and the signature holds over the manifest.
@@ -113,7 +113,7 @@ class SigstoreBundles:
                 raise EvidenceMalformed(f"is an attestation ({shown(statement.predicate_type)}), not a signature")
             statement.check_subject(subject.digest)
 
-        return _Signed(lambda key: any(key.verify(signature, message) for signature in envelope.signatures), content)
+        return _Signed(lambda key: key.verify(envelope.signature, message), content)
 
 
 def _check_material(material: Mapping[str, object]) -> None:

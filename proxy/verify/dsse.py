@@ -23,11 +23,11 @@ MAX_SUBJECTS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A payload with its type and the signatures over both."""
+    """A payload with its type and the signature over both (Sigstore bundles allow one signature only)."""
 
     payload_type: str
     payload: bytes = field(repr=False)
-    signatures: tuple[bytes, ...] = field(repr=False)
+    signature: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, node: Mapping[str, object]) -> Envelope:
@@ -39,12 +39,14 @@ class Envelope:
             signatures.append(unbase64(text(entry, "sig", "its envelope"), "the signature"))
         if not signatures:
             raise EvidenceMalformed("is broken: its envelope has no signature")
+        if len(signatures) > 1:
+            raise EvidenceMalformed(f"is broken: its envelope has {len(signatures)} signatures; a bundle's has exactly one")
         payload = unbase64(text(node, "payload", "its envelope"), "the payload")
-        return cls(text(node, "payloadType", "its envelope"), payload, tuple(signatures))
+        return cls(text(node, "payloadType", "its envelope"), payload, signatures[0])
 
     @property
     def signed_bytes(self) -> bytes:
-        """The pre-authentication encoding (PAE): what the signatures are over."""
+        """The pre-authentication encoding (PAE): what the signature is over."""
         kind = self.payload_type.encode()
         return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(self.payload), self.payload)
 
