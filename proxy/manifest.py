@@ -34,7 +34,11 @@ MANIFEST_TYPES = IMAGE_TYPES | INDEX_TYPES
 #: What servers say when they do not know; the document's own ``mediaType`` decides then.
 _UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"})
 _SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1(\+json|\+prettyjws)")
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}", re.ASCII)
+#: RFC 6838 §4.2; a few parameters are let through because older Sigstore bundles carry their version in one.
+_MEDIA_TYPE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}(; ?[a-z]{1,32}=[A-Za-z0-9._-]{1,64}){0,4}",
+    re.ASCII,
+)
 
 _TOP_KEYS = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
 _FOREIGN_KEYS = ("fsLayers", "history", "signatures", "blobs")
