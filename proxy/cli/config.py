@@ -107,8 +107,8 @@ def _show_rule(configuration: Configuration, reference: Reference, *, as_json: b
     tag_rule = None if tag is None else most_specific(chosen.tags, tag)
 
     def described(each: Rule) -> dict[str, object]:
-        prefix, literals, wildcards = each.pattern.specificity
-        specificity = {"before_wildcard": prefix, "literal": literals, "wildcards": -wildcards}
+        prefix, literals, doubles, stars, marks = each.pattern.specificity
+        specificity = {"before_wildcard": prefix, "literal": literals, "**": -doubles, "*": -stars, "?": marks}
         return {"match": each.pattern.text, "line": lines.get(id(each)), "characters": specificity}
 
     if as_json:
@@ -138,7 +138,7 @@ def _show_rule(configuration: Configuration, reference: Reference, *, as_json: b
     if len(matching) > 1:
         print("  because    it is the most specific of those that match:")
         for each in matching:
-            prefix, literals, _ = each.pattern.specificity
+            prefix, literals, *_ = each.pattern.specificity
             print(
                 f"               {_place(configuration, each, lines)}: {prefix} characters before a wildcard, {literals} in all"
             )

@@ -2,7 +2,8 @@
 
 Everything here is a frozen value or a pure function. Patterns are globs over whole values: ``*`` stops at ``/``, ``**``
 crosses it, ``?`` is one character that is not ``/``. The most specific matching pattern wins: the longest literal text
-before the first wildcard, then the most literal characters, then the fewest wildcards; of equals, the first in the file.
+before the first wildcard, then the most literal characters, then the fewest ``**``, the fewest ``*``, the most ``?``: a pattern
+that matches only part of what another one matches wins. Of equals, the first in the file.
 """
 
 from __future__ import annotations
@@ -29,24 +30,26 @@ class Pattern:
 
     text: str
     regex: re.Pattern[str] = field(repr=False, compare=False)
-    specificity: tuple[int, int, int] = field(repr=False, compare=False)
+    #: Literal characters before the first wildcard and in all, then minus the ``**``, minus the ``*``, the ``?``.
+    specificity: tuple[int, int, int, int, int] = field(repr=False, compare=False)
 
     @classmethod
     def compile(cls, text: str) -> Pattern:
         """Compile ``text``. Any text is a pattern; one without wildcards matches itself only."""
         parts: list[str] = []
-        wildcards = 0
+        wildcards = dict.fromkeys(_REGEX_OF, 0)
         position = literals = 0
         prefix = None
         for found in _WILDCARD.finditer(text):
             prefix = found.start() if prefix is None else prefix
             literals += found.start() - position
-            wildcards += 1
+            wildcards[found.group()] += 1
             parts += [re.escape(text[position : found.start()]), _REGEX_OF[found.group()]]
             position = found.end()
         parts.append(re.escape(text[position:]))
         literals += len(text) - position
-        specificity = (literals if prefix is None else prefix, literals, -wildcards)
+        before = literals if prefix is None else prefix
+        specificity = (before, literals, -wildcards["**"], -wildcards["*"], wildcards["?"])
         return cls(text, re.compile("".join(parts), re.DOTALL), specificity)
 
     def matches(self, value: str) -> bool:
@@ -99,9 +102,13 @@ class Never:
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
-    """Each of these."""
+    """Each of these; there is at least one."""
 
     of: tuple[Requirement, ...]
+
+    def __post_init__(self) -> None:
+        if not self.of:
+            raise ValueError("all of nothing would let everything pass")
 
     def __str__(self) -> str:
         return "all of: " + "; ".join(map(str, self.of))
@@ -119,10 +126,14 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """``count`` of these, by distinct authorities (GHSA-9vcr-p3rj-q5q6: one authority named twice is one)."""
+    """``count`` of these, one or more, by distinct authorities (GHSA-9vcr-p3rj-q5q6: one authority named twice is one)."""
 
     count: int
     of: tuple[Requirement, ...]
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError("at least nothing would let everything pass")
 
     def __str__(self) -> str:
         return f"at least {self.count} of: " + "; ".join(map(str, self.of))
@@ -187,7 +198,10 @@ def match(rules: Sequence[Rule], repository: Repository) -> Rule:
 
 
 def fingerprint(requirement: Requirement, keys: Mapping[str, str]) -> str:
-    """Hash of a requirement with what its key names stand for (``keys``: name → fingerprint and validity window)."""
+    """Hash of a requirement with what its key names stand for (``keys``: name → fingerprint and validity window).
+
+    The same for the same question: names of keys and the order of a group do not matter.
+    """
 
     def tree(node: Requirement) -> object:
         match node:
@@ -198,13 +212,16 @@ def fingerprint(requirement: Requirement, keys: Mapping[str, str]) -> str:
             case Never():
                 return ["deny"]
             case AllOf(of):
-                return ["all", *map(tree, of)]
+                return ["all", *group(of)]
             case AnyOf(of):
-                return ["any", *map(tree, of)]
+                return ["any", *group(of)]
             case AtLeast(count, of):
-                return ["at_least", count, *map(tree, of)]
+                return ["at_least", count, *group(of)]
             case _:
                 assert_never(node)
+
+    def group(of: tuple[Requirement, ...]) -> list[object]:
+        return sorted(map(tree, of), key=json.dumps)
 
     return hashlib.sha256(json.dumps(tree(requirement), separators=(",", ":")).encode()).hexdigest()
 
@@ -271,7 +288,8 @@ class _Result:
     outcome: Outcome
     checks: tuple[Check, ...]
     authorities: frozenset[str] = frozenset()
-    valid_until: datetime | None = None
+    valid_until: datetime | None = None  #: end of what the outcome leans on
+    all_until: datetime | None = None  #: end of the first of all authorities: until then ``authorities`` stays as it is
     passed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -305,7 +323,7 @@ def _evaluate(requirement: Requirement, evidence: Sequence[Evidence], unavailabl
     match requirement:
         case FirstUse():
             check = Check(depth, str(requirement), Outcome.ACCEPTED, "first use needs no evidence")
-            return _Result(Outcome.ACCEPTED, (check,), frozenset({"first-use"}), None, ("first use: no signature is required",))
+            return _Result(Outcome.ACCEPTED, (check,), frozenset({"first-use"}), passed=("first use: no signature is required",))
         case Never():
             check = Check(depth, str(requirement), Outcome.REFUSED, "no evidence would help")
             return _Result(Outcome.REFUSED, (check,), missing=("the rule allows nothing here (require: deny)",))
@@ -316,11 +334,12 @@ def _evaluate(requirement: Requirement, evidence: Sequence[Evidence], unavailabl
             outcomes = {result.outcome for result in results}
             outcome = next((o for o in (Outcome.REFUSED, Outcome.UNKNOWN) if o in outcomes), Outcome.ACCEPTED)
             met = sum(result.outcome is Outcome.ACCEPTED for result in results)
-            return _combine(f"all of {len(of)}", outcome, results, met, depth, leans_on=results)
+            until = _earliest([result.valid_until for result in results])
+            return _combine(f"all of {len(of)}", outcome, results, met, depth, until)
         case AnyOf(of):
-            return _threshold("any of", 1, of, evidence, unavailable, depth)
+            return _any(of, evidence, unavailable, depth)
         case AtLeast(count, of):
-            return _threshold(f"at least {count} distinct of", count, of, evidence, unavailable, depth)
+            return _at_least(count, of, evidence, unavailable, depth)
         case _:
             assert_never(requirement)
 
@@ -328,17 +347,20 @@ def _evaluate(requirement: Requirement, evidence: Sequence[Evidence], unavailabl
 def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth: int) -> _Result:
     required = str(SignatureBy(key))
     judged = [piece for piece in evidence if piece.key == key or piece.key is None]
-    accepted = [piece for piece in judged if piece.accepted and piece.authority is not None]
+    accepted = [
+        (piece, piece.authority) for piece in judged if piece.accepted and piece.key == key and piece.authority is not None
+    ]
     if accepted:
         # The piece that stays valid longest carries the verdict.
-        best = max(accepted, key=lambda piece: (piece.valid_until is None, piece.valid_until or _NEVER))
+        best, authority = max(accepted, key=lambda pair: (pair[0].valid_until is None, pair[0].valid_until or _NEVER))
         found = f"{best.format} from the {best.source}"
         return _Result(
             Outcome.ACCEPTED,
             (Check(depth, required, Outcome.ACCEPTED, found),),
-            frozenset(piece.authority for piece in accepted if piece.authority is not None),
+            frozenset({authority}),
             best.valid_until,
-            (f"{required}: {found}",),
+            best.valid_until,
+            passed=(f"{required}: {found}",),
         )
     reasons = tuple(dict.fromkeys(f"{piece.source}: {piece.reason}" for piece in judged))
     shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
@@ -351,38 +373,56 @@ def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth:
     return _Result(outcome, (Check(depth, required, outcome, found),), missing=(f"{required} is required; found: {found}",))
 
 
-def _threshold(
-    words: str, count: int, of: Sequence[Requirement], evidence: Sequence[Evidence], unavailable: bool, depth: int
-) -> _Result:
+def _any(of: Sequence[Requirement], evidence: Sequence[Evidence], unavailable: bool, depth: int) -> _Result:
     results = [_evaluate(node, evidence, unavailable, depth + 1) for node in of]
     accepted = [result for result in results if result.outcome is Outcome.ACCEPTED]
-    met = len(_distinct([result.authorities for result in accepted])) if count > 1 else min(len(accepted), 1)
-    unknown = sum(result.outcome is Outcome.UNKNOWN for result in results)
+    outcomes = {result.outcome for result in results}
+    outcome = next((o for o in (Outcome.ACCEPTED, Outcome.UNKNOWN) if o in outcomes), Outcome.REFUSED)
+    # The branch that stays valid longest carries the verdict.
+    ends = [result.valid_until for result in accepted]
+    until = None if None in ends else max((end for end in ends if end is not None), default=None)
+    told = (f"one of these {len(of)} is required, and none is met",)
+    return _combine(f"any of {len(of)}", outcome, results, min(len(accepted), 1), depth, until, told)
+
+
+def _at_least(count: int, of: Sequence[Requirement], evidence: Sequence[Evidence], unavailable: bool, depth: int) -> _Result:
+    results = [_evaluate(node, evidence, unavailable, depth + 1) for node in of]
+    accepted = [result for result in results if result.outcome is Outcome.ACCEPTED]
+    met = len(_distinct([result.authorities for result in accepted]))
     if met >= count:
         outcome = Outcome.ACCEPTED
-    elif met + unknown >= count:
+    elif unavailable and sum(result.outcome is not Outcome.REFUSED for result in results) >= count:
+        # What could not be fetched may also hold further authorities for what is accepted already.
         outcome = Outcome.UNKNOWN
     else:
         outcome = Outcome.REFUSED
-    # Which of several accepted branches carries the verdict: those that stay valid longest.
-    lasting = sorted(accepted, key=lambda r: (r.valid_until is None, r.valid_until or _NEVER), reverse=True)
-    return _combine(f"{words} {len(of)}", outcome, results, met, depth, leans_on=lasting[:count] if count == 1 else accepted)
+    # Which authority stands for which branch may shift when one of them goes: judged again as soon as any does.
+    until = _earliest([result.all_until for result in accepted])
+    told = (f"at least {count} of these {len(of)} are required, by distinct signers; {met} met",)
+    return _combine(f"at least {count} of {len(of)}, by distinct signers", outcome, results, met, depth, until, told)
 
 
 def _combine(
-    words: str, outcome: Outcome, results: Sequence[_Result], met: int, depth: int, leans_on: Sequence[_Result]
+    words: str,
+    outcome: Outcome,
+    results: Sequence[_Result],
+    met: int,
+    depth: int,
+    valid_until: datetime | None,
+    told: tuple[str, ...] = (),
 ) -> _Result:
+    """One result for a group. ``told`` stands before what its members miss, where the group is not met."""
     own = Check(depth, words, outcome, f"{met} of {len(results)} met")
+    accepted = [result for result in results if result.outcome is Outcome.ACCEPTED]
     missing = tuple(line for result in results if result.outcome is not Outcome.ACCEPTED for line in result.missing)
-    if outcome is not Outcome.ACCEPTED and words.startswith("at least"):
-        missing = (f"{words} are required by distinct signers; {met} found", *missing)
     return _Result(
         outcome,
         (own, *(check for result in results for check in result.checks)),
-        frozenset[str]().union(*(result.authorities for result in results if result.outcome is Outcome.ACCEPTED)),
-        _earliest([result.valid_until for result in leans_on]),
-        tuple(dict.fromkeys(line for result in results if result.outcome is Outcome.ACCEPTED for line in result.passed)),
-        tuple(dict.fromkeys(missing)),
+        frozenset[str]().union(*(result.authorities for result in accepted)),
+        valid_until if outcome is Outcome.ACCEPTED else None,
+        _earliest([result.all_until for result in accepted]),
+        tuple(dict.fromkeys(line for result in accepted for line in result.passed)),
+        tuple(dict.fromkeys((*told, *missing))),
     )
 
 

@@ -184,7 +184,7 @@ def test_show_rule_as_json(folder: Folder) -> None:
     assert told["upstream"] is True
     assert told["rule"]["match"] == "ghcr.io/acme/**"
     assert told["rule"]["line"] == 9
-    assert told["rule"]["characters"] == {"before_wildcard": 13, "literal": 13, "wildcards": 1}
+    assert told["rule"]["characters"] == {"before_wildcard": 13, "literal": 13, "**": 1, "*": 0, "?": 0}
     assert (told["on_overwrite"], told["tag_pattern"]) == ("serve-pinned", "v*")
     assert [each["match"] for each in told["matching"]] == ["ghcr.io/acme/**"]
     assert shown("show", "--config", folder.file, "--rule", "nginx")["image"] == "docker.io/library/nginx:latest"
