@@ -55,8 +55,12 @@ class Catalog:
             raise ValueError(f"a verdict for {verdict.repository} cannot be recorded in {repository}")
         await self._database.write(_record, repository, manifest, edges, verdict)
 
-    async def lineage(self, repository: Repository, digest: Digest, fingerprint: str) -> Lineage:
+    async def lineage(
+        self, repository: Repository, digest: Digest, fingerprint: str, *, through_evidence: bool = True
+    ) -> Lineage:
         """Everything above ``digest``, :data:`MAX_DEPTH` steps up, with the verdicts under ``fingerprint`` and the blocks.
+
+        Without ``through_evidence`` a subject is not above its evidence: edges of kind EVIDENCE are left out.
 
         These are all edges when there are fewer than :data:`MAX_EDGES`. Of more (a base layer under thousands of images) as
         many are returned, in such a way that :func:`storage.lineage.accepted_root` and :func:`storage.lineage.blocked` answer
@@ -65,11 +69,12 @@ class Catalog:
 
         Blocks are read last: one that comes in between is heeded.
         """
+        without = "" if through_evidence else Kind.EVIDENCE
         content = await self._database.read(_content, repository, digest)
-        lineage, complete = await self._database.read(_newest_lineage, repository, digest, content, fingerprint)
+        lineage, complete = await self._database.read(_newest_lineage, repository, digest, content, fingerprint, without)
         if content is None or complete or accepted_root(lineage, _FOREVER) is not None:
             return lineage
-        survey = await self._database.read(_survey, repository, content["id"], fingerprint)
+        survey = await self._database.read(_survey, repository, content["id"], fingerprint, without)
         chosen = await asyncio.to_thread(narrow, content["id"], *survey, MAX_EDGES)
         return await self._database.read(_chosen_lineage, repository, content, fingerprint, chosen)
 
@@ -137,7 +142,7 @@ _start = select(
 _up = _start.union(  # UNION, not UNION ALL: an edge that is reached in many ways is followed once from each depth
     select(edges.c.id, edges.c.parent_id, edges.c.child_id, _start.c.depth + 1)
     .join_from(_start, edges, edges.c.child_id == _start.c.node)
-    .where(_start.c.depth < MAX_DEPTH)
+    .where(_start.c.depth < MAX_DEPTH, edges.c.kind != bindparam("without"))
 )
 _ALL_ABOVE = select(_up.c.edge, _up.c.node, _up.c.child).where(_up.c.depth > 0).limit(MAX_SEARCH)
 _ACCEPTED_ABOVE = select(verdicts.c.content_id, verdicts.c.valid_until).where(
@@ -255,23 +260,24 @@ def _log(connection: Connection, act: OperatorAct) -> None:
 
 
 def _newest_lineage(
-    connection: Connection, repository: Repository, digest: Digest, content: RowMapping | None, fingerprint: str
+    connection: Connection, repository: Repository, digest: Digest, content: RowMapping | None, fingerprint: str, without: str
 ) -> tuple[Lineage, bool]:
     """The lineage over the newest paths, and whether these are all."""
     if content is None:
         return Lineage(repository, digest, None, None, (), (), _blocks_on(connection, [digest])), True
-    climb = {"start": content["id"], "depth": MAX_DEPTH, "most": MAX_EDGES}
+    climb = {"start": content["id"], "depth": MAX_DEPTH, "most": MAX_EDGES, "without": without}
     rows = connection.execute(_NEWEST_EDGES, climb).mappings().all()
     once = {row["id"]: row for row in rows}  # an edge comes once for each depth at which it is reached
     return _assemble(connection, repository, content, once.values(), fingerprint), len(rows) < MAX_EDGES
 
 
 def _survey(
-    connection: Connection, repository: Repository, start: int, fingerprint: str
+    connection: Connection, repository: Repository, start: int, fingerprint: str, without: str
 ) -> tuple[list[tuple[int, int, int]], dict[int, datetime | None], frozenset[int]]:
     """What :func:`storage.lineage.narrow` needs: the edges above, the accepted nodes among them, the blocked nodes."""
-    above = [(row[0], row[1], row[2]) for row in connection.execute(_ALL_ABOVE, {"start": start})]
-    accepted = {row[0]: row[1] for row in connection.execute(_ACCEPTED_ABOVE, {"start": start, "fingerprint": fingerprint})}
+    climb = {"start": start, "without": without}
+    above = [(row[0], row[1], row[2]) for row in connection.execute(_ALL_ABOVE, climb)]
+    accepted = {row[0]: row[1] for row in connection.execute(_ACCEPTED_ABOVE, climb | {"fingerprint": fingerprint})}
     barred = frozenset(connection.execute(_BARRED, {"repository": repository}).scalars())
     return above, accepted, barred
 

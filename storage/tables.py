@@ -218,7 +218,7 @@ edges = Table(
     Column("media_type", String, nullable=False),
     Column("size", _ID, nullable=False),
     UniqueConstraint("parent_id", "child_id", "kind", name="uq_edges"),
-    Index("ix_edges_child", "child_id", "parent_id"),  # covers the walk upwards
+    Index("ix_edges_child", "child_id", "parent_id", "kind"),  # covers the walk upwards
 )
 
 verdicts = Table(

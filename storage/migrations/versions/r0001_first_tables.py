@@ -88,7 +88,7 @@ def upgrade() -> None:
         sa.Column("size", _ID, nullable=False),
         sa.UniqueConstraint("parent_id", "child_id", "kind", name="uq_edges"),
     )
-    op.create_index("ix_edges_child", "edges", ["child_id", "parent_id"])
+    op.create_index("ix_edges_child", "edges", ["child_id", "parent_id", "kind"])
     op.create_table(
         "verdicts",
         sa.Column("content_id", _ID, sa.ForeignKey("contents.id"), primary_key=True, autoincrement=False),

@@ -193,6 +193,18 @@ async def base(catalog: Catalog) -> Catalog:
     return catalog
 
 
+@pytest.mark.parametrize("image", [0, IMAGES - 1])
+async def test_a_subject_need_not_stand_above_its_evidence(base: Catalog, image: int) -> None:
+    """Where being evidence is no reason, the accepted subject is not found, an accepted index is; however many there are."""
+    await record(base, [edge("subject", "base", Kind.EVIDENCE)], verdict("subject"))
+    assert accepted_root(await base.lineage(APP, digest("base"), "f"), AT) == verdict("subject")
+    assert accepted_root(await base.lineage(APP, digest("base"), "f", through_evidence=False), AT) is None
+    await record(base, verdict=verdict(f"index {image}"))
+    found = await base.lineage(APP, digest("base"), "f", through_evidence=False)
+    assert accepted_root(found, AT) == verdict(f"index {image}")
+    assert all(edge.kind is not Kind.EVIDENCE for edge in found.edges)
+
+
 @pytest.mark.parametrize("image", [0, IMAGES // 2, IMAGES - 1])
 async def test_the_one_accepted_image_over_a_base_layer_is_found(base: Catalog, image: int) -> None:
     """Be it the oldest or the newest, the accepted index over a shared layer admits the layer; the answer stays small."""
