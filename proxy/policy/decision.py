@@ -17,6 +17,9 @@ D, no longer passes  any                    any             deny; event ``pin.re
 D, cannot tell       any                    any             unavailable
 ===================  =====================  ==============  ==========================================================
 
+What the upstream last said stands until it says something else: an overwrite outlives an outage and a revocation, and is told
+once for each E. An outage never yields a write. The rows, one by one: tests/unit/policy/test_decision.py.
+
 A pull by digest is judged like a candidate and never pinned (:func:`decide_digest`).
 """
 
@@ -112,19 +115,23 @@ def _pinned(pin: Pin, rule: Rule, seen: Observation, now: datetime) -> Decision:
     name = pin.name
     match seen.upstream:
         case Upstream.FRESH:
-            if pin.state is PinState.OVERWRITTEN and pin.candidate is not None:
-                return _overwritten(pin, pin.candidate, rule, None)
-            return _serve(pin, _restored(pin, now) if pin.state is PinState.REVOKED else None)
+            write = _reinstated(pin, rule, now, pin.checked_at) if pin.state is PinState.REVOKED else None
+            if pin.candidate is not None:
+                return _overwritten(pin, pin.candidate, rule, write)
+            return _serve(pin, write, _deleted(pin) if pin.state is PinState.DELETED else None)
         case Upstream.NAMES if seen.digest == pin.digest:
-            return _serve(pin, None if pin.state is PinState.PINNED else _restored(pin, now))
+            return _serve(pin, None if pin.state is PinState.PINNED else _restored(pin, rule, now))
         case Upstream.NAMES if seen.digest is not None:
             return _overwritten(pin, seen.digest, rule, _note_overwrite(pin, seen.digest, rule, now))
         case Upstream.ABSENT:
-            warning = f"{name} was deleted upstream; the pinned digest {pin.digest} is served"
-            return _serve(pin, None if pin.state is PinState.DELETED else _note_deleted(pin, now), warning)
+            return _serve(pin, None if pin.state is PinState.DELETED else _note_deleted(pin, now), _deleted(pin))
         case _:
-            warning = f"the upstream could not be asked about {name} ({seen.message}); the pinned digest {pin.digest} is served"
-            return _serve(pin, _restored(pin, now) if pin.state is PinState.REVOKED else None, warning)
+            # An outage changes nothing that is known: not even the end of a revocation is written before it is over.
+            last = "" if pin.candidate is None else f"; it last named {pin.candidate}"
+            warning = (
+                f"the upstream could not be asked about {name} ({seen.message}){last}; the pinned digest {pin.digest} is served"
+            )
+            return _serve(pin, None, warning)
 
 
 def decide_digest(repository: Repository, digest: Digest, rule: Rule, verdict: Verdict) -> Decision:
@@ -174,6 +181,10 @@ def _serve(pin: Pin, write: PinWrite | None, warning: str | None = None) -> Deci
     return Decision(Answer.SERVE, pin.digest, (f"{pin.name} is pinned to {pin.digest}",), warning, write)
 
 
+def _deleted(pin: Pin) -> str:
+    return f"{pin.name} was deleted upstream; the pinned digest {pin.digest} is served"
+
+
 def _overwritten(pin: Pin, candidate: Digest, rule: Rule, write: PinWrite | None) -> Decision:
     since = f"{pin.pinned_at:%Y-%m-%d %H:%M} UTC"
     told = f"{pin.name} was overwritten upstream: pinned to {pin.digest} since {since}, upstream now names {candidate}"
@@ -201,8 +212,9 @@ def _revoked(pin: Pin, rule: Rule, verdict: Verdict, now: datetime) -> Decision:
 
 
 def _note_overwrite(pin: Pin, candidate: Digest, rule: Rule, now: datetime) -> PinWrite | None:
-    if pin.state is PinState.OVERWRITTEN and pin.candidate == candidate:
-        return None
+    if pin.candidate == candidate:
+        # Known, and told: all that may be new is that the pinned digest passes again.
+        return _reinstated(pin, rule, now, now) if pin.state is PinState.REVOKED else None
     message = f"{pin.name} was overwritten upstream: pinned to {pin.digest}, upstream now names {candidate}"
     new = replace(
         pin,
@@ -225,14 +237,28 @@ def _note_deleted(pin: Pin, now: datetime) -> PinWrite:
     return PinWrite(pin, new, change, opened, (EventType.TAG_OVERWRITTEN, EventType.PIN_REVOKED))
 
 
-def _restored(pin: Pin, now: datetime) -> PinWrite:
-    """The pinned digest holds again: the upstream names it again, or it passes its rule again."""
-    revoked = pin.state is PinState.REVOKED
-    action = PinAction.RESTORED if revoked else PinAction.REVERTED
-    reason = "the pinned digest passes its rule again" if revoked else "the upstream names the pinned digest again"
+def _restored(pin: Pin, rule: Rule, now: datetime) -> PinWrite:
+    """The upstream names the pinned digest again, or it does so now that the digest passes its rule again."""
     new = replace(pin, state=PinState.PINNED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1)
-    change = PinChange(
-        pin.repository, pin.tag, action, now, "tagstone" if revoked else "upstream", reason, pin.candidate, pin.digest
-    )
+    if pin.state is PinState.REVOKED:
+        change = _passes_again(pin, rule, now)
+    else:
+        reason = "the upstream names the pinned digest again"
+        change = PinChange(pin.repository, pin.tag, PinAction.REVERTED, now, "upstream", reason, pin.candidate, pin.digest)
     closed = (EventType.TAG_OVERWRITTEN, EventType.TAG_DELETED, EventType.PIN_REVOKED)
     return PinWrite(pin, new, change, (), closed)
+
+
+def _reinstated(pin: Pin, rule: Rule, now: datetime, checked_at: datetime) -> PinWrite:
+    """The revoked digest passes its rule again; an overwrite that was known before is still one."""
+    overwritten = pin.candidate is not None
+    state = PinState.OVERWRITTEN if overwritten else PinState.PINNED
+    new = replace(pin, state=state, checked_at=checked_at, version=pin.version + 1)
+    # Whether the tag had been deleted is not known any more; the next check tells it again.
+    closed = (EventType.PIN_REVOKED,) if overwritten else (EventType.PIN_REVOKED, EventType.TAG_DELETED)
+    return PinWrite(pin, new, _passes_again(pin, rule, now), (), closed)
+
+
+def _passes_again(pin: Pin, rule: Rule, now: datetime) -> PinChange:
+    reason = f"the pinned digest passes {rule} again"
+    return PinChange(pin.repository, pin.tag, PinAction.RESTORED, now, str(rule), reason, pin.digest, pin.digest)
