@@ -165,7 +165,8 @@ async def test_promise_37_a_flipped_bit_is_found_quarantined_and_fetched_again(t
         assert (await proxy.blob("open/app", layer.digest)).body == whole
 
         async def stored() -> Path:
-            await until(lambda: list((proxy.data_dir / "blobs").rglob(layer.digest.hex)))
+            # The seal comes last: until then the fetch that wrote the file still serves it.
+            await until(lambda: list((proxy.data_dir / "seals").rglob(layer.digest.hex)))
             return next(iter((proxy.data_dir / "blobs").rglob(layer.digest.hex)))
 
         file = await stored()
