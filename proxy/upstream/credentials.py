@@ -40,6 +40,8 @@ RENEWAL_PAUSE = 60.0
 MAX_SECRET, MAX_OUTPUT, MAX_DOCKER_CONFIG = 64 << 10, 64 << 10, 4 << 20
 #: The user name under which helpers hand out identity tokens, and the one that Azure wants with them.
 TOKEN_USER, AZURE_USER = "<token>", "00000000-0000-0000-0000-000000000000"
+#: How long a killed helper may take to be gone, in seconds.
+END_TIME = 1.0
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -243,15 +245,7 @@ def _entry(auths: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
 
 async def _run(program: str, server: str, environment: Mapping[str, str], timeout: float) -> tuple[int, bytes]:
     """Ask a helper; its whole family is killed when it is late, talks too much, or nobody waits any more."""
-    process = await asyncio.create_subprocess_exec(
-        program,
-        "get",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # the protocol has errors on the standard output
-        env=environment,
-        start_new_session=True,
-    )
+    process = await _start(program, environment)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -267,7 +261,34 @@ async def _run(program: str, server: str, environment: Mapping[str, str], timeou
                     raise ValueError(f"it wrote more than {MAX_OUTPUT} bytes")
             return await process.wait(), output
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):  # it ended just now
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await _end(process)
+
+
+async def _start(program: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            program,
+            "get",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # the protocol has errors on the standard output
+            env=environment,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A start that is cut off kills the helper alone and waits for its children: let it come about, then end them all.
+        with suppress(OSError):
+            await _end(await starting)
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):  # it ended just now
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(TimeoutError):  # somebody who left the family may hold the pipe open
+            async with asyncio.timeout(END_TIME):
+                await process.wait()

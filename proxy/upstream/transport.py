@@ -216,8 +216,9 @@ class Transport:
                 )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-                waited = f"no answer from {host_of(url)}" if progress.connected else f"no connection to {host_of(url)}"
-                raise Outage(f"{waited} within {wait if progress.connected else connect:g} s") from error
+                what = f"no answer from {host_of(url)}" if progress.connected else f"no connection to {host_of(url)}"
+                limit = f"within {wait if progress.connected else connect:g} s"
+                raise Outage(f"{what} {'in the time that was left for it' if timer.when() == by else limit}") from error
             raise explain(error, url, allow_private_hint=self._hint, connect=connect) from error
 
     @property
