@@ -174,6 +174,7 @@ class Application:
                 await self._watcher
 
     def _readings(self) -> Iterable[Gauge]:
+        yield Gauge("blobs_arriving", "Blobs that are being fetched or put away.", (), (((), float(self.ingest.arriving)),))
         states = self.upstreams.status()
         yield Gauge(
             "upstream_breaker_open",

@@ -139,6 +139,11 @@ class Ingest:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    @property
+    def arriving(self) -> int:
+        """How many blobs are being fetched or put away."""
+        return len(self._arrivals)
+
     async def open(self, repository: Repository, descriptor: Descriptor) -> Source:
         """The blob, from the store, from the fetch under way, or from a new one.
 

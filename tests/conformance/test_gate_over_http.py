@@ -165,8 +165,8 @@ async def test_promise_37_a_flipped_bit_is_found_quarantined_and_fetched_again(t
         assert (await proxy.blob("open/app", layer.digest)).body == whole
 
         async def stored() -> Path:
-            # The seal comes last: until then the fetch that wrote the file still serves it.
-            await until(lambda: list((proxy.data_dir / "seals").rglob(layer.digest.hex)))
+            # Until it is put away, the fetch that wrote the file serves it.
+            await until(lambda: not proxy.application.ingest.arriving)
             return next(iter((proxy.data_dir / "blobs").rglob(layer.digest.hex)))
 
         file = await stored()
