@@ -22,7 +22,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -111,12 +111,13 @@ class Database:
             await asyncio.wait(self._tasks)
         watch, self._watch = self._watch, None
         with self._translated():
-            if watch is not None:
-                await watch.close()
-            if reader is not None:
-                await reader.dispose()
-            if writer is not None:  # last: SQLite tidies the log up when the last connection, one that may write, goes
-                await writer.dispose()
+            async with AsyncExitStack() as exits:
+                if writer is not None:  # goes last: SQLite tidies the log up when the last connection leaves, if it may write
+                    exits.push_async_callback(writer.dispose)
+                if reader is not None:
+                    exits.push_async_callback(reader.dispose)
+                if watch is not None:
+                    exits.push_async_callback(watch.close)
 
     async def read(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``work(connection, *args, **kwargs)``, which only reads. Each statement sees what was committed before it."""
