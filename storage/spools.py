@@ -95,8 +95,8 @@ def let_go(tree: Tree, fd: int) -> None:
     tree.files.close(fd)
 
 
-def install(place: Place, name: str, fd: int, digest: Digest) -> None:
-    """Make the claimed file, whose bytes are known to hash to ``digest``, the blob. Raises :class:`OSError`.
+def install(place: Place, name: str, fd: int, digest: Digest, hashed: os.stat_result | None) -> None:
+    """Make the claimed file the blob: its bytes hashed to ``digest`` when it looked like ``hashed``. Raises :class:`OSError`.
 
     Bytes on the disk, then the name, then the name on the disk, then the seal: a crash between any two leaves either
     no blob or a whole one, at worst without its seal. The mode changes last because a spool that cannot be opened for
@@ -104,7 +104,6 @@ def install(place: Place, name: str, fd: int, digest: Digest) -> None:
     """
     files = place.tree.files
     files.sync(fd)
-    hashed = files.status(fd)
     with (
         place.tree.folder(_FOLDER) as spool,
         place.tree.folder("blobs", digest.algorithm, digest.hex[:2], create=True) as shelf,
@@ -113,9 +112,14 @@ def install(place: Place, name: str, fd: int, digest: Digest) -> None:
         files.sync(shelf)
     files.protect(fd, _COMMITTED_MODE)
     sealed = files.status(fd)
-    # Whoever wrote to it since it was hashed broke it: without a seal it is hashed again before it is served.
-    if (sealed.st_size, sealed.st_mtime_ns) == (hashed.st_size, hashed.st_mtime_ns):
+    # Where somebody else wrote to it since it was hashed there is no seal: it is hashed again before it is served.
+    if hashed is not None and _as_written(hashed, sealed):
         place.seals.write(digest, Seal.of(sealed))
+
+
+def _as_written(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether nobody wrote between two looks at one file. (Renaming and chmod move the change time, but not this one.)"""
+    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def put(place: Place, digest: Digest, data: bytes) -> None:
@@ -123,7 +127,7 @@ def put(place: Place, digest: Digest, data: bytes) -> None:
     name, fd = _claim_new(place.tree, "put")
     try:
         place.tree.files.write_all(fd, data, 0)
-        install(place, name, fd, digest)
+        install(place, name, fd, digest, place.tree.files.status(fd))
     except BaseException:
         release(place.tree, name, fd)
         raise
@@ -166,7 +170,9 @@ class FileSpool:
     After an append that failed nothing more can be appended: what a failed write left in the file is not known.
     """
 
-    def __init__(self, place: Place, digest: Digest, size: int, fd: int, hasher: Hasher, written: int) -> None:
+    def __init__(
+        self, place: Place, digest: Digest, size: int, fd: int, hasher: Hasher, written: int, hashed: os.stat_result
+    ) -> None:
         self.digest = digest
         self.size = size
         self.written = written
@@ -175,6 +181,8 @@ class FileSpool:
         self._path = place.tree.path(_FOLDER, self._name)
         self._fd = fd
         self._hasher = hasher
+        #: What the file looked like when the bytes so far were hashed; None once somebody else has written to it.
+        self._hashed: os.stat_result | None = hashed
         self._mutex = threading.Lock()
         self._verified = False
         self._broken = False
@@ -193,11 +201,12 @@ class FileSpool:
                 if tree.files.status(fd).st_size > size:
                     fd = _replace(tree, name, fd)
                 hasher = digest.hasher()
+                hashed = tree.files.status(fd)
                 written = tree.files.hash(fd, hasher, place.workers.stopping)
             except BaseException:
                 let_go(tree, fd)
                 raise
-        return cls(place, digest, size, fd, hasher, written)
+        return cls(place, digest, size, fd, hasher, written, hashed)
 
     def fileno(self) -> int:
         """Descriptor of the growing file; :meth:`reset` changes it, :meth:`commit` and :meth:`discard` close it."""
@@ -213,9 +222,14 @@ class FileSpool:
             length = memoryview(data).nbytes
             if self.written + length > self.size:
                 raise DigestMismatch(str(self.digest), f"something else, for there are more than {self.size} bytes")
+            files = self._place.tree.files
             self._broken = True
-            self._place.tree.files.write_all(self._fd, data, self.written)
+            if self._hashed is not None and not _as_written(self._hashed, files.status(self._fd)):
+                self._hashed = None
+            files.write_all(self._fd, data, self.written)
             self._hasher.update(data)
+            if self._hashed is not None:
+                self._hashed = files.status(self._fd)
             self._broken = False
             self._verified = False
             self.written += length
@@ -239,7 +253,7 @@ class FileSpool:
             self._usable()
             if not self._verified:
                 raise RuntimeError("a spool is verified before it is committed")
-            install(self._place, self._name, self._fd, self.digest)
+            install(self._place, self._name, self._fd, self.digest, self._hashed)
             self._released = True
             let_go(self._place.tree, self._fd)
 
@@ -253,6 +267,7 @@ class FileSpool:
                 raise BlobStoreUnavailable(f"the spool of {self.digest} was given back")
             self._fd = _replace(self._place.tree, self._name, self._fd)
             self._hasher = self.digest.hasher()
+            self._hashed = self._place.tree.files.status(self._fd)
             self.written = 0
             self._broken = self._verified = False
 

@@ -312,3 +312,30 @@ async def test_the_spool_of_a_stored_blob_is_the_blob(store: FilesystemBlobStore
     os.close(reader)
     assert cast("FileSpool", spool).written == len(DATA)
     assert os.listdir(root / "spool") == []
+
+
+@pytest.mark.parametrize("position", [0, len(DATA) - 1, len(DATA)])
+@pytest.mark.parametrize("written", [1000, len(DATA)])
+async def test_promise_37_a_spool_that_somebody_else_wrote_to_is_not_sealed(
+    store: FilesystemBlobStore, root: Path, position: int, written: int
+) -> None:
+    """What is altered on disk between hashing and storing is found when the blob is first opened."""
+    spool = await claimed(store)
+    await spool.append(DATA[:written])
+    await asyncio.sleep(0.02)  # the kernel's clock for files moves in steps
+    with (root / "spool" / NAME).open("r+b") as file:
+        file.seek(position)
+        file.write(b"?")
+    await asyncio.sleep(0.02)
+    for piece in (DATA[written:-1], DATA[-1:]) if written < len(DATA) else ():
+        await spool.append(piece)
+    await spool.verify()
+    await spool.commit()
+    stored = await store.open(DIGEST)
+    if written < len(DATA) and position == len(DATA) - 1:
+        assert stored is not None  # our own bytes came over it
+        assert await stored.read() == DATA
+        stored.close()
+    else:
+        assert stored is None
+        assert len(os.listdir(root / "quarantine")) == 1
