@@ -92,11 +92,16 @@ class Arrival:
     async def _until(self, repository: Repository, enough: Callable[[], bool]) -> None:
         while True:
             if self.failure is not None:
-                error = self._repositories.get(repository) or self.failure
-                raise error.with_traceback(None)  # one error for many: each gets its own traceback
+                raise self._reason(repository).with_traceback(None)  # one error for many: each gets its own traceback
             if enough():
                 return
             await self._progress.wait()
+
+    def _reason(self, repository: Repository) -> UpstreamError | StorageError:
+        """Why the arrival failed: where no repository could give the blob, what this one said."""
+        assert self.failure is not None
+        none_could = any(error is self.failure for error in self._repositories.values())
+        return (self._repositories.get(repository) if none_could else None) or self.failure
 
     def _releasable(self) -> int:
         size = self.descriptor.size

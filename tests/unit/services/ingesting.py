@@ -43,6 +43,12 @@ class Bench:
         async with await self.ingest.open(repository, descriptor) as source:
             return await drain(source)
 
+    async def joined(self, descriptor: Descriptor, readers: int) -> None:
+        """Wait until so many clients share the fetch."""
+        arrivals = self.ingest._arrivals
+        key = (descriptor.digest, descriptor.size)
+        await until(lambda: key in arrivals and arrivals[key]._readers == readers)
+
     def spools(self) -> list[str]:
         """Names in the spool folder."""
         folder = self.root / "spool"

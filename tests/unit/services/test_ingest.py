@@ -192,7 +192,7 @@ async def test_promise_56_a_leader_that_leaves_kills_nobody(bench: Bench, origin
     leader = asyncio.ensure_future(bench.pull(descriptor))
     await until(lambda: origin.sent == HALF)
     others = [asyncio.ensure_future(bench.pull(descriptor)) for _ in range(5)]
-    await asyncio.sleep(0.01)
+    await bench.joined(descriptor, 6)
     leader.cancel()
     with suppress(asyncio.CancelledError):
         await leader
@@ -399,9 +399,14 @@ async def test_promise_30_a_small_wrong_body_is_never_begun(bench: Bench, origin
 async def test_a_resumed_lie_is_found(bench: Bench, origin: Origin, descriptor: Descriptor) -> None:
     """The digest is over what was put together, whoever sent which part; all who took part are named."""
     origin.add(OTHER, DATA)
-    origin.script(REPOSITORY, Behaviour(flip_at=3, break_at=HALF), Behaviour(refuse=UpstreamDenied("token expired")))
-    results = await gathered(bench.pull(descriptor), bench.pull(descriptor, OTHER))
-    assert all(isinstance(result, UpstreamMisbehaved) or "token expired" in str(result) for result in results)
+    release = asyncio.Event()
+    lie = Behaviour(flip_at=3, hold_at=HALF - 1, break_at=HALF, release=release)
+    origin.script(REPOSITORY, lie, Behaviour(refuse=UpstreamDenied("token expired")))
+    pulls = [asyncio.ensure_future(bench.pull(descriptor, repository)) for repository in (REPOSITORY, OTHER)]
+    await bench.joined(descriptor, 2)
+    release.set()
+    results = await gathered(*pulls)
+    assert [type(result) for result in results] == [UpstreamMisbehaved, UpstreamMisbehaved]
     await idle(bench)
     assert [repository for repository, _, _ in bench.told] == [REPOSITORY, OTHER]
 
@@ -463,7 +468,7 @@ async def test_another_repository_is_asked_when_the_first_fails(
     first = asyncio.ensure_future(bench.pull(descriptor))
     await until(lambda: len(origin.requests) == 1)
     second = asyncio.ensure_future(bench.pull(descriptor, OTHER))
-    await asyncio.sleep(0.01)
+    await bench.joined(descriptor, 2)
     release.set()
     assert await second == DATA
     assert await first == DATA  # bytes are shared; the right to them was asked for before
