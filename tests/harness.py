@@ -10,6 +10,7 @@
 
 The default configuration has ``reg.example`` (the simulator) with ``acme/**`` signed by ``release-key``, ``stay-*`` tags served
 pinned, ``open/**`` on first use, everything else denied, and checks the upstream at every pull (``check_interval: 0s``).
+A profile (:mod:`tests.simulator.profiles`) may stand in the place of the registry.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +32,7 @@ from proxy.configuration import load
 from storage.records import Event, Pin
 from storage.reference import Reference
 from tests.simulator.images import MANIFEST_TYPES
+from tests.simulator.profiles import World
 from tests.simulator.registry import Registry
 from tests.simulator.signing import Signer
 
@@ -71,28 +74,38 @@ class Reply:
 class Proxy:
     """A running :class:`proxy.app.Application` with its configuration file and data directory below ``folder``.
 
-    ``top`` is YAML put before the rules (``limits: {…}``, ``check_interval: …``); ``upstream_options`` go into the
-    upstream's entry as YAML flow text.
+    ``top`` is YAML put before the rules (``limits: {…}``, ``check_interval: …``). ``name`` is the registry's; a ``World`` brings
+    the settings that it needs. ``upstream_options`` go into its entry, ``key_options`` into that of ``release-key``, both as
+    YAML flow text; ``upstreams`` and ``keys`` are further entries (``b.example: {…}``), one a line.
     """
 
     def __init__(
         self,
         folder: Path,
-        upstream: Registry,
+        upstream: Registry | World,
         *,
         rules: str = RULES,
         top: str = "",
         signer: Signer | None = None,
         upstream_options: str = "retries: 0",
         data_dir: Path | None = None,
+        name: str = "reg.example",
+        upstreams: str = "",
+        keys: str = "",
+        key_options: str = "",
     ) -> None:
         self.folder = folder
-        self.upstream = upstream
+        self.upstream = upstream.registry if isinstance(upstream, World) else upstream
         self.signer = signer or Signer.of("p256", "release")
         self.data_dir = data_dir or folder / "data"
+        self.name = name
         self._rules = rules
         self._top = top
-        self._options = upstream_options
+        needed = {key: json.dumps(value) for key, value in upstream.settings.items()} if isinstance(upstream, World) else {}
+        self._options = _flow(*(f"{key}: {value}" for key, value in needed.items()), upstream_options)
+        self._upstreams = upstreams
+        self._keys = keys
+        self._key_options = _flow(key_options)
         self._session: aiohttp.ClientSession | None = None
         self.application: Application
 
@@ -106,12 +119,13 @@ class Proxy:
         self._rules = self._rules if rules is None else rules
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "release.pub").write_bytes(self.signer.public_pem)
-        options = f", {self._options}" if self._options else ""
         interval = "" if "check_interval" in self._top else "check_interval: 0s\n"
         self.config.write_text(
             f"listen: 127.0.0.1:0\nadmin: {{listen: 127.0.0.1:0}}\ndata_dir: {self.data_dir}\n{interval}{self._top}\n"
-            f"upstreams:\n  reg.example: {{url: {self.upstream.url}, allow_private: true{options}}}\n"
-            f"trust: {{keys: {{release-key: {{file: {self.folder}/release.pub}}}}}}\n{self._rules}"
+            f"upstreams:\n  {self.name}: {{url: {self.upstream.url}, allow_private: true{self._options}}}\n"
+            f"{indent(self._upstreams, '  ')}\n"
+            f"trust:\n  keys:\n    release-key: {{file: {self.folder}/release.pub{self._key_options}}}\n"
+            f"{indent(self._keys, '    ')}\n{self._rules}"
         )
 
     async def start(self) -> None:
@@ -172,20 +186,32 @@ class Proxy:
 
     async def manifest(self, name: str, reference: object, method: str = "GET", **headers: str) -> Reply:
         """A manifest of the simulated upstream, by prefix name."""
-        return await self.ask(method, f"/v2/reg.example/{name}/manifests/{reference}", headers)
+        return await self.ask(method, f"/v2/{self.name}/{name}/manifests/{reference}", headers)
 
     async def blob(self, name: str, digest: object, method: str = "GET", **headers: str) -> Reply:
         """A blob of the simulated upstream, by prefix name."""
-        return await self.ask(method, f"/v2/reg.example/{name}/blobs/{digest}", headers)
+        return await self.ask(method, f"/v2/{self.name}/{name}/blobs/{digest}", headers)
 
     async def pin(self, name: str) -> Pin | None:
         """The pin of ``repository:tag`` of the simulated upstream."""
-        reference = Reference.parse(f"reg.example/{name}")
+        reference = Reference.parse(f"{self.name}/{name}")
         return await self.application.pins.get(reference.repository, reference.tag or "latest")
+
+    async def metrics(self) -> str:
+        """What the admin listener exposes to Prometheus."""
+        if self._session is None:
+            raise RuntimeError("the proxy is not running")
+        async with self._session.get(f"{self.admin}/metrics") as response:
+            return await response.text()
 
     async def events(self, *, open_only: bool = False) -> list[Event]:
         """The events recorded so far."""
         return await self.application.pins.events(open_only=open_only)
+
+
+def _flow(*parts: str) -> str:
+    """Further entries of a YAML flow mapping that has some already."""
+    return "".join(f", {part}" for part in parts if part)
 
 
 async def until(holds: Any, seconds: float = 5.0) -> None:

@@ -1,6 +1,11 @@
-"""Fixtures of the conformance tests of the upstream client."""
+"""Fixtures of the conformance tests."""
 
 from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +24,11 @@ def public(monkeypatch: pytest.MonkeyPatch) -> None:
 def authority() -> Authority:
     """A certificate authority for registries on https."""
     return Authority()
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder in memory where there is one: these tests wait for the proxy, not for the disk below it."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
