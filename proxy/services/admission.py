@@ -142,9 +142,9 @@ class Admission:
     async def _manifest(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
         if isinstance(question.rule.require, Never):
             return evaluate(question.rule.require, ())
-        lineage = await self._catalog.lineage(question.repository, question.digest, question.rule.fingerprint)
-        if not as_evidence:
-            lineage = replace(lineage, edges=tuple(edge for edge in lineage.edges if edge.kind is not Kind.EVIDENCE))
+        lineage = await self._catalog.lineage(
+            question.repository, question.digest, question.rule.fingerprint, through_evidence=as_evidence
+        )
         above = await self._from_above(question, lineage)
         if above is not None and (above.accepted or blocked(lineage) is not None):
             return above
