@@ -29,8 +29,7 @@ class Flights(Generic[_K, _V]):
         return await asyncio.shield(task)
 
     def _landed(self, key: _K, task: asyncio.Task[_V]) -> None:
-        if self._tasks.get(key) is task:
-            del self._tasks[key]
+        del self._tasks[key]
         if not task.cancelled():
             task.exception()  # every caller may have left: the failure was theirs to see, and is not an orphan's
 
