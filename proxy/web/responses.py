@@ -87,11 +87,11 @@ def warn(text: str) -> str:
 
 def not_modified(request: web.BaseRequest, digest: Digest) -> bool:
     """Whether ``If-None-Match`` names this content (RFC 9110 §13.1.2); a bare digest counts, too."""
-    given = request.headers.get("If-None-Match")
-    if given is None:
-        return False
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in given.split(",")}
-    return "*" in tags or str(digest) in tags
+    own = {f'"{digest}"', str(digest)}
+    for given in request.headers.getall("If-None-Match", ()):
+        if given.strip() == "*" or any(tag.strip().removeprefix("W/") in own for tag in given.split(",")):
+            return True
+    return False
 
 
 class Prebuilt(web.StreamResponse):
@@ -130,13 +130,16 @@ def fits_prebuilt(request: web.BaseRequest) -> bool:
 
 
 class Wire:
-    """Head and body of a 200, ready for the wire but for the ``Date`` of the second."""
+    """Head and body of a 200, ready for the wire but for the ``Date`` of the second. Raises ValueError for what is no header."""
 
     __slots__ = ("_body", "_head")
 
     def __init__(self, headers: Mapping[str, str], length: int, body: bytes) -> None:
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._head = f"HTTP/1.1 200 OK\r\n{lines}Content-Length: {length}\r\n".encode("ascii")
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        if not all(line.isprintable() for line in lines):
+            raise ValueError("a header holds what ends its line")
+        head = "\r\n".join(("HTTP/1.1 200 OK", *lines, f"Content-Length: {length}", ""))
+        self._head = head.encode("ascii")
         self._body = body
 
     def bytes(self, *, head: bool) -> bytes:
