@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
+import structlog
+
 from proxy.errors import UpstreamDenied, UpstreamUnavailable
 from proxy.upstream.failures import Outage
+
+log = structlog.get_logger("tagstone.upstream")
 
 #: How long an open breaker's refusal asks clients to wait while a probe is under way, in seconds.
 PROBE_WAIT = 1.0
@@ -88,6 +92,8 @@ class Breaker:
         )
 
     def _succeeded(self) -> None:
+        if self._open_until is not None:
+            log.info("upstream.answers_again", upstream=self._name)
         self._in_a_row = 0
         self._open_until = None
 
@@ -95,5 +101,7 @@ class Breaker:
         self._in_a_row += 1
         self.last_error = str(outage)
         if self._in_a_row >= self._threshold:
+            if self._open_until is None:
+                log.warning("upstream.left_alone", upstream=self._name, failures=self._in_a_row, error=self.last_error)
             until = self._clock() + max(self._cooldown, outage.retry_after or 0.0)
             self._open_until = max(until, self._open_until or 0.0)

@@ -15,7 +15,6 @@ import asyncio
 import base64
 import binascii
 import json
-import logging
 import os
 import re
 import signal
@@ -25,12 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from proxy.errors import UpstreamUnavailable
 from proxy.settings import Auth
 from proxy.upstream.failures import clean
 from proxy.upstream.registries import Endpoint
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("tagstone.upstream")
 
 #: Credentials are good for this long at least with every registry that issues them for a time; they are read again at half of it.
 LIFE = 3600.0
@@ -108,7 +109,7 @@ class CredentialSource:
         except UpstreamUnavailable as error:
             if self._clock() >= self._read_at + LIFE:
                 raise
-            log.warning("the credentials of %s could not be renewed, the old ones are used: %s", self._endpoint.name, error)
+            log.warning("upstream.credentials_not_renewed", upstream=self._endpoint.name, error=str(error))
             self._again_at = self._clock() + RENEWAL_PAUSE
 
     async def _load(self) -> Credential:
@@ -289,6 +290,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):  # it ended just now
             os.killpg(process.pid, signal.SIGKILL)
+        if process.stdin is not None:
+            process.stdin.close()
         with suppress(TimeoutError):  # somebody who left the family may hold the pipe open
             async with asyncio.timeout(END_TIME):
-                await process.wait()
+                await process.communicate()  # the rest of its pipe, too, so that it is closed

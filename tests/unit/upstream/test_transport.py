@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import trustme
 from aiohttp import web
 from yarl import URL
 
-from proxy.errors import UpstreamAbsent, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.upstream.failures import Outage
 from tests.tools import free_port
 from tests.unit.upstream.servers import BLOB, LAYER, MANIFEST, REPOSITORY, Server, client, manifest, raw, serve
@@ -398,3 +400,43 @@ async def test_closing_without_having_connected() -> None:
     """Building and closing do no I/O and need no order; closing twice is harmless."""
     async with client(Server(URL("http://127.0.0.1:1"))) as upstreams:
         await upstreams.close()
+
+
+async def test_promise_56_cancellations_at_any_point_lose_nothing() -> None:
+    """Hundreds of requests cut off at random points, amid challenges, redirects and bodies: every connection is there again."""
+    dice = random.Random(7)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(dice.random() * 0.004)
+        if request.path == "/token":
+            return web.json_response({"token": str(dice.random()), "expires_in": 60})
+        if request.path.startswith("/there"):
+            return web.Response(body=BLOB)
+        if "Authorization" not in request.headers or dice.random() < 0.1:
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Bearer realm="/token"'})
+        if "/blobs/" in request.path:
+            return web.Response(status=307, headers={"Location": f"/there?{dice.random()}"})
+        return manifest() if dice.random() < 0.8 else web.Response(status=503)
+
+    async with serve(handle) as server, client(server, connections=3, retries=1, breaker_failures=1000) as upstreams:
+
+        async def blob() -> None:
+            async with upstreams.blob(REPOSITORY, LAYER) as stream:
+                async for _piece in stream.chunks():
+                    await asyncio.sleep(0)
+
+        async def one(number: int) -> None:
+            work = blob() if number % 2 else upstreams.manifest(REPOSITORY, f"{number}")
+            with suppress(UpstreamError, TimeoutError):
+                async with asyncio.timeout(dice.random() * 0.04):
+                    await work
+
+        for _ in range(30):
+            await asyncio.gather(*(one(number) for number in range(10)))
+        transport = upstreams._exchanges["registry.test"].transport
+        held = [asyncio.create_task(transport._slots.acquire()) for _ in range(3)]
+        held += [asyncio.create_task(transport._streams.acquire()) for _ in range(2)]
+        async with asyncio.timeout(2):
+            await asyncio.gather(*held)
+        assert transport._slots.locked()
+        assert transport._streams.locked()
