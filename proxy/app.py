@@ -110,6 +110,7 @@ class Application:
             await self.database.open()
             exits.push_async_callback(self.database.close)
             exits.push_async_callback(self.upstreams.close)
+            exits.push_async_callback(self.blobs.close)
             removed = await self.blobs.recover()
             if removed:
                 log.info("spools.removed", count=removed)

@@ -125,7 +125,7 @@ class House:
 async def house(configuration: Configuration, data_dir: Path | None, *, dry: bool = False) -> AsyncIterator[House]:
     """Open the data directory. ``dry`` writes nothing, and works where no data directory exists yet."""
     import tempfile
-    from contextlib import ExitStack
+    from contextlib import AsyncExitStack, ExitStack
 
     from proxy.app import DATABASE, revision_of, upstreams_of
     from proxy.services.admission import Admission
@@ -142,19 +142,19 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
         if dry and missing:
             root = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-")))
         database = Database(root / DATABASE)
-        await database.open(read_only=dry and not missing)
         upstreams = upstreams_of(configuration)
-        try:
+        async with AsyncExitStack() as cleanup:
+            cleanup.push_async_callback(database.close)
+            cleanup.push_async_callback(upstreams.close)
+            await database.open(read_only=dry and not missing)
             catalog, pins = Catalog(database), PinStore(database)
             blobs = FilesystemBlobStore(root, on_damage=None)
+            cleanup.push_async_callback(blobs.close)
             limits = configuration.settings.limits
             admission = Admission(catalog, blobs, upstreams, limits, utc_now, record=not dry)
+            cleanup.push_async_callback(admission.close)
             revision = revision_of(configuration, 0)
             yield House(pins, catalog, admission, upstreams, revision, Operators(pins, catalog, admission, revision, utc_now))
-            await admission.close()
-        finally:
-            await upstreams.close()
-            await database.close()
 
 
 def show_json(value: object) -> None:
