@@ -1,28 +1,58 @@
-"""One listening address on aiohttp's low-level server: start, drain, and no patience with clients that never ask."""
+"""One listening address on aiohttp's low-level server: start, drain, and no patience with clients that do not ask or read."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.settings import Limits
 
-#: A connection must bring its first whole request within this many seconds (slowloris).
-_FIRST_REQUEST = 20.0
-#: Idle connections are closed after this long; partial requests on them, too.
-_KEEPALIVE = 75.0
+_log = logging.getLogger("tagstone.listener")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long clients may take, in seconds (slowloris, in both directions)."""
+
+    first_request: float = 20.0  #: for the first whole request on a connection
+    idle: float = 75.0  #: for each further one
+
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class _Server(web.Server):
-    """Closes connections on which no request arrives in time."""
+class _ServerLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp has to say. A request that cannot be read is the client's error, and its bytes, secrets perhaps, stay out."""
 
-    def __init__(self, handler: Handler) -> None:
-        super().__init__(self._handle, keepalive_timeout=_KEEPALIVE, access_log=None, auto_decompress=False)
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **more: Any) -> None:
+        """Log an error, unless it is the client's."""
+        if isinstance(exc_info, HttpProcessingError):
+            self.debug("a request cannot be read: %s", type(exc_info).__name__)
+        else:
+            super().exception(msg, *args, exc_info=exc_info, **more)
+
+
+class _Server(web.Server):
+    """Closes connections on which no request arrives in time, or whose client takes no bytes for ``stall`` seconds."""
+
+    def __init__(self, handler: Handler, patience: Patience, stall: float) -> None:
+        super().__init__(
+            self._handle,
+            keepalive_timeout=patience.idle,
+            access_log=None,
+            auto_decompress=False,
+            logger=_ServerLog(_log),
+        )
         self._answer = handler
+        self._patience = patience
+        self._stall = stall
         self._waiting: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -34,7 +64,11 @@ class _Server(web.Server):
         """See aiohttp: a client has connected."""
         super().connection_made(handler, transport)
         loop = asyncio.get_running_loop()
-        self._waiting[handler] = loop.call_later(_FIRST_REQUEST, self._give_up, handler, transport)
+        self._waiting[handler] = loop.call_later(self._patience.first_request, self._give_up, handler, transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # The kernel ends the connection when the client takes nothing: also while nobody here waits for it to be written.
+            stall = max(1, int(self._stall * 1000))
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """See aiohttp: a client has gone."""
@@ -50,17 +84,30 @@ class _Server(web.Server):
 class Listener:
     """One address (port 0: any free one). ``reuse_port`` lets several processes listen on it."""
 
-    def __init__(self, handler: Handler, host: str, port: int, limits: Limits, *, reuse_port: bool = False) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        host: str,
+        port: int,
+        limits: Limits,
+        *,
+        reuse_port: bool = False,
+        patience: Patience = Patience(),
+    ) -> None:
         self._host = host
         self._port = port
         self._handler = handler
         self._limits = limits
         self._reuse_port = reuse_port
+        self._patience = patience
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address cannot be had."""
-        runner = web.ServerRunner(_Server(self._handler), shutdown_timeout=self._limits.drain_timeout)
+        # aiohttp waits twice this long before it cancels an answer, and for ever when it is zero.
+        grace = max(self._limits.drain_timeout, 0.02) / 2
+        server = _Server(self._handler, self._patience, self._limits.client_stall_timeout)
+        runner = web.ServerRunner(server, shutdown_timeout=grace)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port, reuse_port=self._reuse_port, backlog=1024).start()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
+import uvloop
 from aiohttp import web
 
 from proxy.settings import Limits
@@ -90,3 +95,19 @@ async def connected(port: int, *, receive_buffer: int | None = None) -> AsyncIte
         yield Client(reader, writer)
     finally:
         writer.transport.abort()
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test on asyncio's own loop and on uvloop, which differ in what a transport does with bytes."""
+
+    @functools.wraps(test)
+    def run(*, loop_factory: Callable[[], asyncio.AbstractEventLoop], **fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(test(**fixtures))
+
+    signature = inspect.signature(test)
+    added = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]  # for pytest
+    loops = [asyncio.new_event_loop, uvloop.new_event_loop]
+    both: Callable[..., None] = pytest.mark.parametrize("loop_factory", loops, ids=["asyncio", "uvloop"])(run)
+    return both
