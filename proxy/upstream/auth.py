@@ -12,7 +12,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -62,7 +62,7 @@ class Demand:
 class Authorization:
     """An Authorization header and how it came about."""
 
-    header: str
+    header: str = field(repr=False)
     credential: Credential | None
     demand: Demand | None  #: for Bearer
     fresh: bool  #: made for this very request, not remembered
@@ -70,7 +70,7 @@ class Authorization:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    header: str
+    header: str = field(repr=False)
     until: float
 
 

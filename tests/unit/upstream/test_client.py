@@ -274,10 +274,10 @@ async def test_promise_32_a_blob_that_stalls_and_one_that_trickles() -> None:
     async with raw(head + BLOB[:10], hold=True) as url, client(url, stall_timeout=0.1) as upstreams:
         with pytest.raises(UpstreamUnavailable, match=r"fell silent in the middle of its answer for 0\.1 s"):
             await read(upstreams)
-    async with raw(head, *(b"x", 0.04) * 100) as url, client(url, stall_timeout=0.2, min_rate=1000) as upstreams:
+    async with raw(head, *(b"x", 0.02) * 150) as url, client(url, stall_timeout=0.8, min_rate=1000) as upstreams:
         with pytest.raises(UpstreamUnavailable, match="slower than 1000 bytes a second"):
             await read(upstreams)
-    async with raw(head, *(b"x" * 1024, 0.2) * 4) as url, client(url, stall_timeout=0.6, min_rate=1000) as upstreams:
+    async with raw(head, *(b"x" * 1024, 0.5) * 4) as url, client(url, stall_timeout=1.2, min_rate=1000) as upstreams:
         assert (await read(upstreams))[1] == b"x" * 4096
 
 
