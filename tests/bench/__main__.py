@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure only this group (may be repeated)")
     parser.add_argument("--peers-only", action="store_true", help="leave Tagstone out")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is not met")
+    parser.add_argument("--folder", type=Path, help="work in this new folder and keep it, logs and all")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
@@ -34,8 +35,12 @@ def main() -> int:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
     lines: list[Line] = []
-    with tempfile.TemporaryDirectory(prefix="tagstone-bench-") as folder, ExitStack() as stack:
-        base = Path(folder)
+    with ExitStack() as stack:
+        if options.folder is None:
+            base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-bench-")))
+        else:
+            base = options.folder.resolve()
+            base.mkdir(parents=True)
         upstream = stack.enter_context(servers.upstream(base))
         bench = Bench(plan, base, upstream, note)
         running = {} if options.peers_only else {TAGSTONE: stack.enter_context(bench.tagstone("tagstone"))}
