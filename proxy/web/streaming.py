@@ -18,7 +18,7 @@ from aiohttp import web
 from storage.digest import Digest
 from storage.errors import DigestMismatch
 
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
+_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII | re.IGNORECASE)
 #: One turn in the worker thread sends at most this much, so that many downloads share the threads.
 _TURN = 4 << 20
 _PIECE = 256 << 10
@@ -56,12 +56,11 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
             raise Unsatisfiable
         return max(0, size - length), size
     start = int(found[1])
-    stop = min(size, int(found[2]) + 1) if found[2] else size
-    if start >= size:
-        raise Unsatisfiable
     if found[2] and int(found[2]) < start:
         return None
-    return start, stop
+    if start >= size:
+        raise Unsatisfiable
+    return start, min(size, int(found[2]) + 1) if found[2] else size
 
 
 class Rehashed:
@@ -105,8 +104,8 @@ async def send(
 ) -> None:
     """Send the bytes [start, stop) of ``source`` as the body of ``response`` (which has its headers and its length).
 
-    ``stall`` is how long (seconds) a client may take nothing. Raises what the source raises, and ConnectionError when
-    the client is gone or too slow.
+    ``stall`` is how long (seconds) a client may take nothing. Raises what the source raises, ConnectionError when the client
+    is gone, TimeoutError when it is too slow.
     """
     async with asyncio.timeout(stall):
         writer = await response.prepare(request)
