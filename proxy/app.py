@@ -1,4 +1,4 @@
-"""Where objects are built and lives begin and end: one :class:`Application` is one worker process."""
+"""Where the services are built, once per worker process, and where their lives begin and end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from proxy.services.revision import Revision, utc_now
 from proxy.upstream.client import Upstreams
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
-from proxy.web.listener import Listener
+from proxy.web.listener import Handler
 from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
 from storage.database import Database
@@ -58,12 +58,11 @@ def upstreams_of(configuration: Configuration) -> Upstreams:
 
 
 class Application:
-    """One worker: everything between the sockets and the data directory.
+    """Everything between the requests and the data directory. Several applications may share one data directory."""
 
-    ``reuse_port`` lets several workers share the listening ports. Several applications may share one data directory.
-    """
+    log = log
 
-    def __init__(self, configuration: Configuration, data_dir: Path, *, reuse_port: bool = False) -> None:
+    def __init__(self, configuration: Configuration, data_dir: Path) -> None:
         settings = configuration.settings
         limits = settings.limits
         self._configuration = configuration
@@ -90,22 +89,21 @@ class Application:
             self.metrics,
             rehash=settings.cache.serve == "rehash",
         )
-        self._registry = Listener(
-            self._api.handle, configuration.listen.host, configuration.listen.port, limits, reuse_port=reuse_port
-        )
-        admin = AdminApi(self.trouble, self.metrics)
-        self._admin = Listener(
-            admin.handle, configuration.admin_listen.host, configuration.admin_listen.port, limits, reuse_port=reuse_port
-        )
+        self._admin_api = AdminApi(self.trouble, self.metrics)
         self._watcher: asyncio.Task[None] | None = None
 
     @property
-    def ports(self) -> tuple[int, int]:
-        """The ports of the registry and the admin listener (useful where 0 was configured)."""
-        return self._registry.port, self._admin.port
+    def handle(self) -> Handler:
+        """The registry API: one request in, one answer out."""
+        return self._api.handle
+
+    @property
+    def handle_admin(self) -> Handler:
+        """The same for the admin listener."""
+        return self._admin_api.handle
 
     async def start(self) -> None:
-        """Open the storage, then the listeners. Raises StorageError or OSError; what was opened is closed again."""
+        """Open the storage and start what runs beside the pulls. Raises StorageError; what was opened is closed again."""
         async with AsyncExitStack() as exits:
             await self.database.open()
             exits.push_async_callback(self.database.close)
@@ -121,16 +119,10 @@ class Application:
             exits.push_async_callback(self.gate.close)
             self._watcher = asyncio.create_task(self._watch(await self._notices.latest()), name="notices")
             exits.push_async_callback(self._end_watch)
-            await self._admin.start()
-            exits.push_async_callback(self._admin.close)
-            await self._registry.start()
-            exits.push_async_callback(self._registry.close)
             self._exits = exits.pop_all()
-        registry, admin = self.ports
-        log.info("serving", listen=self._configuration.settings.listen, port=registry, admin_port=admin, version=__version__)
 
     async def close(self) -> None:
-        """Stop listening, let what is in flight end (``limits.drain_timeout``), close everything in reverse order."""
+        """Let fetches in flight end (``limits.drain_timeout``), close everything in reverse order."""
         await self._exits.aclose()
         log.info("stopped")
 

@@ -29,6 +29,7 @@ from yarl import URL
 
 from proxy.app import Application
 from proxy.configuration import load
+from proxy.worker import Worker
 from storage.records import Event, Pin
 from storage.reference import Reference
 from tests.simulator.images import MANIFEST_TYPES
@@ -107,7 +108,12 @@ class Proxy:
         self._keys = keys
         self._key_options = _flow(key_options)
         self._session: aiohttp.ClientSession | None = None
-        self.application: Application
+        self.worker: Worker
+
+    @property
+    def application(self) -> Application:
+        """What runs behind the listeners."""
+        return self.worker.application
 
     @property
     def config(self) -> Path:
@@ -131,9 +137,9 @@ class Proxy:
     async def start(self) -> None:
         """Write the configuration and start."""
         self.write()
-        self.application = Application(load(self.config), self.data_dir)
-        await self.application.start()
-        port, admin = self.application.ports
+        self.worker = Worker(load(self.config), self.data_dir)
+        await self.worker.start()
+        port, admin = self.worker.ports
         self.url, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
         self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=60))
 
@@ -142,7 +148,7 @@ class Proxy:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        await self.application.close()
+        await self.worker.close()
 
     async def restart(self) -> None:
         """Stop and start again on the same data."""

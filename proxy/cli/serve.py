@@ -10,23 +10,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 
 from proxy.cli.common import REFUSED, USAGE, ConfigOption, DataDirOption, fail, load
 from proxy.configuration import Configuration
 from proxy.configuration import load as load_file
 from proxy.errors import ConfigurationError
-from proxy.log import configure
 from proxy.schema import Address
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from proxy.app import Application
-
-log = structlog.get_logger("tagstone.serve")
+    from proxy.worker import Worker
 
 _RESTART_DELAY = 1.0
 
@@ -43,9 +39,6 @@ def serve(
 ) -> None:
     """Run the proxy until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     configuration = load(config)
-    configure(configuration.settings.log)
-    for warning in configuration.warnings:
-        log.warning("configuration", problem=str(warning))
     root = data_dir or configuration.settings.data_dir
     if listen is not None:
         try:
@@ -57,6 +50,22 @@ def serve(
     raise typer.Exit(code)
 
 
+def _log(configuration: Configuration) -> Any:
+    """The log, configured. Imported late: listening must not wait for it."""
+    import structlog
+
+    from proxy.log import configure
+
+    if not structlog.is_configured():
+        configure(configuration.settings.log)
+    return structlog.get_logger("tagstone.serve")
+
+
+def _warn(configuration: Configuration) -> None:
+    for warning in configuration.warnings:
+        _log(configuration).warning("configuration", problem=str(warning))
+
+
 def _work(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> int:
     """Be one worker; the exit code."""
     import uvloop
@@ -65,24 +74,27 @@ def _work(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(configuration, data_dir, reuse_port=reuse_port))
     except StorageError as error:
-        log.error("cannot start", reason=str(error), data_dir=str(data_dir))
+        _log(configuration).error("cannot start", reason=str(error), data_dir=str(data_dir))
         return REFUSED
     except OSError as error:
-        log.error("cannot start", reason=str(error), listen=configuration.settings.listen)
+        _log(configuration).error("cannot start", reason=str(error), listen=configuration.settings.listen)
         return REFUSED
     return 0
 
 
 async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> None:
-    from proxy.app import Application
+    from proxy.worker import Worker
 
     loop = asyncio.get_running_loop()
     stop, reload = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    application = Application(configuration, data_dir, reuse_port=reuse_port)
-    await application.start()
+    worker = Worker(configuration, data_dir, reuse_port=reuse_port)
+    await worker.start()
+    log = _log(configuration)
+    if not reuse_port:
+        _warn(configuration)
     try:
         while not stop.is_set():
             waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
@@ -94,27 +106,30 @@ async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bo
                 await asyncio.gather(*waits, return_exceptions=True)
             if reload.is_set():
                 reload.clear()
-                await _reload(application, configuration.path)
+                await _reload(worker, configuration)
     finally:
         log.info("draining")
-        await application.close()
+        await worker.close()
 
 
-async def _reload(application: Application, path: Path) -> None:
+async def _reload(worker: Worker, old: Configuration) -> None:
     """Take the configuration over if it checks out; else say why the old one stays."""
+    log = _log(old)
     try:
-        configuration = await asyncio.to_thread(load_file, path)
+        configuration = await asyncio.to_thread(load_file, old.path)
     except ConfigurationError as error:
         for problem in error.problems:
             log.error("reload.refused", problem=str(problem))
         log.error("reload.refused", reason="the configuration does not check out; the old one stays in force")
         return
-    waiting = application.adopt(configuration)
-    log.info("reloaded", file=str(path), needs_restart=list(waiting))
+    waiting = worker.application.adopt(configuration)
+    log.info("reloaded", file=str(old.path), needs_restart=list(waiting))
 
 
 def _supervise(configuration: Configuration, data_dir: Path, count: int) -> int:
     """Keep ``count`` workers alive, hand signals on to them, end when all have ended."""
+    log = _log(configuration)
+    _warn(configuration)
     children: dict[int, float] = {}
     stopping = False
 

@@ -55,6 +55,10 @@ class _Server(web.Server):
         self._stall = stall
         self._waiting: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
 
+    def adopt(self, handler: Handler) -> None:
+        """Answer by ``handler`` from the next request on."""
+        self._answer = handler
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._waiting and (timer := self._waiting.pop(request.protocol, None)) is not None:
             timer.cancel()
@@ -100,14 +104,21 @@ class Listener:
         self._limits = limits
         self._reuse_port = reuse_port
         self._patience = patience
+        self._server: _Server | None = None
         self._runner: web.ServerRunner | None = None
+
+    def adopt(self, handler: Handler) -> None:
+        """Answer by ``handler`` from now on."""
+        self._handler = handler
+        if self._server is not None:
+            self._server.adopt(handler)
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address cannot be had."""
         # aiohttp waits twice this long before it cancels an answer, and for ever when it is zero.
         grace = max(self._limits.drain_timeout, 0.02) / 2
-        server = _Server(self._handler, self._patience, self._limits.client_stall_timeout)
-        runner = web.ServerRunner(server, shutdown_timeout=grace)
+        self._server = _Server(self._handler, self._patience, self._limits.client_stall_timeout)
+        runner = web.ServerRunner(self._server, shutdown_timeout=grace)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port, reuse_port=self._reuse_port, backlog=1024).start()

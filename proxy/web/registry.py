@@ -83,7 +83,7 @@ class RegistryApi:
         except MalformedRequest as problem:
             return responses.malformed(problem)
         if repository is None:
-            return self._ping()
+            return responses.ping()
         match asked.endpoint:
             case Endpoint.MANIFEST:
                 return await self._manifest(request, asked, repository, head=head)
@@ -109,10 +109,6 @@ class RegistryApi:
             self._targets.clear()
         self._targets[key] = target
         return target
-
-    @staticmethod
-    def _ping() -> web.Response:
-        return web.Response(body=b"{}", content_type="application/json", headers=responses.API_VERSION)
 
     @staticmethod
     def _namespace(asked: Request) -> Mapping[str, str]:

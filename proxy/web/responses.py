@@ -47,6 +47,11 @@ def error(status: int, code: str, reasons: tuple[str, ...], headers: Mapping[str
     )
 
 
+def ping() -> web.Response:
+    """The answer to ``GET /v2/``: this is a registry, and it needs no login."""
+    return web.Response(body=b"{}", content_type="application/json", headers=API_VERSION)
+
+
 def malformed(problem: MalformedRequest) -> web.Response:
     """The answer to a request that has no meaning."""
     return error(problem.status, problem.code, (str(problem),))
