@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, Integer, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Integer, RowMapping, bindparam, delete, func, insert, select, update
 
 from storage.database import NEWEST_PATHS, Database, insert_or
 from storage.digest import Digest
@@ -90,6 +90,10 @@ class Catalog:
         """The edges that start at ``parent``, in the order of recording."""
         return await self._database.read(_children_of, repository, parent)
 
+    async def unread(self, repository: Repository, limit: int) -> list[Digest]:
+        """Manifests that recorded indexes list but that were never recorded themselves, ``limit`` of those listed last."""
+        return await self._database.read(_unread, repository, limit)
+
     async def block(self, block: Block) -> None:
         """Block a digest everywhere, with a notice and a line in the operator log. A new reason replaces the old one."""
         await self._database.write(_block, block)
@@ -128,6 +132,19 @@ _CONTENT = (
     select(contents.c.id, contents.c.digest, contents.c.media_type, contents.c.size)
     .join_from(contents, repositories, repositories.c.id == contents.c.repository_id)
     .where(repositories.c.name == bindparam("repository"), contents.c.digest == bindparam("digest"))
+)
+_UNREAD = (
+    select(contents.c.digest)
+    .join_from(contents, repositories, repositories.c.id == contents.c.repository_id)
+    .join(edges, edges.c.child_id == contents.c.id)
+    .where(
+        repositories.c.name == bindparam("repository"),
+        contents.c.media_type.is_(None),
+        edges.c.kind == bindparam("kind", Kind.MANIFEST),
+    )
+    .group_by(contents.c.id)
+    .order_by(func.max(edges.c.id).desc())
+    .limit(bindparam("limit", type_=Integer))
 )
 _newest = NEWEST_PATHS.subquery("newest")
 _NEWEST_EDGES = select(*_EDGE_COLUMNS).select_from(
@@ -325,6 +342,10 @@ def _children_of(connection: Connection, repository: Repository, parent: Digest)
         return []
     query = _EDGES.where(edges.c.parent_id == content["id"]).order_by(edges.c.id)
     return [_edge(row) for row in connection.execute(query).mappings()]
+
+
+def _unread(connection: Connection, repository: Repository, limit: int) -> list[Digest]:
+    return list(connection.execute(_UNREAD, {"repository": repository, "limit": limit}).scalars())
 
 
 def _content(connection: Connection, repository: Repository, digest: Digest) -> RowMapping | None:

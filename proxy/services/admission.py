@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
@@ -34,6 +35,11 @@ from storage.reference import Repository
 
 #: How many manifests above a digest are judged again when none of them holds a verdict for today's rule.
 _MAX_ROOTS = 8
+#: A verdict from further in the future than this was reached by a clock that is not ours: it is asked for again.
+_SKEW = timedelta(minutes=5)
+#: How many manifests that indexes list are looked through for a blob that nothing recorded reaches, and how many at once.
+_MAX_UNREAD = 64
+_UNREAD_AT_ONCE = 8
 #: Manifests up to this size are read on the loop: a thread would take longer to start than the reading takes.
 _PARSE_INLINE = 16 << 10
 
@@ -76,6 +82,7 @@ class Admission:
         self._stored = StoredEvidence(catalog, blobs, self._bounds)
         self._flights: Flights[tuple[Repository, Digest, str, bool], Verdict] = Flights()
         self._refusals: Memory[tuple[Repository, Digest, str, bool], Verdict] = Memory(10_000)
+        self._readings: Flights[Repository, UpstreamUnavailable | None] = Flights()
 
     @property
     def stored_evidence(self) -> StoredEvidence:
@@ -85,6 +92,7 @@ class Admission:
     async def close(self) -> None:
         """End the judgements under way."""
         await self._flights.close()
+        await self._readings.close()
 
     def forget_refusals(self) -> None:
         """Ask again at the next pull what was refused a moment ago: the policy, a block or a pin has changed."""
@@ -132,6 +140,16 @@ class Admission:
             return evaluate(rule.require, ()), None
         lineage = await self._catalog.lineage(repository, digest, rule.fingerprint)
         verdict = await self._from_above(question, lineage)
+        for _ in range(2):  # a reading that was under way may have begun before the index was known
+            if verdict is not None:
+                break
+            # A client that has an image's manifest from elsewhere asks for the index, and then for the layers at once.
+            outage = await self._readings.run(repository, lambda: self._read_listed(repository))
+            lineage = await self._catalog.lineage(repository, digest, rule.fingerprint)
+            verdict = await self._from_above(question, lineage)
+            if verdict is None and outage is not None:
+                reason = f"whether an accepted manifest of this repository reaches this blob cannot be told now: {outage}"
+                return Verdict(Outcome.UNKNOWN, (reason,), retry_after=outage.retry_after), None
         if verdict is None:
             reason = "no accepted manifest of this repository reaches this blob; pull the manifest through this proxy first"
             return Verdict(Outcome.REFUSED, (reason,)), None
@@ -160,7 +178,9 @@ class Admission:
         """
         if (block := blocked(lineage)) is not None:
             return _blocked(block)
-        if (root := accepted_root(lineage, self._clock())) is not None:
+        now = self._clock()
+        lineage = replace(lineage, verdicts=tuple(each for each in lineage.verdicts if each.decided_at <= now + _SKEW))
+        if (root := accepted_root(lineage, now)) is not None:
             return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until)
         answer: Verdict | None = None
         for digest in _roots(lineage)[:_MAX_ROOTS]:
@@ -265,6 +285,21 @@ class Admission:
             edges = () if listed_only else manifest.edges(digest)
             await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=None)
         return Held(descriptor, fetched.body)
+
+    async def _read_listed(self, repository: Repository) -> UpstreamUnavailable | None:
+        """Hold what recorded indexes list and nobody has pulled yet; the outage that kept something from being read."""
+        unread = await self._catalog.unread(repository, _MAX_UNREAD) if self._recording else []
+        outage: UpstreamUnavailable | None = None
+        for start in range(0, len(unread), _UNREAD_AT_ONCE):
+            batch = unread[start : start + _UNREAD_AT_ONCE]
+            for ended in await asyncio.gather(*(self.hold(repository, each) for each in batch), return_exceptions=True):
+                if isinstance(ended, UpstreamUnavailable):
+                    outage = ended
+                elif isinstance(ended, BaseException) and not isinstance(ended, UpstreamError | ManifestRefused):
+                    raise ended  # one that is missing or refused reaches nothing; anything else is not about it
+            if outage is not None:
+                break
+        return outage
 
     async def record_evidence(
         self, repository: Repository, subject: Digest, fetched: FetchedManifest, manifest: Manifest
