@@ -13,6 +13,7 @@ every signing tool does.
 
 from __future__ import annotations
 
+import io
 import json
 from types import TracebackType
 from typing import Any, Self
@@ -65,7 +66,7 @@ class Pusher:
             return
         _, headers, _ = await self._ask("POST", self._at(f"{repository}/blobs/uploads/"), (202,))
         where = self._url.join(URL(headers["location"], encoded=True)).update_query(digest=str(blob.digest))
-        await self._ask("PUT", where, (201,), data=blob.data, headers={"Content-Type": "application/octet-stream"})
+        await self._ask("PUT", where, (201,), data=io.BytesIO(blob.data), headers={"Content-Type": "application/octet-stream"})
 
     async def push(self, repository: str, image: Image, tag: str | None = None) -> Image:
         """Upload an image with its blobs and children, under ``tag`` or by digest only."""
