@@ -3,7 +3,8 @@
 The same answer serves GET and HEAD: aiohttp leaves the body out of an answer to HEAD and keeps every header.
 
 OCI distribution specification 1.1, "Error Codes"; "Warning" as in RFC 7234 §5.5. A refusal is 403 DENIED with a message for
-people in the body and the same words in the reason phrase: some clients show only the one, some only the other.
+people in the body and the same words in the reason phrase: some clients show only the one, some only the other. So is it with
+an outage (503), of which no client shows the body.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -26,8 +28,10 @@ from storage.digest import Digest
 API_VERSION: Final = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _UNKNOWN = {Thing.MANIFEST: "MANIFEST_UNKNOWN", Thing.BLOB: "BLOB_UNKNOWN", Thing.NAME: "NAME_UNKNOWN"}
 #: The longest reason phrase: a status line must stay well below the line limits of HTTP libraries.
-_MAX_REASON = 400
+_MAX_REASON = 600
 _MAX_WARNING = 600
+#: What clients show by its status line alone: containerd a refused HEAD, and all of them an outage.
+_EXPLAINED: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE})
 _DEFAULT_RETRY = 5
 
 
@@ -37,11 +41,21 @@ def plain(text: str, limit: int) -> str:
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
+def phrase(status: HTTPStatus, reasons: tuple[str, ...]) -> str:
+    """A reason phrase that tells why: as many whole reasons as fit, for half a digest or half a command helps nobody."""
+    told = f"{status.phrase}: {reasons[0]}" if reasons else status.phrase
+    for reason in reasons[1:]:
+        if len(told) + len(reason) + 2 > _MAX_REASON:
+            break
+        told = f"{told}; {reason}"
+    return plain(told, _MAX_REASON)
+
+
 def error(status: int, code: str, reasons: tuple[str, ...], headers: Mapping[str, str] | None = None) -> web.Response:
     """An OCI error. The message joins the reasons; ``detail`` has them one by one."""
     message = "; ".join(reasons)
     body = json.dumps({"errors": [{"code": code, "message": message, "detail": {"reasons": list(reasons)}}]}).encode() + b"\n"
-    reason = plain(f"Forbidden: {message}", _MAX_REASON) if status == 403 else None
+    reason = phrase(HTTPStatus(status), reasons) if status in _EXPLAINED else None
     return web.Response(
         status=status, reason=reason, body=body, content_type="application/json", headers={**API_VERSION, **(headers or {})}
     )

@@ -66,6 +66,19 @@ def test_a_refusal_says_why_in_the_body_and_in_the_reason_phrase() -> None:
     assert error["detail"]["reasons"] == ["not signed", "found nothing"]
 
 
+def test_an_outage_says_why_in_the_reason_phrase() -> None:
+    """docker, podman, skopeo and containerd show nothing else of a 503."""
+    response = responses.refused(Refused(Answer.UNAVAILABLE, ("the upstream cannot be asked now",)), {})
+    assert response.reason == "Service Unavailable: the upstream cannot be asked now"
+
+
+def test_a_reason_phrase_leaves_whole_reasons_out() -> None:
+    """A person copies commands and digests from it: what does not fit is not begun."""
+    reasons = ("overwritten", f"to accept it: {'x' * 600}", "short")
+    assert responses.refused(Refused(Answer.DENY, reasons), {}).reason == "Forbidden: overwritten"
+    assert body_of(responses.refused(Refused(Answer.DENY, reasons), {}))["errors"][0]["message"] == "; ".join(reasons)
+
+
 @pytest.mark.parametrize(("asked", "told"), [(None, "5"), (0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (60.0, "60")])
 def test_promise_33_an_outage_says_when_to_come_back(asked: float | None, told: str) -> None:
     """Whole seconds, rounded up, one at least."""
@@ -132,7 +145,7 @@ def test_promise_26_no_text_escapes_a_warning(text: str) -> None:
 def test_a_warning_is_cut() -> None:
     """Long enough for two digests and a sentence, short enough for every client's header limits."""
     assert len(responses.warn("x" * 10_000)) < 700
-    assert len(responses.refused(Refused(Answer.DENY, ("x" * 10_000,)), {}).reason or "") <= 400
+    assert len(responses.refused(Refused(Answer.DENY, ("x" * 10_000,)), {}).reason or "") <= 600
 
 
 async def test_promise_26_a_hostile_reason_stays_in_its_place() -> None:
