@@ -362,7 +362,7 @@ def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth:
             best.valid_until,
             passed=(f"{required}: {found}",),
         )
-    reasons = tuple(dict.fromkeys(f"{piece.source}: {piece.reason}" for piece in judged))
+    reasons = _reasons(judged)
     shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
     if unavailable:
         found = f"not among what could be fetched ({shown})" if shown else "the signatures could not be fetched"
@@ -371,6 +371,18 @@ def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth:
         found = shown or "no signature at all"
         outcome = Outcome.REFUSED
     return _Result(outcome, (Check(depth, required, outcome, found),), missing=(f"{required} is required; found: {found}",))
+
+
+def _reasons(judged: Sequence[Evidence]) -> list[str]:
+    """Why evidence failed, each reason once, with the first of its sources: thousands of wrong signatures are one line."""
+    sources: dict[str, dict[str, None]] = {}
+    for piece in judged:
+        sources.setdefault(piece.reason, {})[piece.source] = None
+    told = []
+    for reason, places in sources.items():
+        others = len(places) - 1
+        told.append(f"{next(iter(places))}{f' (and {others} more)' if others else ''}: {reason}")
+    return told
 
 
 def _any(of: Sequence[Requirement], evidence: Sequence[Evidence], unavailable: bool, depth: int) -> _Result:

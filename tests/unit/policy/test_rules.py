@@ -468,6 +468,12 @@ REQUIRED = "a signature by key a is required; found: "
             id="many reasons, a few of them",
         ),
         pytest.param(
+            [*(replace(bad("a", "not by a"), source=f"signature {number}") for number in range(64)), bad(None, "2000 are there")],
+            (),
+            (f"{REQUIRED}signature 0 (and 63 more): not by a; signature tag: 2000 are there",),
+            id="one reason of many, and what comes after it",
+        ),
+        pytest.param(
             [],
             DOWN,
             (
