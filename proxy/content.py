@@ -37,7 +37,8 @@ class ListedReferrer:
 
 @dataclass(frozen=True, slots=True)
 class Referrers:
-    """What the upstream lists for a subject, in the upstream's order."""
+    """What the upstream lists for a subject, in its order; ``complete`` is False when there are more than may be read."""
 
     source: ReferrersSource
     entries: tuple[ListedReferrer, ...]
+    complete: bool = True

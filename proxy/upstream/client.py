@@ -212,7 +212,7 @@ class Upstreams:
         """
         listed = await self._listed(repository, subject)
         if listed is not None:
-            return Referrers(ReferrersSource.API, listed)
+            return listed
         try:
             fallback = await self.manifest(repository, referrers_tag(subject))
         except UpstreamAbsent:
@@ -220,12 +220,16 @@ class Upstreams:
         if fallback.media_type != OCI_INDEX or await _hash(fallback.body, subject.algorithm) == subject:
             return Referrers(ReferrersSource.NONE, ())  # some resolve such a tag to the subject itself
         try:
-            entries = read_referrers(fallback.body, subject, self._limits.referrers)
+            entries = read_referrers(fallback.body, subject, self._limits.referrers + 1)
         except NotAList as error:
             raise UpstreamMisbehaved(f"the referrers tag of {repository}@{subject.short} is unreadable: {error}") from None
-        return Referrers(ReferrersSource.TAG, tuple(entries))
+        return self._bounded(ReferrersSource.TAG, entries)
 
-    async def _listed(self, repository: Repository, subject: Digest) -> tuple[ListedReferrer, ...] | None:
+    def _bounded(self, source: ReferrersSource, entries: list[ListedReferrer], *, more: bool = False) -> Referrers:
+        most = self._limits.referrers
+        return Referrers(source, tuple(entries[:most]), complete=len(entries) <= most and not more)
+
+    async def _listed(self, repository: Repository, subject: Digest) -> Referrers | None:
         """What the referrers API lists; None when there is no such API."""
         exchange = self._exchange(repository)
         name = f"the referrers of {repository}@{subject.short}"
@@ -234,7 +238,9 @@ class Upstreams:
         request = Request("GET", url, Scope(repository.name), {"Accept": OCI_INDEX}, follow=Follow.OWN_ORIGIN)
         entries: list[ListedReferrer] = []
         seen: set[URL] = set()
-        while len(entries) < self._limits.referrers and len(seen) < self._limits.tag_pages:
+        target: URL | None = request.url
+        while target is not None and len(entries) < self._limits.referrers and len(seen) < self._limits.tag_pages:
+            request = replace(request, url=target)
             seen.add(request.url)
             answer = await exchange.fetch(request, self._limits.manifest_size, by)
             if answer.status != 200 or answer.media_type != OCI_INDEX:
@@ -244,14 +250,13 @@ class Upstreams:
                     return None
                 raise exchange.refusal(answer, name)
             try:
-                entries += await _parse(lambda body: read_referrers(body, subject, self._limits.referrers), answer.body)
+                entries += await _parse(lambda body: read_referrers(body, subject, self._limits.referrers + 1), answer.body)
             except NotAList as error:
                 raise UpstreamMisbehaved(f"{place(answer.url)} sent {name} in a form that cannot be read: {error}") from None
             target = _next(answer)
-            if target is None or target in seen:
+            if target in seen:
                 break
-            request = replace(request, url=target)
-        return tuple(entries[: self._limits.referrers])
+        return self._bounded(ReferrersSource.API, entries, more=target is not None)
 
     def status(self) -> tuple[UpstreamStatus, ...]:
         """How each upstream is doing, for metrics and readiness."""

@@ -196,6 +196,8 @@ class _Search:
         most = self._limits.referrers
         if len(digests) > most:
             findings.fail(source, f"{len(digests)} are listed; only the first {most} were looked at")
+        elif not listed.complete:
+            findings.fail(source, f"more than {len(digests)} are listed; only the first {len(digests)} were looked at")
         found = Found.REFERRERS_API if listed.source is ReferrersSource.API else Found.REFERRERS_TAG
         candidates = await _all([self._referrer(found, digest, budget) for digest in digests[:most]])
         await self._collect(source, candidates, budget, findings)

@@ -427,7 +427,8 @@ async def test_referrers_are_bounded() -> None:
     handler = fixed(index(ONE, TWO, link="?2"), index(THREE, link="?2"))
     async with serve(handler) as server:
         async with client(server, limits={"referrers": 2}) as upstreams:
-            assert len((await upstreams.referrers(REPOSITORY, DIGEST)).entries) == 2
+            found = await upstreams.referrers(REPOSITORY, DIGEST)
+            assert (len(found.entries), found.complete) == (2, False)
             assert len(server.requests) == 1
         async with client(server) as upstreams:
             assert len((await upstreams.referrers(REPOSITORY, DIGEST)).entries) == 2

@@ -64,6 +64,7 @@ class Upstream:
     tags: dict[str, Image] = field(default_factory=dict)
     listed: list[Image] = field(default_factory=list)
     source: ReferrersSource = ReferrersSource.API
+    complete: bool = True
     manifests: dict[Digest, Image] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     faults: dict[str, Exception] = field(default_factory=dict)
@@ -113,7 +114,7 @@ class Upstream:
     async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
         assert repository == REPOSITORY
         await self._answer("referrers")
-        return Referrers(self.source if self.listed else ReferrersSource.NONE, entries(self.listed))
+        return Referrers(self.source if self.listed else ReferrersSource.NONE, entries(self.listed), self.complete)
 
     async def blob(self, repository: Repository, descriptor: Descriptor, limit: int) -> bytes | None:
         assert repository == REPOSITORY

@@ -253,6 +253,14 @@ async def test_promise_45_referrers_are_capped() -> None:
     ]
 
 
+async def test_promise_45_a_list_that_is_cut_is_told() -> None:
+    """Where the list itself ended early, what is missing from it is no silent nothing."""
+    upstream = Upstream(complete=False)
+    upstream.refer(*bundles(2))
+    found = await harvest(upstream)
+    assert failures(found) == [f"{LIST_SOURCE}: more than 2 are listed; only the first 2 were looked at"]
+
+
 async def test_promise_45_huge_signatures_are_not_fetched() -> None:
     """A layer above the limit is refused by its declared size; a small one beside it is still judged."""
     huge = cosign_signature(RELEASE, IMAGE.digest, fault=CosignFault.OVERSIZE, oversize=5000)
