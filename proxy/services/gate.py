@@ -76,8 +76,12 @@ class Gate:
         self._upstreams = upstreams
         self._limits = limits
         self._clock = clock
-        self._manifests: Memory[tuple[Repository, str | Digest], ServedManifest] = Memory(limits.memory_manifests)
-        self._granted: Memory[tuple[Repository, Digest], GrantedBlob] = Memory(limits.memory_blobs)
+
+        def wall() -> float:
+            return clock().timestamp()
+
+        self._manifests: Memory[tuple[Repository, str | Digest], ServedManifest] = Memory(limits.memory_manifests, wall=wall)
+        self._granted: Memory[tuple[Repository, Digest], GrantedBlob] = Memory(limits.memory_blobs, wall=wall)
         self._listed: Memory[Repository, ServedTags] = Memory(limits.memory_manifests)
         self._tag_flights: Flights[tuple[int, Repository, str], ServedManifest | Refused] = Flights()
         self._flights: Flights[tuple[int, Repository, Digest], ServedManifest | Refused] = Flights()
@@ -328,6 +332,8 @@ class Gate:
             warning = f"the upstream could not be asked for the referrers of {subject.short}; the stored ones are listed"
         except UpstreamError as error:
             return self._upstream_refusal(f"the referrers of {repository}@{subject}", error, Thing.NAME)
+        if not found.complete:
+            warning = "the upstream lists more referrers than limits.referrers allows; the list is cut"
         entries = [entry for entry in found.entries if artifact_type is None or entry.artifact_type == artifact_type]
         body = json.dumps(
             {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_listed(entry) for entry in entries]}, indent=2

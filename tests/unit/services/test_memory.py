@@ -47,6 +47,20 @@ def test_what_is_put_is_remembered_until_it_expires(clock: Clock) -> None:
     assert len(memory) == 0
 
 
+@pytest.mark.parametrize("step", [3600, -3600, 6, -6])
+def test_nothing_outlives_a_step_of_the_wall_clock(clock: Clock, step: float) -> None:
+    """An entry goes when the wall clock was set, forward or back; it stays while both clocks go on at their pace."""
+    wall = Clock()
+    memory: Memory[str, str] = Memory(10, clock, wall)
+    put(memory, "a", "one")
+    for moved in (clock, wall):
+        moved.now += 30
+    wall.now += 0.5
+    assert memory.get("a") == "one"
+    wall.now += step
+    assert memory.get("a") is None
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("-inf")])
 def test_what_is_good_for_no_time_is_not_remembered(clock: Clock, seconds: float) -> None:
     """A check interval of zero means that each pull asks."""
