@@ -40,7 +40,7 @@ class Raw:
 @asynccontextmanager
 async def connection(proxy: Proxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A TCP connection to the registry listener."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.application.ports[0])
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.worker.ports[0])
     try:
         yield reader, writer
     finally:
