@@ -24,7 +24,9 @@ from proxy.schema import Duration, EmptyMapping, FilePath, Listen, Model, Secret
 class Auth(Model):
     """Credentials for one upstream. At most one of the kinds; without any, the upstream is asked anonymously."""
 
-    username: str | None = Field(None, description="User name, with one of the three `password…` keys, or with `identity_token_file` where it is wanted.")
+    username: str | None = Field(
+        None, description="User name, with one of the three `password…` keys, or with `identity_token_file` where it is wanted."
+    )
     password: Secret | None = Field(
         None, repr=False, description="Password in the file itself; better is `password_file` or `password_env`."
     )
