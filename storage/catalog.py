@@ -7,12 +7,12 @@ edges are facts about bytes and only ever added; a verdict is replaced by a newe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, Integer, RowMapping, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, RowMapping, bindparam, delete, func, insert, or_, select, update
 
 from storage.database import NEWEST_PATHS, Database, insert_or
 from storage.digest import Digest
@@ -56,11 +56,19 @@ class Catalog:
         await self._database.write(_record, repository, manifest, edges, verdict)
 
     async def lineage(
-        self, repository: Repository, digest: Digest, fingerprint: str, *, through_evidence: bool = True
+        self,
+        repository: Repository,
+        digest: Digest,
+        fingerprint: str,
+        *,
+        as_manifest: bool = False,
+        through_evidence: bool = True,
     ) -> Lineage:
         """Everything above ``digest``, :data:`MAX_DEPTH` steps up, with the verdicts under ``fingerprint`` and the blocks.
 
-        Without ``through_evidence`` a subject is not above its evidence: edges of kind EVIDENCE are left out.
+        What a manifest names as a blob is bytes, whatever they spell: nothing is above a digest by way of its blobs, and with
+        ``as_manifest`` nothing is above it as a blob. Without ``through_evidence`` a subject is not above its evidence: edges
+        of kind EVIDENCE are left out.
 
         These are all edges when there are fewer than :data:`MAX_EDGES`. Of more (a base layer under thousands of images) as
         many are returned, in such a way that :func:`storage.lineage.accepted_root` and :func:`storage.lineage.blocked` answer
@@ -69,12 +77,12 @@ class Catalog:
 
         Blocks are read last: one that comes in between is heeded.
         """
-        without = "" if through_evidence else Kind.EVIDENCE
+        kinds = {"without": "" if through_evidence else Kind.EVIDENCE, "leaves": 0 if as_manifest else 1}
         content = await self._database.read(_content, repository, digest)
-        lineage, complete = await self._database.read(_newest_lineage, repository, digest, content, fingerprint, without)
+        lineage, complete = await self._database.read(_newest_lineage, repository, digest, content, fingerprint, kinds)
         if content is None or complete or accepted_root(lineage, _FOREVER) is not None:
             return lineage
-        survey = await self._database.read(_survey, repository, content["id"], fingerprint, without)
+        survey = await self._database.read(_survey, repository, content["id"], fingerprint, kinds)
         chosen = await asyncio.to_thread(narrow, content["id"], *survey, MAX_EDGES)
         return await self._database.read(_chosen_lineage, repository, content, fingerprint, chosen)
 
@@ -159,7 +167,11 @@ _start = select(
 _up = _start.union(  # UNION, not UNION ALL: an edge that is reached in many ways is followed once from each depth
     select(edges.c.id, edges.c.parent_id, edges.c.child_id, _start.c.depth + 1)
     .join_from(_start, edges, edges.c.child_id == _start.c.node)
-    .where(_start.c.depth < MAX_DEPTH, edges.c.kind != bindparam("without"))
+    .where(
+        _start.c.depth < MAX_DEPTH,
+        edges.c.kind != bindparam("without"),
+        or_(edges.c.kind != bindparam("blob", Kind.BLOB), _start.c.depth < bindparam("leaves", type_=Integer)),
+    )
 )
 _ALL_ABOVE = select(_up.c.edge, _up.c.node, _up.c.child).where(_up.c.depth > 0).limit(MAX_SEARCH)
 _ACCEPTED_ABOVE = select(verdicts.c.content_id, verdicts.c.valid_until).where(
@@ -277,22 +289,27 @@ def _log(connection: Connection, act: OperatorAct) -> None:
 
 
 def _newest_lineage(
-    connection: Connection, repository: Repository, digest: Digest, content: RowMapping | None, fingerprint: str, without: str
+    connection: Connection,
+    repository: Repository,
+    digest: Digest,
+    content: RowMapping | None,
+    fingerprint: str,
+    kinds: Mapping[str, object],
 ) -> tuple[Lineage, bool]:
     """The lineage over the newest paths, and whether these are all."""
     if content is None:
         return Lineage(repository, digest, None, None, (), (), _blocks_on(connection, [digest])), True
-    climb = {"start": content["id"], "depth": MAX_DEPTH, "most": MAX_EDGES, "without": without}
+    climb = {"start": content["id"], "depth": MAX_DEPTH, "most": MAX_EDGES, **kinds}
     rows = connection.execute(_NEWEST_EDGES, climb).mappings().all()
     once = {row["id"]: row for row in rows}  # an edge comes once for each depth at which it is reached
     return _assemble(connection, repository, content, once.values(), fingerprint), len(rows) < MAX_EDGES
 
 
 def _survey(
-    connection: Connection, repository: Repository, start: int, fingerprint: str, without: str
+    connection: Connection, repository: Repository, start: int, fingerprint: str, kinds: Mapping[str, object]
 ) -> tuple[list[tuple[int, int, int]], dict[int, datetime | None], frozenset[int]]:
     """What :func:`storage.lineage.narrow` needs: the edges above, the accepted nodes among them, the blocked nodes."""
-    climb = {"start": start, "without": without}
+    climb = {"start": start, **kinds}
     above = [(row[0], row[1], row[2]) for row in connection.execute(_ALL_ABOVE, climb)]
     accepted = {row[0]: row[1] for row in connection.execute(_ACCEPTED_ABOVE, climb | {"fingerprint": fingerprint})}
     barred = frozenset(connection.execute(_BARRED, {"repository": repository}).scalars())

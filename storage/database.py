@@ -54,12 +54,14 @@ _REASONS = {
 }
 
 #: The edges above content ``:start`` but those of kind ``:without``, ``:depth`` steps up, ``:most`` at most: whole paths, newest
-#: first. Ordering a recursion makes it depth-first in SQLite; where that is not known, any order is right, only less lucky.
+#: first; edges of kind BLOB only among the lowest ``:leaves`` steps. Ordering a recursion makes it depth-first in SQLite; where
+#: that is not known, any order is right, only less lucky.
 NEWEST_PATHS = text(
     "WITH RECURSIVE up(edge, node, depth) AS ("
     " VALUES (0, :start, 0)"
     " UNION SELECT edges.id, edges.parent_id, up.depth + 1 FROM up JOIN edges ON edges.child_id = up.node"
-    " WHERE up.depth < :depth AND edges.kind <> :without ORDER BY 3 DESC, 1 DESC LIMIT :most + 1"
+    " WHERE up.depth < :depth AND edges.kind <> :without AND (edges.kind <> 'blob' OR up.depth < :leaves)"
+    " ORDER BY 3 DESC, 1 DESC LIMIT :most + 1"
     ") SELECT edge FROM up WHERE edge > 0"
 ).columns(column("edge", Integer))
 

@@ -1,7 +1,8 @@
 """Whether a digest may be served because of what stands above it: pure functions over :class:`storage.records.Lineage`.
 
-A *path* leads from a node down to the digest over edges of any kind; the digest by itself is a path of length zero. A path is
-blocked when any node on it is, its ends included.
+A *path* leads from a node down to the digest; the digest by itself is a path of length zero. An edge of kind BLOB can only be
+its last step: what a manifest names as a blob is bytes, and reaches nothing, even where they spell a manifest. A path is blocked
+when any node on it is, its ends included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from storage.digest import Digest
-from storage.records import Block, Lineage, StoredVerdict
+from storage.records import Block, Kind, Lineage, StoredVerdict
 
 _Node = TypeVar("_Node", bound=Hashable)
 
@@ -111,7 +112,8 @@ def _outlasts(one: datetime | None, other: datetime | None) -> bool:
 def _parents(lineage: Lineage) -> dict[Digest, list[Digest]]:
     parents: dict[Digest, list[Digest]] = {}
     for edge in lineage.edges:
-        parents.setdefault(edge.child.digest, []).append(edge.parent)
+        if edge.kind is not Kind.BLOB or edge.child.digest == lineage.digest:
+            parents.setdefault(edge.child.digest, []).append(edge.parent)
     return parents
 
 

@@ -108,7 +108,7 @@ class Admission:
     async def of_fetched(self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest) -> Verdict:
         """A fresh verdict on a manifest: judged by its evidence now, whatever was recorded; blocks hold all the same."""
         question = _Question(revision, rule, repository, fetched.digest)
-        lineage = await self._catalog.lineage(repository, fetched.digest, rule.fingerprint)
+        lineage = await self._catalog.lineage(repository, fetched.digest, rule.fingerprint, as_manifest=True)
         verdict = await self._judge_alone(question, fetched, as_evidence=False)
         if verdict.accepted and (block := blocked(lineage)) is not None:
             return _blocked(block)
@@ -161,7 +161,7 @@ class Admission:
         if isinstance(question.rule.require, Never):
             return evaluate(question.rule.require, ())
         lineage = await self._catalog.lineage(
-            question.repository, question.digest, question.rule.fingerprint, through_evidence=as_evidence
+            question.repository, question.digest, question.rule.fingerprint, as_manifest=True, through_evidence=as_evidence
         )
         above = await self._from_above(question, lineage)
         if above is not None and (above.accepted or blocked(lineage) is not None):
@@ -276,7 +276,7 @@ class Admission:
         fetched = await self._bytes(repository, digest)
         manifest = await self.parse(fetched)
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
-        lineage = await self._catalog.lineage(repository, digest, "")
+        lineage = await self._catalog.lineage(repository, digest, "", as_manifest=True)
         self._fits_parents(lineage, descriptor, manifest)
         if self._recording:
             # An index that is only evidence (the referrers tag) lists manifests that are judged each by itself.

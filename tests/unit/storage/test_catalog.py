@@ -180,6 +180,20 @@ async def test_paths_are_followed_to_their_bounded_depth(catalog: Catalog) -> No
     assert accepted_root(await catalog.lineage(APP, digest(1), "f"), AT) is not None
 
 
+async def test_nothing_is_above_a_manifest_as_a_blob(catalog: Catalog) -> None:
+    """What an accepted image names as a blob is no manifest because of that; as a manifest it has its own way up, or none."""
+    await record(catalog, [edge("image", "bytes"), edge("bytes", "inner")], verdict("image"))
+    await record(catalog, [edge("index", "bytes", Kind.MANIFEST)], verdict("index"))
+    as_blob = await catalog.lineage(APP, digest("bytes"), "f")
+    assert {each.parent for each in as_blob.edges} == {digest("image"), digest("index")}
+    as_manifest = await catalog.lineage(APP, digest("bytes"), "f", as_manifest=True)
+    assert [each.parent for each in as_manifest.edges] == [digest("index")]
+    assert (await catalog.lineage(APP, digest("inner"), "f", as_manifest=True)).edges == ()
+    inner = await catalog.lineage(APP, digest("inner"), "f")
+    assert {each.parent for each in inner.edges} == {digest("bytes"), digest("index")}
+    assert accepted_root(inner, AT) == verdict("index")
+
+
 # -- a layer under very many images ------------------------------------------------------------------------------------
 
 IMAGES = 1500
@@ -270,8 +284,7 @@ def test_any_graph_is_judged_from_the_database_as_from_memory(
             catalog = Catalog(database)
             for kept in await catalog.blocks():
                 await catalog.unblock(kept.digest, by="olga", reason="next", at=AT)
-            edges = [edge(parent, child) for parent, child in graph.edges]
-            await catalog.record(repository, manifest=None, edges=edges, verdict=None)
+            await catalog.record(repository, manifest=None, edges=graph.lineage().edges, verdict=None)
             for node, end in graph.accepted.items():
                 judged = verdict(node, repository=repository, valid_until=end)
                 await catalog.record(repository, manifest=None, edges=(), verdict=judged)

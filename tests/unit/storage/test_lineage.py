@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from hypothesis import given
@@ -15,6 +15,8 @@ from storage.records import Kind, Lineage
 from tests.unit.storage.values import APP, AT, block, digest, edge, verdict
 
 NODES = 7
+#: Everything but what is asked for is a manifest, or evidence.
+_KINDS = (Kind.MANIFEST, Kind.EVIDENCE)
 EARLY, LATE = AT - timedelta(days=1), AT + timedelta(days=1)
 
 
@@ -39,7 +41,7 @@ class Graph:
             digest(0),
             None,
             None,
-            tuple(edge(parent, child, Kind.EVIDENCE if child % 2 else Kind.BLOB) for parent, child in chosen),
+            tuple(edge(parent, child, _KINDS[child % 2] if child else Kind.BLOB) for parent, child in chosen),
             tuple(judged),
             tuple(block(node) for node in self.barred if node in nodes),
         )
@@ -85,6 +87,15 @@ def test_accepted_root_is_the_nearest_of_those_that_an_exhaustive_search_finds(g
     if found is not None:
         assert found.accepted
         assert expected[found.digest] == min(expected.values())
+
+
+def test_a_blob_reaches_nothing() -> None:
+    """An accepted image names a blob that spells a manifest: the blob is admitted, what it spells names nothing."""
+    up = (edge("image", "blob"), edge("blob", "inner layer"))
+    for what, found in (("blob", "image"), ("inner layer", None)):
+        lineage = Lineage(APP, digest(what), None, None, up, (verdict("image"),), (block("image"),))
+        assert accepted_root(replace(lineage, blocks=()), AT) == (None if found is None else verdict(found))
+        assert (blocked(lineage) is None) is (found is None)
 
 
 @given(graphs())
