@@ -11,7 +11,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -251,23 +252,20 @@ class Tagstone(Server):
         """The pids of its worker processes (none where it has but one worker, which is itself)."""
         return children(self.pid)
 
-    def by_worker(self) -> dict[int, http.client.HTTPConnection]:
-        """An open connection to each of its workers, by pid; the caller closes them."""
-        found: dict[int, http.client.HTTPConnection] = {}
-        others: list[http.client.HTTPConnection] = []
-        deadline = time.monotonic() + _READY_TIMEOUT
-        while len(found) < len(self.workers()) or not found:
-            connection = self.connect()
-            ask_on(connection, "GET", "/v2/")
-            owner = self._owner(connection.sock)
-            if owner is None or owner in found:
-                others.append(connection)
-            else:
-                found[owner] = connection
-            assert time.monotonic() < deadline, f"connections reach only {sorted(found)} of {self.workers()}"
-        for connection in others:
-            connection.close()
-        return found
+    @contextmanager
+    def by_worker(self) -> Iterator[dict[int, http.client.HTTPConnection]]:
+        """An open connection to each of its workers, by pid."""
+        with ExitStack() as exits:
+            found: dict[int, http.client.HTTPConnection] = {}
+            deadline = time.monotonic() + _READY_TIMEOUT
+            while len(found) < max(1, len(self.workers())):
+                assert time.monotonic() < deadline, f"connections reach only {sorted(found)} of {self.workers()}"
+                connection = self.connect()
+                exits.callback(connection.close)
+                ask_on(connection, "GET", "/v2/")
+                if (owner := self._owner(connection.sock)) is not None:
+                    found.setdefault(owner, connection)
+            yield found
 
     def _owner(self, client: socket.socket) -> int | None:
         """Which worker holds the other end of a connection, by way of /proc."""
