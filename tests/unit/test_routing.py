@@ -11,7 +11,7 @@ from proxy.routing import Router
 from storage.reference import Repository
 
 UPSTREAMS = frozenset({"docker.io", "ghcr.io", "r.example:5000", "localhost:5000", "localhost", "[::1]:5000"})
-HOSTS = {"hub.mirror.example": "docker.io", "ghcr.mirror.example:8443": "ghcr.io"}
+HOSTS = {"hub.mirror.example": "docker.io", "ghcr.mirror.example:8443": "ghcr.io", "r.mirror.example": "r.example:5000"}
 ROUTER = Router(UPSTREAMS, HOSTS, "docker.io")
 
 
@@ -52,6 +52,9 @@ def refused(name: str, ns: str | None = None, host: str | None = None, router: R
         pytest.param("nginx", None, "hub.mirror.example", "docker.io/library/nginx", id="host name"),
         pytest.param("nginx", None, "Hub.Mirror.Example:443", "docker.io/library/nginx", id="host name, any port"),
         pytest.param("acme/app", None, "ghcr.mirror.example:8443", "ghcr.io/acme/app", id="host name with its port"),
+        pytest.param("acme/app", None, "r.mirror.example:443", "r.example:5000/acme/app", id="host name without one, any port"),
+        pytest.param("docker.io", None, None, "docker.io/library/docker.io", id="a name that looks like a registry"),
+        pytest.param("localhost", None, None, "docker.io/library/localhost", id="a name that looks like the local host"),
         pytest.param("nginx", None, "ghcr.mirror.example", "docker.io/library/nginx", id="the port matters: default registry"),
         pytest.param("nginx", None, "elsewhere.example", "docker.io/library/nginx", id="a host that is not mapped"),
         pytest.param("nginx", None, "", "docker.io/library/nginx", id="an empty host"),
@@ -138,9 +141,11 @@ def test_a_default_that_is_not_configured_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["host:port/app", "ghcr.io:99999/acme/app", "a:0/b", ":5000/app", "host:/app"])
 def test_a_prefix_with_a_malformed_port_is_refused(name: str) -> None:
-    """A colon never stands in a name, so this can only be a registry, and is none."""
-    assert refused(name)[:2] == (400, "NAME_INVALID")
-    assert refused(name, "ghcr.io")[:2] == (400, "NAME_INVALID")
+    """A colon never stands in a name, so this can only be a registry, and is none: the message says so."""
+    for ns in (None, "ghcr.io"):
+        status, code, message = refused(name, ns)
+        assert (status, code) == (400, "NAME_INVALID")
+        assert "is not a registry" in message or "port" in message
 
 
 @pytest.mark.parametrize(
