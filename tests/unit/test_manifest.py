@@ -25,6 +25,8 @@ from proxy.manifest import (
     parse,
     strict_json,
 )
+from proxy.services.admission import bounds_of
+from proxy.settings import Limits
 from storage.digest import Digest
 from storage.records import Descriptor, Edge, Kind
 
@@ -571,6 +573,18 @@ def test_embedded_data_is_the_content_it_stands_for() -> None:
 def test_promise_11_embedded_data_that_is_other_content_is_refused(data: object) -> None:
     """Some readers use it instead of what they fetch."""
     assert "data" in refused(image(config=descriptor(b"{}", CONFIG_TYPE, data=data)))
+
+
+def test_embedded_data_of_another_size_is_refused() -> None:
+    """The digest may be right: the size that is declared must be that of the content, too."""
+    config = {**descriptor(b"{}", CONFIG_TYPE, data=base64.b64encode(b"{}").decode()), "size": 3}
+    assert "data" in refused(image(config=config))
+
+
+def test_promise_14_the_bounds_are_those_of_the_settings() -> None:
+    """Who configures nothing gets the same bounds here as in the configuration."""
+    assert bounds_of(Limits()) == BOUNDS
+    assert (BOUNDS.manifest_size, BOUNDS.json_depth) == (4 * 1024 * 1024, 32)  # what the specification asks for, at least
 
 
 # -- shape ----------------------------------------------------------------------------------------------------------

@@ -88,6 +88,15 @@ def test_promise_19_what_is_no_registry_is_refused(text: str) -> None:
         parse_registry(text)
 
 
+def test_the_longest_registry() -> None:
+    """255 characters, as names of hosts and repositories have them at most."""
+    longest = ".".join(["x" * 63] * 4)
+    assert len(longest) == MAX_NAME == 255
+    assert parse_registry(longest) == longest
+    with pytest.raises(MalformedName):
+        parse_registry(longest[:-1] + ":1")
+
+
 # -- tags -----------------------------------------------------------------------------------------------------------
 
 
