@@ -52,8 +52,8 @@ class Spool(Protocol):
         """Descriptor of the growing file, readable by pread and sendfile up to ``written``."""
         ...
 
-    async def append(self, data: Buffer) -> None:
-        """Hash and append. Raises DigestMismatch as soon as the total exceeds ``size``."""
+    async def append(self, *data: Buffer) -> None:
+        """Hash and append, all in one turn of a thread. Raises DigestMismatch as soon as the total exceeds ``size``."""
         ...
 
     async def verify(self) -> None:

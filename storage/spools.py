@@ -13,6 +13,7 @@ import errno
 import os
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.blobs import Buffer
@@ -212,22 +213,25 @@ class FileSpool:
         """Descriptor of the growing file; :meth:`reset` changes it, :meth:`commit` and :meth:`discard` close it."""
         return self._fd
 
-    async def append(self, data: Buffer) -> None:
+    async def append(self, *data: Buffer) -> None:
         """Write and hash ``data``. Raises DigestMismatch above :attr:`size`, BlobStoreUnavailable where the system refuses."""
         await self._place.workers.quick(lambda: self._append(data))
 
-    def _append(self, data: Buffer) -> None:
+    def _append(self, data: Sequence[Buffer]) -> None:
         with self._mutex, refusals("write", self._path):
             self._usable()
-            length = memoryview(data).nbytes
+            length = sum(memoryview(each).nbytes for each in data)
             if self.written + length > self.size:
                 raise DigestMismatch(str(self.digest), f"something else, for there are more than {self.size} bytes")
             files = self._place.tree.files
             self._broken = True
             if self._hashed is not None and not _as_written(self._hashed, files.status(self._fd)):
                 self._hashed = None
-            files.write_all(self._fd, data, self.written)
-            self._hasher.update(data)
+            position = self.written
+            for each in data:
+                files.write_all(self._fd, each, position)
+                self._hasher.update(each)
+                position += memoryview(each).nbytes
             if self._hashed is not None:
                 self._hashed = files.status(self._fd)
             self._broken = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -19,10 +18,6 @@ from storage.reference import Repository
 
 log = structlog.get_logger("tagstone.ingest")
 
-#: A chunk waits no longer than this (in seconds) for others to make a piece with, so that slow upstreams stream too.
-_PATIENCE = 1.0
-#: Pieces that may wait while one is written and another is collected.
-_AHEAD = 2
 #: Seconds between two resumptions at most, unless the upstream asks for more.
 _LONGEST_BACKOFF = 10.0
 #: An upstream that wants to be left alone for longer than this (in seconds) is given up instead.
@@ -55,7 +50,7 @@ class Pace:
     """How an arrival goes about it. Sizes in bytes, times in seconds."""
 
     holdback: int = 64 << 10  #: kept from clients until the digest matches
-    piece: int = 256 << 10  #: written and hashed at a time
+    piece: int = 512 << 10  #: that may wait while others are written and hashed
     resumes: int = 5  #: in a row, without one byte of progress, before a broken upstream is given up
     backoff: float = 0.25  #: before the first resumption; doubles
     poll: float = 0.02  #: between looks at another process's spool
@@ -136,20 +131,18 @@ class Download:
 
 
 class _Pieces:
-    """Collects chunks to pieces, and has pieces written and hashed while further ones are collected.
+    """Collects chunks while earlier ones are written and hashed, and hands over all that have come by then at once.
 
-    At most ``_AHEAD`` pieces wait for the one that is being written; then :meth:`add` waits, and with it the network.
+    So a fast upstream is written in large pieces, and a slow one without delay. At most ``size`` bytes wait; then :meth:`add`
+    waits, and with it the network.
     """
 
     def __init__(self, spool: Spool, size: int, grown: Callable[[int], None]) -> None:
         self._spool = spool
         self._size = size
         self._grown = grown
-        self._clock = asyncio.get_running_loop().time
         self._chunks: list[bytes] = []
         self._held = 0
-        self._since = self._clock()
-        self._waiting: deque[bytes] = deque()
         self._room = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
@@ -157,38 +150,29 @@ class _Pieces:
         """Take a chunk; wait where the disk is slower than the network. Raises what appending raised."""
         if not chunk:
             return
-        if not self._chunks:
-            self._since = self._clock()
         self._chunks.append(chunk)
         self._held += len(chunk)
-        if self._held >= self._size or self._clock() - self._since > _PATIENCE:
-            self._hand_over()
-            while len(self._waiting) > _AHEAD:
-                self._room.clear()
-                await self._room.wait()
-            if self._writer is not None and self._writer.done():
+        if self._writer is None or self._writer.done():
+            if self._writer is not None:
                 self._writer.result()
+            self._writer = asyncio.create_task(self._write())
+        while self._held >= self._size and not self._writer.done():
+            self._room.clear()
+            await self._room.wait()
 
     async def finish(self) -> None:
-        """Append what is left and wait for it. Raises what appending raised."""
-        if self._chunks:
-            self._hand_over()
+        """Wait until everything is appended. Raises what appending raised."""
         if self._writer is not None:
             await self._writer
 
-    def _hand_over(self) -> None:
-        self._waiting.append(b"".join(self._chunks))
-        self._chunks.clear()
-        self._held = 0
-        if self._writer is None or (self._writer.done() and self._writer.exception() is None):
-            self._writer = asyncio.create_task(self._write())
-
     async def _write(self) -> None:
         try:
-            while self._waiting:
-                await self._spool.append(self._waiting.popleft())
-                self._grown(self._spool.written)
+            while self._chunks:
+                chunks, self._chunks, self._held = self._chunks, [], 0
                 self._room.set()
+                await self._spool.append(*chunks)
+                self._grown(self._spool.written)
         finally:
-            self._waiting.clear()  # after a failure nothing can follow what is missing
+            self._chunks.clear()  # after a failure nothing can follow what is missing
+            self._held = 0
             self._room.set()

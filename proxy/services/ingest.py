@@ -96,7 +96,7 @@ class Ingest:
     """Owns every fetch of this process. :meth:`start` before the first :meth:`open`, :meth:`close` at the end.
 
     ``max_concurrent`` fetches run at once per registry, so that a slow one does not take the place of the others; each
-    holds a few pieces of ``piece`` bytes in memory: one that is written, two that wait, one that is collected.
+    holds two times ``piece`` bytes in memory: what is written, and what waits meanwhile.
     """
 
     def __init__(

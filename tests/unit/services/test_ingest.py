@@ -13,7 +13,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
-from proxy.services import download
 from proxy.services.ingest import Ingest, Source
 from storage.digest import Digest
 from storage.errors import BlobStoreUnavailable, StorageError
@@ -139,11 +138,8 @@ async def test_what_comes_while_it_is_being_stored_is_complete(
     assert await bench.store.read(descriptor.digest, SIZE) == DATA
 
 
-async def test_a_slow_upstream_streams_in_small_pieces(
-    bench: Bench, origin: Origin, descriptor: Descriptor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bytes do not wait for a whole piece when that takes too long."""
-    monkeypatch.setattr(download, "_PATIENCE", -1.0)
+async def test_a_slow_upstream_streams_in_small_pieces(bench: Bench, origin: Origin, descriptor: Descriptor) -> None:
+    """Bytes do not wait for others to be written with."""
     release = asyncio.Event()
     origin.script(REPOSITORY, Behaviour(hold_at=2 * origin.chunk, release=release))
     async with await bench.ingest.open(REPOSITORY, descriptor) as source:
