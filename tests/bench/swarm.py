@@ -46,6 +46,7 @@ def main() -> int:
                 problem = pull(connection, path, digest)
                 if problem is not None:
                     wrong.append(f"client {number}: {path}: {problem}")
+                    break
         except (OSError, http.client.HTTPException, threading.BrokenBarrierError) as error:
             barrier.abort()
             wrong.append(f"client {number}: {error!r}")
