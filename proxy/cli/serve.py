@@ -1,20 +1,17 @@
-"""``tagstone serve``: one worker in this process, or several under a small supervisor."""
+"""``tagstone serve``: one worker in this process, or several under :mod:`proxy.cli.supervisor`."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proxy.cli.common import REFUSED, USAGE, ConfigOption, DataDirOption, fail, load
+from proxy.cli.supervisor import Supervisor, Tie, heed_signals, hold_signals
 from proxy.configuration import Configuration
 from proxy.configuration import load as load_file
 from proxy.errors import ConfigurationError
@@ -23,8 +20,6 @@ from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from proxy.worker import Worker
-
-_RESTART_DELAY = 1.0
 
 
 def serve(
@@ -46,8 +41,11 @@ def serve(
         except ValueError as error:
             fail(f"--listen {listen}: {error}", USAGE)
     count = workers or configuration.settings.workers
-    code = _work(configuration, root, reuse_port=False) if count == 1 else _supervise(configuration, root, count)
-    raise typer.Exit(code)
+    hold_signals()
+    if count == 1:
+        raise typer.Exit(_work(configuration, root, None))
+    _warn(configuration)
+    raise typer.Exit(Supervisor(count, lambda tie: _work(configuration, root, tie), _log(configuration)).run())
 
 
 def _log(configuration: Configuration) -> Any:
@@ -66,13 +64,13 @@ def _warn(configuration: Configuration) -> None:
         _log(configuration).warning("configuration", problem=str(warning))
 
 
-def _work(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> int:
-    """Be one worker; the exit code."""
+def _work(configuration: Configuration, data_dir: Path, tie: Tie | None) -> int:
+    """Be one worker, the only one or one of several; the exit code."""
     import uvloop
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(configuration, data_dir, reuse_port=reuse_port))
+            runner.run(_serve(configuration, data_dir, tie))
     except StorageError as error:
         _log(configuration).error("cannot start", reason=str(error), data_dir=str(data_dir))
         return REFUSED
@@ -82,7 +80,7 @@ def _work(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> 
     return 0
 
 
-async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bool) -> None:
+async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) -> None:
     from proxy.worker import Worker
 
     loop = asyncio.get_running_loop()
@@ -90,11 +88,15 @@ async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bo
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    worker = Worker(configuration, data_dir, reuse_port=reuse_port)
+    heed_signals()
+    worker = Worker(configuration, data_dir, reuse_port=tie is not None)
     await worker.start()
     log = _log(configuration)
-    if not reuse_port:
+    if tie is None:
         _warn(configuration)
+    else:
+        tie.started()
+        loop.add_reader(tie.supervisor, stop.set)
     try:
         while not stop.is_set():
             waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
@@ -108,6 +110,8 @@ async def _serve(configuration: Configuration, data_dir: Path, *, reuse_port: bo
                 reload.clear()
                 await _reload(worker, configuration)
     finally:
+        if tie is not None:
+            loop.remove_reader(tie.supervisor)
         log.info("draining")
         await worker.close()
 
@@ -124,55 +128,3 @@ async def _reload(worker: Worker, old: Configuration) -> None:
         return
     waiting = worker.application.adopt(configuration)
     log.info("reloaded", file=str(old.path), needs_restart=list(waiting))
-
-
-def _supervise(configuration: Configuration, data_dir: Path, count: int) -> int:
-    """Keep ``count`` workers alive, hand signals on to them, end when all have ended."""
-    log = _log(configuration)
-    _warn(configuration)
-    children: dict[int, float] = {}
-    stopping = False
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = stopping or number != signal.SIGHUP
-        for pid in children:
-            os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
-
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for number in numbers:
-        signal.signal(number, hand_on)
-
-    def spawn() -> None:
-        # Signals wait while the child is between fork and its own handlers, and until the parent knows its pid.
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        pid = os.fork()
-        if pid == 0:
-            for each in numbers:
-                signal.signal(each, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-            code = REFUSED
-            try:
-                code = _work(configuration, data_dir, reuse_port=True)
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        children[pid] = time.monotonic()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-
-    for _ in range(count):
-        spawn()
-    worst = 0
-    while children:
-        pid, status = os.wait()
-        began = children.pop(pid, 0.0)
-        code = os.waitstatus_to_exitcode(status)
-        if stopping:
-            worst = max(worst, abs(code))
-            continue
-        log.error("worker.ended", pid=pid, exit_code=code)
-        if time.monotonic() - began < _RESTART_DELAY:
-            time.sleep(_RESTART_DELAY)
-        if not stopping:
-            spawn()
-    return worst
