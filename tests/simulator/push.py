@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
+from base64 import b64encode
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,15 +35,18 @@ class PushFailed(AssertionError):
 
 
 class Pusher:
-    """An async context manager over one registry, anonymous or with Basic credentials."""
+    """An async context manager over one registry, anonymous or with user name and password; ``tls`` is what it trusts."""
 
-    def __init__(self, url: str, *, auth: aiohttp.BasicAuth | None = None) -> None:
+    def __init__(self, url: str, *, auth: tuple[str, str] | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._url = URL(url)
-        self._auth = auth
+        self._headers = {"Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"} if auth else {}
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(auth=self._auth, timeout=aiohttp.ClientTimeout(total=60))
+        connector = None if self._tls is None else aiohttp.TCPConnector(ssl=self._tls)
+        timeout = aiohttp.ClientTimeout(total=60)
+        self._session = aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
