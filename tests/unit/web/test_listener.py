@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
@@ -204,6 +205,28 @@ async def test_closing_twice_or_before_the_start_is_nothing() -> None:
     await listener.close()
     await listener.close()
     assert listener.port == 0
+
+
+# -- another handler ------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_may_be_replaced_while_it_runs() -> None:
+    """Before the start and after it: the next request is answered by the new one, on connections that stay open, too."""
+
+    def saying(words: str) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        async def answer(_: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(text=words)
+
+        return answer
+
+    listener = Listener(hello, "127.0.0.1", 0, Limits())
+    listener.adopt(saying("first"))
+    await listener.start()
+    async with connected(listener.port) as client:
+        assert (await client.ask()).body == b"first"
+        listener.adopt(saying("second"))
+        assert (await client.ask()).body == b"second"
+    await listener.close()
 
 
 # -- addresses ------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import random
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -212,20 +213,12 @@ async def serving(server: Server, context: ssl.SSLContext | None = None) -> Asyn
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def client_of(port: int, authority: Authority | None) -> AsyncIterator[Client]:
+def client_of(port: int, authority: Authority | None, receive_buffer: int | None = None) -> AbstractAsyncContextManager[Client]:
     """A client, which speaks TLS when there is an authority."""
-    if authority is None:
-        async with connected(port) as client:
-            yield client
-    else:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=authority.trust())
-        try:
-            yield Client(reader, writer)
-        finally:
-            writer.transport.abort()
+    return connected(port, receive_buffer=receive_buffer, tls=None if authority is None else authority.trust())
 
 
+@cache
 def tls_of(wanted: bool) -> tuple[Authority | None, ssl.SSLContext | None]:
     """An authority and its server's context, where the connection is to be encrypted."""
     authority = Authority() if wanted else None
@@ -370,7 +363,7 @@ async def test_promise_32_a_client_that_takes_nothing_is_given_up(tmp_path: Path
         server = Server(file, stall=0.4)
         async with serving(server, context) as port:
             before = open_files()
-            async with client_of(port, authority) as client:
+            async with client_of(port, authority, 16 * KIB) as client:
                 client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream's transport reads
                 await client.send(REQUEST * 50)
                 async with client_of(port, authority) as other:
@@ -388,7 +381,7 @@ async def test_a_client_that_leaves_in_the_middle_ends_its_own_answer(tmp_path: 
         server = Server(file, stall=30)
         async with serving(server, context) as port:
             before = open_files()
-            async with client_of(port, authority) as client:
+            async with client_of(port, authority, 16 * KIB) as client:
                 await client.send(REQUEST)
                 await client.reader.readexactly(100 * KIB)
             assert isinstance(await server.end(), ConnectionError)
@@ -420,7 +413,7 @@ async def test_a_send_that_is_cancelled_lets_go(tmp_path: Path, tls: bool) -> No
         server = Server(file, stall=30)
         async with serving(server, context) as port:
             before = open_files()
-            async with client_of(port, authority) as client:
+            async with client_of(port, authority, 16 * KIB) as client:
                 await client.send(REQUEST)
                 await client.reader.readexactly(PIECE)
                 client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream's transport reads

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,14 +84,15 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[Client]:
+async def connected(port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
     """A connection to a listener; with a small ``receive_buffer`` (bytes) the server soon finds that it cannot write."""
     sock = socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 16)
+    name = None if tls is None else "127.0.0.1"
+    reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 16, ssl=tls, server_hostname=name)
     try:
         yield Client(reader, writer)
     finally:
