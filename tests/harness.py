@@ -19,6 +19,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import indent
 from types import TracebackType
@@ -213,6 +214,16 @@ class Proxy:
     async def events(self, *, open_only: bool = False) -> list[Event]:
         """The events recorded so far."""
         return await self.application.pins.events(open_only=open_only)
+
+
+class WallClock:
+    """The real wall clock, moved by :attr:`ahead`: ``monkeypatch.setattr("proxy.app.utc_now", WallClock())``."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
 
 
 def _flow(*parts: str) -> str:

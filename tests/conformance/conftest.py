@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.upstream import network
+from tests.harness import WallClock
 from tests.simulator.tls import Authority
 
 
@@ -32,3 +33,11 @@ def scratch() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    """The wall clock of every proxy that this test starts."""
+    found = WallClock()
+    monkeypatch.setattr("proxy.app.utc_now", found)
+    return found

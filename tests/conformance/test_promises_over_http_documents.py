@@ -386,7 +386,7 @@ HOSTILE = {
     "OCI-Subject": f"sha256:{'0' * 64}",
     "Server": "evil",
 }
-INJECTED = "evil\r\nSet-Cookie: session=evil\r\n\r\nHTTP/1.1 200 OK\r\n"
+INJECTED = "зло 漢字 evil\r\nSet-Cookie: session=evil\r\n\r\nHTTP/1.1 200 OK\r\n"
 
 
 async def test_promise_26_headers_of_the_upstream_stop_here(scratch: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from storage.digest import Digest
 from storage.records import EventType, PinState
-from tests.harness import Proxy, until
+from tests.harness import Proxy, WallClock, until
 from tests.simulator import images, signing, when
 from tests.simulator.behaviours import status
 from tests.simulator.images import Image
@@ -252,28 +252,10 @@ async def test_a_key_counts_within_its_window(scratch: Path, window: str, passes
             assert f"made by key release-key, but key release-key {words}" in answer.error["message"]
 
 
-class Clock:
-    """A wall clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of every proxy that is built from now on."""
-    found = Clock()
-    monkeypatch.setattr("proxy.app.utc_now", found)
-    return found
-
-
 @pytest.mark.parametrize("years", [1, -1])
 @pytest.mark.parametrize("interval", ["0s", "60s"])
 async def test_promise_55_a_clock_that_is_wrong_by_a_year_opens_nothing(
-    scratch: Path, clock: Clock, years: int, interval: str
+    scratch: Path, clock: WallClock, years: int, interval: str
 ) -> None:
     """A key's window closes with the clock, for tag, digest and blob, remembered or not; set right, all is as before."""
     window = f"valid_from: {day(-30)}, valid_until: {day(30)}"
@@ -309,7 +291,7 @@ async def _assert_pinned(proxy: Proxy, name: str, digest: Digest) -> None:
 
 
 @pytest.mark.parametrize("years", [1, -1])
-async def test_promise_55_a_check_in_the_future_is_no_check(scratch: Path, clock: Clock, years: int) -> None:
+async def test_promise_55_a_check_in_the_future_is_no_check(scratch: Path, clock: WallClock, years: int) -> None:
     """After the clock stepped, back or forth, the next pull asks the upstream: an overwrite does not hide behind the step."""
     async with Registry() as upstream, Proxy(scratch, upstream, top="check_interval: 1h") as proxy:
         first = upstream.image("open/app", "v1")

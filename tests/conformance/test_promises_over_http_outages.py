@@ -21,7 +21,7 @@ from proxy.web.listener import Listener, Patience
 from storage.database import Database
 from storage.digest import Digest
 from tests.conformance.wire import connection
-from tests.harness import Proxy, Reply, until
+from tests.harness import Proxy, Reply, WallClock, until
 from tests.simulator import when
 from tests.simulator.behaviours import hang_up, html, refuse, reset, silence, stall, status
 from tests.simulator.registry import Registry
@@ -457,20 +457,36 @@ async def test_a_tag_is_checked_once_an_interval(scratch: Path) -> None:
         assert (await proxy.manifest("open/app", "v2")).status == 200
 
 
-async def test_a_check_counts_for_every_process_and_after_a_restart(scratch: Path) -> None:
+async def test_a_check_counts_for_every_process_and_after_a_restart(scratch: Path, clock: WallClock) -> None:
     """The last check is on record: neither a restart nor another process on the same data asks again within the interval."""
-    async with (
-        Registry() as upstream,
-        Proxy(scratch / "a", upstream, top="check_interval: 1h", data_dir=scratch / "data") as proxy,
-    ):
+    top, data = "check_interval: 1h", scratch / "data"
+    async with Registry() as upstream, Proxy(scratch / "a", upstream, top=top, data_dir=data) as proxy:
         image = upstream.image("open/app", "v1")
         assert (await proxy.manifest("open/app", "v1")).status == 200
-        upstream.forget()
-        await proxy.restart()
+        for hours in (0, 2):  # after the first pull, and after a later check
+            clock.ahead = timedelta(hours=hours)
+            assert (await proxy.manifest("open/app", "v1")).body == image.body
+            upstream.forget()
+            await proxy.restart()
+            assert (await proxy.manifest("open/app", "v1")).body == image.body
+            async with Proxy(scratch / "b", upstream, top=top, data_dir=data) as other:
+                assert (await other.manifest("open/app", "v1")).body == image.body
+            assert not upstream.requests
+        clock.ahead = timedelta(hours=4)
         assert (await proxy.manifest("open/app", "v1")).body == image.body
-        async with Proxy(scratch / "b", upstream, top="check_interval: 1h", data_dir=scratch / "data") as other:
-            assert (await other.manifest("open/app", "v1")).body == image.body
-        assert not upstream.requests
+        assert [seen.method for seen in upstream.requests] == ["HEAD"]
+
+
+async def test_an_overwrite_that_is_known_is_not_fetched_again(scratch: Path) -> None:
+    """The new digest is fetched and hashed once; later checks know it by its header."""
+    async with Registry() as upstream, Proxy(scratch, upstream) as proxy:
+        upstream.image("open/app", "v1")
+        assert (await proxy.manifest("open/app", "v1")).status == 200
+        upstream.image("open/app", "v1", seed="other")
+        for _ in range(4):
+            assert (await proxy.manifest("open/app", "v1")).status == 403
+        assert upstream.count("GET", "/manifests/") == 2
+        assert upstream.count("HEAD", "/manifests/") == 4
 
 
 async def test_an_interval_of_zero_asks_each_time(scratch: Path) -> None:
