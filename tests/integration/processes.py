@@ -161,7 +161,7 @@ class Server(Process):
     ) -> None:
         super().__init__(name, command, folder, env=env)
         self.port = port
-        self._tls = tls
+        self.tls = tls
 
     @property
     def host(self) -> str:
@@ -170,8 +170,8 @@ class Server(Process):
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of one's own."""
-        if self._tls is not None:
-            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self._tls)
+        if self.tls is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.tls)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
     def ask(self, method: str, path: str, **headers: str) -> Reply:
@@ -208,7 +208,7 @@ class DockerRegistry(Server):
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http{'s' if self._tls else ''}://{self.host}"
+        return f"http{'s' if self.tls else ''}://{self.host}"
 
     def count(self, method: str, path: str = "") -> int:
         """How many requests with this method it has answered whose path contains ``path``."""
