@@ -290,6 +290,29 @@ async def _assert_pinned(proxy: Proxy, name: str, digest: Digest) -> None:
     assert (pin.digest, pin.state) == (digest, PinState.PINNED)
 
 
+async def test_promise_55_what_is_remembered_ends_with_its_key(scratch: Path) -> None:
+    """An answer that could be remembered for an hour is not when its key expires earlier: tag, digest and blob."""
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
+    window = f"valid_until: {end:%Y-%m-%dT%H:%M:%SZ}"
+    async with Registry() as upstream, Proxy(scratch, upstream, key_options=window, top="check_interval: 1h") as proxy:
+        image = upstream.image("acme/app", "v1")
+        upstream.sign("acme/app", image.digest, proxy.signer)
+
+        async def statuses() -> set[int]:
+            blob = await proxy.blob("acme/app", image.layers[0].digest)
+            return {blob.status, *[(await proxy.manifest("acme/app", each)).status for each in ("v1", image.digest)]}
+
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        assert await statuses() == {200}
+        assert datetime.now(UTC) < end, "this machine is too slow for this test"
+
+        async def refused() -> bool:
+            return await statuses() == {403}
+
+        await until(refused, 10)
+        assert datetime.now(UTC) > end
+
+
 @pytest.mark.parametrize("years", [1, -1])
 async def test_promise_55_a_check_in_the_future_is_no_check(scratch: Path, clock: WallClock, years: int) -> None:
     """After the clock stepped, back or forth, the next pull asks the upstream: an overwrite does not hide behind the step."""
