@@ -44,16 +44,25 @@ class Catalog:
         self._database = database
 
     async def record(
-        self, repository: Repository, *, manifest: Descriptor | None, edges: Sequence[Edge], verdict: StoredVerdict | None
+        self,
+        repository: Repository,
+        *,
+        manifest: Descriptor | None,
+        edges: Sequence[Edge],
+        verdict: StoredVerdict | None,
+        evidence: Sequence[Descriptor] = (),
     ) -> None:
         """Remember a manifest, what it reaches, and how it was judged, in one transaction. What is known stays as it is.
+
+        ``evidence`` are the manifests of the evidence that it was judged by; ``edges`` say what they reach, too.
 
         When an accepted verdict ends here, or will end sooner, a notice of kind :data:`ADMISSION_NOTICE` is left; what is
         only added needs none.
         """
         if verdict is not None and verdict.repository != repository:
             raise ValueError(f"a verdict for {verdict.repository} cannot be recorded in {repository}")
-        await self._database.write(_record, repository, manifest, edges, verdict)
+        manifests = evidence if manifest is None else (manifest, *evidence)
+        await self._database.write(_record, repository, manifests, edges, verdict)
 
     async def lineage(
         self,
@@ -189,17 +198,16 @@ _BARRED = select(contents.c.id).where(
 def _record(
     connection: Connection,
     repository: Repository,
-    manifest: Descriptor | None,
+    manifests: Sequence[Descriptor],
     reached: Sequence[Edge],
     verdict: StoredVerdict | None,
 ) -> None:
     digests = [digest for edge in reached for digest in (edge.parent, edge.child.digest)]
-    if manifest is not None:
-        digests.append(manifest.digest)
+    digests += [manifest.digest for manifest in manifests]
     if verdict is not None:
         digests.append(verdict.digest)
     ids = _number(connection, _number_repository(connection, repository), digests)
-    if manifest is not None:
+    for manifest in manifests:
         known = update(contents).where(contents.c.id == ids[manifest.digest])
         connection.execute(known.values(media_type=manifest.media_type, size=manifest.size))
     if reached:

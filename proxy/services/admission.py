@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -24,7 +23,7 @@ from proxy.services.memory import Memory
 from proxy.services.revision import Clock, Revision
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
-from proxy.verify.model import Harvest, Subject
+from proxy.verify.model import Document, Harvest, Subject
 from proxy.verify.shapes import describe, has_image_config, is_evidence, is_text
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
@@ -329,14 +328,14 @@ class Admission:
             raise ManifestRefused(f"the evidence is larger than {self._limits.evidence_total} bytes")
         for entry in manifest.layers:
             descriptor = entry.descriptor
-            content = await self._blobs.read(descriptor.digest, self._limits.attestation_size)
+            content = stored = await self._blobs.read(descriptor.digest, self._limits.attestation_size)
             if content is None:
                 content = await self._online.blob(repository, descriptor, self._limits.attestation_size)
             if content is None:
                 raise ManifestRefused(f"its layer {descriptor.digest} does not exist upstream")
             if not await asyncio.to_thread(is_text, content):
                 raise ManifestRefused(f"its layer {descriptor.digest} is not text: it could be unpacked as an image's")
-            if self._recording:
+            if self._recording and stored is None:
                 await self._blobs.put(descriptor.digest, content)
 
     async def _bytes(self, repository: Repository, digest: Digest) -> FetchedManifest:
@@ -373,18 +372,33 @@ class Admission:
     async def _record(
         self, question: _Question, fetched: FetchedManifest, manifest: Manifest, harvest: Harvest, verdict: Verdict
     ) -> None:
-        """Bytes first, then the rows that speak of them; the verdict last, in the transaction that makes it count."""
+        """Bytes first, all at once; then the rows that speak of them, in the one transaction that makes the verdict count."""
         repository, digest = question.repository, fetched.digest
-        await self._blobs.put(digest, fetched.body)
+        puts = [self._blobs.put(digest, fetched.body)]
+        edges = list(manifest.edges(digest))
+        evidence: list[Descriptor] = []
         for document in harvest.documents:
-            for blob, _, content in document.layers:
-                await self._blobs.put(blob.digest, content)
-            with suppress(ManifestRefused):  # it was looked at, but what is not evidence through and through is not let through
-                await self.record_evidence(repository, digest, document.manifest, document.parsed)
+            found, body = document.parsed, document.manifest.body
+            texts = not has_image_config(found) or await asyncio.to_thread(_all_text, document)
+            whole = len(document.layers) == len(found.layers)
+            if not (whole and texts and self.fits_evidence(found) and len(found.layers) <= self._bounds.layers):
+                continue  # it was looked at, but what is not evidence through and through is not let through
+            puts.append(self._blobs.put(document.manifest.digest, body))
+            puts += [self._blobs.put(blob.digest, content) for blob, _, content in document.layers]
+            named = Descriptor(found.media_type, document.manifest.digest, len(body))
+            evidence.append(named)
+            edges += [Edge(digest, named, Kind.EVIDENCE), *found.edges(named.digest)]
+        for done in await asyncio.gather(*puts, return_exceptions=True):
+            if done is not None:
+                raise done
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
         decided = self._clock()
         stored = StoredVerdict(repository, digest, question.rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
-        await self._catalog.record(repository, manifest=descriptor, edges=manifest.edges(digest), verdict=stored)
+        await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, evidence=evidence)
+
+
+def _all_text(document: Document) -> bool:
+    return all(is_text(content) for _, _, content in document.layers)
 
 
 def _blocked(block: Block) -> Verdict:
