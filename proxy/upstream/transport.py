@@ -24,9 +24,9 @@ from proxy.upstream.failures import Complaint, Outage, complaint, explain, host_
 from proxy.upstream.network import GuardedResolver, guarded_socket, tls_context
 from proxy.upstream.registries import Endpoint
 
-#: Bytes that aiohttp buffers before it stops reading. So small that at full speed each piece of a body is what one read of the
-#: socket gave (about 256 KiB), handed on without being copied together with another.
-READ_BUFFER = 64 << 10
+#: Bytes that aiohttp buffers before it stops reading: two reads of the socket (about 256 KiB each), so that the network goes on
+#: while what came before is handed on.
+READ_BUFFER = 512 << 10
 #: How long reading an error body, or the short body of a redirect, may take in seconds.
 COMPLAINT_TIME = 2.0
 
