@@ -243,7 +243,9 @@ async def test_promise_52_without_descriptors_what_is_remembered_goes_on(scratch
         image = upstream.image("open/app", "v1", layer_size=400_000)
         new = upstream.image("open/new", "v1", seed="new")
         layer = image.blobs[1]
-        assert (await proxy.manifest("open/app", "v1")).status == 200
+        for _ in range(2):
+            assert (await proxy.manifest("open/app", "v1")).status == 200
+            await asyncio.sleep(1)  # the process hears of its own first pin, and forgets once more
         proxy.limit(resource.RLIMIT_NOFILE, proxy.descriptors[-1] + 1)
         answer = await proxy.blob("open/app", layer.digest)
         assert answer.status == 503 or answer.cut
