@@ -142,7 +142,7 @@ class Skopeo(Client):
         """Names of all files, and hashes of all manifests."""
         paths = [path for path in self._folder.rglob("*") if path.is_file()]
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.name.endswith("manifest.json")]
-        return "\n".join([*hashes, *(str(path) for path in paths)])
+        return "\n".join([*hashes, *(path.name for path in paths)])
 
     def read(self, name: str, path: str) -> bytes:
         """From the layers."""
@@ -163,7 +163,7 @@ class Skopeo(Client):
             shutil.rmtree(self._at(name))
 
     def _at(self, name: str) -> Path:
-        return self._folder / re.sub(r"[/:]", "_", name)
+        return self._folder / re.sub(r"[/:@]", "_", name)
 
 
 class Podman(Client):

@@ -59,6 +59,21 @@ def test_an_unsigned_image_is_refused(client: Client, name: str, tag: str, upstr
         assert str(image.digest) in pull.output
 
 
+def test_a_digest_is_judged_like_a_tag(client: Client, upstream: Upstream, first: Image) -> None:
+    """A signed image passes by digest, an unsigned one does not, for nobody signed the digest either."""
+    unsigned = upstream.push("acme/app", "by-digest", picture("unsigned by digest"))
+    good, bad = (f"{client.registry}/acme/app@{image.digest}" for image in (first, unsigned))
+    pull = client.pull(good)
+    assert pull.ok, pull.output
+    assert client.holds(first)
+    client.remove(good)
+    pull = client.pull(bad)
+    assert not pull.ok
+    assert not client.holds(unsigned)
+    if client.explains:
+        assert "a signature by key release-key is required" in pull.output
+
+
 def test_an_overwritten_tag_is_refused(
     client: Client, name: str, tag: str, upstream: Upstream, first: Image, second: Image
 ) -> None:
@@ -190,12 +205,16 @@ def test_promise_56_all_clients_at_once_cost_the_upstream_one_fetch(
     image = upstream.signed("acme/app", "at-once", picture("at once", layer_size=3_000_000))
     name = "reg.example/acme/app:at-once"
     clients = [client_of(each) for each in ("skopeo", "skopeo-all", "podman", "podman-conf", "ctr", "docker")]
+    before = len(upstream.registry.log)
     with ThreadPoolExecutor(len(clients)) as pool:
         pulls = list(pool.map(lambda client: client.pull(name), clients))
     assert all(pull.ok for pull in pulls), pulls
     own = {child.layers[1].digest for child in image.images}
     fetches = [upstream.registry.count("GET", f"/v2/acme/app/blobs/{digest}") for digest in own]
     assert fetches == [1] * len(own)
+    asked = [line for line in upstream.registry.log[before:].splitlines() if '"GET ' in line or '"HEAD ' in line]
+    assert asked
+    assert all('"tagstone/' in line for line in asked)  # and nobody but Tagstone has asked it anything
     for client in clients:
         client.remove(name)
 

@@ -119,7 +119,7 @@ def test_an_approval_does_not_stand_for_a_signature(
     assert refused["result"] == "refused"
     assert "a signature by key release-key is required" in " ".join(refused["reasons"])
     assert pair.json("pins", "approve", name, "--digest", f"sha256:{'0' * 64}", code=3)["result"] == "unknown"
-    assert pair.json("pins", "show", name)["digest"] == str(first.digest)
+    assert refused["pin"]["digest"] == str(first.digest)
     assert all(ask_on(connection, "GET", path).status == 403 for connection in workers)
 
 
@@ -135,14 +135,12 @@ def test_a_rejection_is_told_to_the_clients(pair: Tagstone, workers: Workers, up
 
 
 def test_an_unpinned_tag_is_pinned_anew(pair: Tagstone, workers: Workers, upstream: Upstream, repository: str) -> None:
-    """``pins unpin`` lets the next pull decide; a second one finds nothing (exit 1), the history stays."""
+    """``pins unpin`` lets the next pull decide; the history stays."""
     name, path, _, second = overwritten(upstream, pair, workers, repository)
     assert pair.json("pins", "unpin", name, "--by", "carol", "--reason", "start over")["result"] == "done"
-    assert pair.json("pins", "show", name, code=1)["state"] == "unpinned"
     everywhere(workers, path, lambda reply: reply.digest == str(second.digest))
     actions = [change["action"] for change in pair.json("pins", "show", name)["history"]]
     assert actions == ["pinned", "overwritten", "unpinned", "pinned"]
-    pair.json("pins", "unpin", f"reg.example/{repository}:never", code=1)
 
 
 def test_a_block_holds_everywhere_at_once(pair: Tagstone, workers: Workers, upstream: Upstream, repository: str) -> None:
@@ -171,21 +169,26 @@ def test_verify_says_what_a_pull_would_be_answered(pair: Tagstone, workers: Work
     """Exit 0 for what passes, 1 for what is refused or not there, 3 where it cannot be told; the words are those of the rule."""
     name, _, first, second = overwritten(upstream, pair, workers, repository)
     fresh = signed(upstream, repository, "fresh", "fresh")
-    passes = pair.json("verify", f"reg.example/{repository}:fresh")
+    upstream.push(repository, "unsigned", images.image(f"{repository}/unsigned"))
+    codes = {
+        f"reg.example/{repository}:fresh": 0,
+        name: 1,
+        f"reg.example/{repository}:unsigned": 1,
+        f"reg.example/{repository}:never": 1,
+        f"dead.example/{repository}:v1": 3,
+    }
+    with ThreadPoolExecutor(2) as pool:
+        passes, moved, refused, absent, dead = pool.map(lambda image: pair.json("verify", image, code=codes[image]), codes)
     assert (passes["answer"], passes["digest"], passes["pin"]) == ("serve", str(fresh.digest), None)
     assert [(check["requirement"], check["outcome"]) for check in passes["requirements"]] == [
         ("a signature by key release-key", "accepted")
     ]
-    pair.json("pins", "show", f"reg.example/{repository}:fresh", code=1)  # verify writes nothing
-    moved = pair.json("verify", name, code=1)
+    assert pair.json("pins", "show", f"reg.example/{repository}:fresh", code=1)["state"] == "unpinned"  # verify writes nothing
     assert (moved["answer"], moved["pin"]["digest"]) == ("deny", str(first.digest))
     assert moved["upstream"]["digest"] == str(second.digest)
-    upstream.push(repository, "unsigned", images.image(f"{repository}/unsigned"))
-    refused = pair.json("verify", f"reg.example/{repository}:unsigned", code=1)
     assert refused["answer"] == "deny"
     assert "no signature" in refused["requirements"][0]["found"]
-    assert pair.json("verify", f"reg.example/{repository}:never", code=1)["answer"] == "absent"
-    assert pair.json("verify", f"dead.example/{repository}:v1", code=3)["answer"] == "unavailable"
+    assert (absent["answer"], dead["answer"]) == ("absent", "unavailable")
 
 
 WRONG = {
