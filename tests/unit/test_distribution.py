@@ -134,7 +134,7 @@ def test_what_a_path_means(target: str, expected: Request) -> None:
 
 def test_promise_25_the_number_of_tags_is_clamped() -> None:
     """A client cannot make us allocate what it names (CVE-2023-2253)."""
-    assert parse(f"/v2/a/tags/list?n={MAX_TAGS}").n == MAX_TAGS
+    assert parse("/v2/a/tags/list?n=1000").n == MAX_TAGS == 1000
     assert parse("/v2/a/tags/list?n=999999999").n == MAX_TAGS
 
 
@@ -291,6 +291,7 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
 
 def test_an_endless_target_is_refused() -> None:
     """The longest target that is read is read; one character more is 414."""
+    assert MAX_TARGET == 4096
     rest = "/v2/a/manifests/latest?x="
     assert parse(rest + "y" * (MAX_TARGET - len(rest))).tag == "latest"
     assert refused(rest + "y" * (MAX_TARGET - len(rest) + 1))[0] == 414

@@ -120,7 +120,7 @@ def winner(value: str, *patterns: str) -> str | None:
             "ghcr.io/acme/app", ["ghcr.io/**", "ghcr.io/acme/**"], "ghcr.io/acme/**", id="longer text before the wildcard"
         ),
         pytest.param("ghcr.io/acme/app", ["ghcr.io/acme/**", "ghcr.io/acme/app"], "ghcr.io/acme/app", id="the name itself"),
-        pytest.param("ghcr.io/acme/app", ["**/app", "ghcr.io/**"], "ghcr.io/**", id="the beginning counts before the end"),
+        pytest.param("ghcr.io/acme/app", ["**/acme/app", "ghcr.io/**"], "ghcr.io/**", id="the beginning counts before the end"),
         pytest.param("ghcr.io/acme/app", ["ghcr.io/**", "ghcr.io/**/app"], "ghcr.io/**/app", id="more text in all"),
         pytest.param("ghcr.io/acme/app", ["ghcr.io/acme/**", "ghcr.io/acme/*"], "ghcr.io/acme/*", id="* beats **"),
         pytest.param("ghcr.io/acme/app", ["ghcr.io/**/a**", "ghcr.io/*/a*"], "ghcr.io/*/a*", id="* beats **, in several places"),
@@ -135,6 +135,13 @@ def winner(value: str, *patterns: str) -> str | None:
 def test_the_most_specific_pattern_wins(value: str, patterns: list[str], wins: str | None) -> None:
     """A pattern that matches only part of what another one matches wins, in any order."""
     assert winner(value, *patterns) == wins
+
+
+def test_what_makes_a_pattern_specific_is_counted() -> None:
+    """Literals before the first wildcard and in all, then the wildcards, as the CLI shows them."""
+    assert Pattern.compile("ab*/c?/**d?").specificity == (2, 6, -1, -1, 2)
+    assert Pattern.compile("literal").specificity == (7, 7, 0, 0, 0)
+    assert Pattern.compile("***").specificity == (0, 0, -1, -1, 0)
 
 
 def test_of_equals_the_first_wins() -> None:
@@ -462,6 +469,12 @@ REQUIRED = "a signature by key a is required; found: "
             id="judged, each reason once",
         ),
         pytest.param(
+            [bad("a", f"reason {number}") for number in range(3)],
+            (),
+            (f"{REQUIRED}signature tag: reason 0; signature tag: reason 1; signature tag: reason 2",),
+            id="three reasons, all of them",
+        ),
+        pytest.param(
             [bad("a", f"reason {number}") for number in range(5)],
             (),
             (f"{REQUIRED}signature tag: reason 0; signature tag: reason 1; signature tag: reason 2; and 2 more",),
@@ -539,15 +552,21 @@ def test_requirements_in_words() -> None:
 def test_checks_are_the_tree_line_by_line() -> None:
     """Each requirement of the tree with its outcome, in order, with its depth; and the evidence as it was judged."""
     evidence = [good("a"), bad("c")]
-    verdict = evaluate(AllOf((ALICE, AnyOf((BOB, CAROL)), FirstUse(), Never())), evidence, retry_after=7.0)
+    tree = AllOf((ALICE, AnyOf((BOB, CAROL)), FirstUse(), Never(), AtLeast(2, (ALICE, AnyOf((ALICE, FirstUse()))))))
+    verdict = evaluate(tree, evidence, retry_after=7.0)
     assert [(check.depth, check.requirement, check.outcome.value, check.found) for check in verdict.checks] == [
-        (0, "all of 4", "refused", "2 of 4 met"),
+        (0, "all of 5", "refused", "3 of 5 met"),
         (1, "a signature by key a", "accepted", "cosign signature from the signature tag"),
         (1, "any of 2", "refused", "0 of 2 met"),
         (2, "a signature by key b", "refused", "no signature at all"),
         (2, "a signature by key c", "refused", "signature tag: the signature does not match"),
         (1, "nothing on first use", "accepted", "first use needs no evidence"),
         (1, "nothing is allowed here (require: deny)", "refused", "no evidence would help"),
+        (1, "at least 2 of 2, by distinct signers", "accepted", "2 of 2 met"),
+        (2, "a signature by key a", "accepted", "cosign signature from the signature tag"),
+        (2, "any of 2", "accepted", "1 of 2 met"),
+        (3, "a signature by key a", "accepted", "cosign signature from the signature tag"),
+        (3, "nothing on first use", "accepted", "first use needs no evidence"),
     ]
     assert verdict.evidence == tuple(evidence)
     assert verdict.retry_after == 7.0
