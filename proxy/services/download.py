@@ -50,7 +50,7 @@ class Pace:
     """How an arrival goes about it. Sizes in bytes, times in seconds."""
 
     holdback: int = 64 << 10  #: kept from clients until the digest matches
-    piece: int = 512 << 10  #: that may wait while others are written and hashed
+    piece: int = 1 << 20  #: that may wait while others are written and hashed
     resumes: int = 5  #: in a row, without one byte of progress, before a broken upstream is given up
     backoff: float = 0.25  #: before the first resumption; doubles
     poll: float = 0.02  #: between looks at another process's spool
