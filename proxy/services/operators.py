@@ -102,7 +102,9 @@ class Operators:
             return Act(Result.REFUSED, message, pin=pin)
         new = replace(pin, rejected=chosen, version=pin.version + 1)
         change = PinChange(repository, tag, PinAction.REJECTED, self._clock(), signed.by, signed.reason, pin.digest, chosen)
-        await self._pins.apply(PinWrite(pin, new, change, (), (EventType.TAG_OVERWRITTEN,)))
+        # Another digest than the one that is there now leaves the news about that one open.
+        closed = (EventType.TAG_OVERWRITTEN,) if chosen == pin.candidate else ()
+        await self._pins.apply(PinWrite(pin, new, change, (), closed))
         return Act(Result.DONE, f"{pin.name} stays pinned to {pin.digest}; {chosen} is rejected", pin=new)
 
     async def unpin(self, repository: Repository, tag: str, signed: Signed) -> Act:
