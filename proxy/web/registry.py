@@ -37,7 +37,7 @@ from proxy.settings import Limits
 from proxy.web import responses, streaming
 from storage.digest import Digest
 from storage.errors import DigestMismatch, StorageError
-from storage.reference import Repository, parse_registry
+from storage.reference import MAX_NAME, Repository, parse_registry
 
 log = structlog.get_logger("tagstone.registry")
 
@@ -97,6 +97,8 @@ class RegistryApi:
     def _target(self, request: web.BaseRequest) -> tuple[Request, Repository | None]:
         """What the request line and the Host header mean; remembered, because clients ask the same few things."""
         host = request.headers.get(hdrs.HOST) if self._router.hosts else None
+        if host is not None and len(host) > MAX_NAME:
+            raise MalformedRequest(400, "NAME_INVALID", f"the Host header is longer than {MAX_NAME} characters")
         key = (request.raw_path, host)
         known = self._targets.get(key)
         if known is not None:
