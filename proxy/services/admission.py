@@ -104,11 +104,18 @@ class Admission:
         question = _Question(revision, rule, repository, fetched.digest)
         return await self._manifest(question, fetched, as_evidence=False)
 
-    async def of_fetched(self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest) -> Verdict:
-        """A fresh verdict on a manifest: judged by its evidence now, whatever was recorded; blocks hold all the same."""
+    async def of_fetched(
+        self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest, *, as_evidence: bool
+    ) -> Verdict:
+        """A fresh verdict on a manifest: judged by its evidence now, whatever was recorded; blocks hold all the same.
+
+        ``as_evidence``: pulled by digest it may also pass as evidence about an admitted image, never by tag.
+        """
         question = _Question(revision, rule, repository, fetched.digest)
-        lineage = await self._catalog.lineage(repository, fetched.digest, rule.fingerprint, as_manifest=True)
-        verdict = await self._judge_alone(question, fetched, as_evidence=False)
+        lineage = await self._catalog.lineage(
+            repository, fetched.digest, rule.fingerprint, as_manifest=True, through_evidence=as_evidence
+        )
+        verdict = await self._judge_alone(question, fetched, as_evidence=as_evidence)
         if verdict.accepted and (block := blocked(lineage)) is not None:
             return _blocked(block)
         if not verdict.accepted and (above := await self._from_above(question, lineage)) is not None and above.accepted:

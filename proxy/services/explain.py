@@ -53,7 +53,7 @@ class Explainer:
         if not isinstance(rule.require, Never):
             seen, fetched = await self._fetch(repository, digest)
         if fetched is not None:
-            verdict = await self._admission.of_fetched(self._revision, rule, repository, fetched)
+            verdict = await self._admission.of_fetched(self._revision, rule, repository, fetched, as_evidence=True)
         elif seen.upstream in {Upstream.FRESH, Upstream.UNREACHABLE}:
             verdict = await self._admission.of_pin(self._revision, rule, repository, digest)
         else:
@@ -69,7 +69,7 @@ class Explainer:
             seen, fetched = await self._fetch(repository, tag)
         fresh: Verdict | None = None
         if fetched is not None:
-            fresh = await self._admission.of_fetched(self._revision, rule, repository, fetched)
+            fresh = await self._admission.of_fetched(self._revision, rule, repository, fetched, as_evidence=False)
             seen = Observation(Upstream.NAMES, fetched.digest, fresh)
         pinned: Verdict | None = None
         if pin is not None:
