@@ -197,6 +197,10 @@ def match(rules: Sequence[Rule], repository: Repository) -> Rule:
     return most_specific(rules, str(repository)) or DEFAULT_RULE
 
 
+#: Part of every fingerprint. To be raised when verification becomes stricter, so that older acceptances are judged again.
+JUDGEMENT = 1
+
+
 def fingerprint(requirement: Requirement, keys: Mapping[str, str]) -> str:
     """Hash of a requirement with what its key names stand for (``keys``: name → fingerprint and validity window).
 
@@ -223,7 +227,8 @@ def fingerprint(requirement: Requirement, keys: Mapping[str, str]) -> str:
     def group(of: tuple[Requirement, ...]) -> list[object]:
         return sorted(map(tree, of), key=json.dumps)
 
-    return hashlib.sha256(json.dumps(tree(requirement), separators=(",", ":")).encode()).hexdigest()
+    question = [JUDGEMENT, tree(requirement)]
+    return hashlib.sha256(json.dumps(question, separators=(",", ":")).encode()).hexdigest()
 
 
 DEFAULT_RULE = Rule(Pattern.compile("**"), Never(), (), fingerprint(Never(), {}))
