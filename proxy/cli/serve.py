@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proxy.cli.common import REFUSED, USAGE, ConfigOption, DataDirOption, fail, load
-from proxy.cli.supervisor import Supervisor, Tie, heed_signals, hold_signals
+from proxy.cli.supervisor import Supervisor, Tie, claim, heed_signals, hold_signals
 from proxy.configuration import Configuration
 from proxy.configuration import load as load_file
 from proxy.errors import ConfigurationError
@@ -45,6 +45,11 @@ def serve(
     if count == 1:
         raise typer.Exit(_work(configuration, root, None))
     _warn(configuration)
+    try:
+        for address in (configuration.listen, configuration.admin_listen):
+            claim(address.host, address.port)
+    except OSError as error:
+        raise typer.Exit(_cannot_listen(configuration, error)) from error
     raise typer.Exit(Supervisor(count, lambda tie: _work(configuration, root, tie), _log(configuration)).run())
 
 
@@ -75,9 +80,13 @@ def _work(configuration: Configuration, data_dir: Path, tie: Tie | None) -> int:
         _log(configuration).error("cannot start", reason=str(error), data_dir=str(data_dir))
         return REFUSED
     except OSError as error:
-        _log(configuration).error("cannot start", reason=str(error), listen=configuration.settings.listen)
-        return REFUSED
+        return _cannot_listen(configuration, error)
     return 0
+
+
+def _cannot_listen(configuration: Configuration, error: OSError) -> int:
+    _log(configuration).error("cannot start", reason=str(error), listen=configuration.settings.listen)
+    return REFUSED
 
 
 async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) -> None:

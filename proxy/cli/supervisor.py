@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,17 @@ def hold_signals() -> None:
 def heed_signals() -> None:
     """Take the signals that came meanwhile, and from now on each as it comes."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED | {signal.SIGCHLD})
+
+
+def claim(host: str, port: int) -> None:
+    """Raise OSError where somebody listens already.
+
+    Workers share their port, and would share it with another server's workers just as well, which then answered a part of
+    the pulls by its own rules.
+    """
+    if port:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
 
 
 @dataclass(frozen=True, slots=True)

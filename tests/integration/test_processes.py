@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -245,16 +246,38 @@ def test_signals_in_every_moment_of_the_start(start: Start, upstream: Upstream, 
         assert "Traceback" not in server.log
 
 
-def test_a_port_that_is_taken_ends_the_start(start: Start, upstream: Upstream) -> None:
-    """With a reason in the log and exit code 1, with one worker as with two, instead of trying for ever."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_taken_ends_the_start(start: Start, upstream: Upstream, workers: int) -> None:
+    """With a reason in the log and exit code 1, instead of trying for ever, or sharing the port with another's workers."""
     with slow(upstream) as relay:
-        server = start(relay)
-        for workers in (1, 2):
-            other = Tagstone(server.folder / f"other-{workers}", "", workers=workers)
+        server = start(relay, workers=workers)
+        for more in (1, 2):
+            other = Tagstone(server.folder / f"other-{more}", "", workers=more)
             other.config.write_text(server.config.read_text().replace(str(server.data), str(other.data)))
-            with pytest.raises(AssertionError, match=r"exit code 1"):
-                other.start()
-            assert str(server.port) in other.log
+            done = run_to_end(other)
+            assert done.returncode == 1
+            assert "cannot start" in done.stdout
+            assert str(server.port) in done.stdout
+            assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_data_directory_that_cannot_be_used_ends_the_start(base: Path, keys: Path, workers: int) -> None:
+    """Workers that cannot open it say why, and are not started again and again."""
+    server = Tagstone(Path(tempfile.mkdtemp(prefix="own-", dir=base)), config_of(keys, reg="127.0.0.1:1"), workers=workers)
+    server.data.write_text("a file, no folder")
+    done = run_to_end(server)
+    assert done.returncode == 1
+    assert "cannot start" in done.stdout
+    assert str(server.data) in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def run_to_end(server: Tagstone) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    return subprocess.run(
+        server.command, cwd=server.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+    )
 
 
 def test_pulls_go_on_while_workers_come_and_go(start: Start, upstream: Upstream, big: Image) -> None:
