@@ -189,19 +189,22 @@ def test_promise_56_workers_share_one_fetch(start: Start, upstream: Upstream, bi
 
 
 def test_a_worker_that_dies_is_replaced(start: Start, upstream: Upstream, big: Image) -> None:
-    """kill -9 of a worker in the middle of a cold blob: its clients are cut, the other worker goes on, a new one comes."""
-    with slow(upstream) as relay, ThreadPoolExecutor(1) as pool:
+    """kill -9 of the worker that fetches a cold blob: its clients are cut, those of the other get it whole, a new one comes."""
+    with slow(upstream) as relay, ThreadPoolExecutor(2) as pool:
         server = start(relay, workers=2)
         pull_tag(server, big)
         with server.by_worker() as connections:
             victim, other = connections
             pull = pool.submit(_ask_on_whatever_comes, connections[victim], blob_path(big))
             assert relay.held.wait(PATIENCE)
+            follower = pool.submit(ask_on, connections[other], "GET", blob_path(big))
+            with pytest.raises(TimeoutError):
+                follower.result(0.5)  # it follows what the other one writes
             os.kill(victim, signal.SIGKILL)
             reply = pull.result(10)
             assert reply is None or reply.cut
             relay.release.set()
-            assert right(ask_on(connections[other], "GET", blob_path(big)), big)
+            assert right(follower.result(20), big)
             until(lambda: len(set(server.workers()) - {victim}) == 2, 20)
             assert other in server.workers()
         with server.by_worker() as connections:
