@@ -30,7 +30,7 @@ def configure(settings: Log) -> None:
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(_Unfailing()),  # type: ignore[arg-type]  # print() writes and flushes, no more
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,
     )
     handler = _Forward()
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
