@@ -159,9 +159,31 @@ class Admission:
         if verdict is None:
             reason = "no accepted manifest of this repository reaches this blob; pull the manifest through this proxy first"
             return Verdict(Outcome.REFUSED, (reason,)), None
-        if lineage.kind is not Kind.BLOB:
+        if verdict.accepted and (descriptor := await self._as_named(question, lineage)) is not None:
+            return verdict, descriptor
+        if verdict.accepted:
             return Verdict(Outcome.REFUSED, ("this digest is a manifest, not a blob",)), None
-        return verdict, lineage.descriptor
+        return verdict, None
+
+    async def _as_named(self, question: _Question, lineage: Lineage) -> Descriptor | None:
+        """What the manifests above say of a blob; None where none of them names it as one.
+
+        Where they contradict each other about its size, one of them lies, and must not break the others: the stored bytes
+        decide, else an accepted image rather than evidence (which anybody may attach), and the oldest of these.
+        """
+        named = {edge.child.size: edge.child for edge in lineage.edges if _names(edge, question.digest)}
+        if len(named) > 1:
+            if (stored := await self._blobs.open(question.digest)) is not None:
+                stored.close()
+                if (descriptor := named.get(stored.size)) is not None:
+                    return descriptor
+            repository, digest, fingerprint = question.repository, question.digest, question.rule.fingerprint
+            images = await self._catalog.lineage(repository, digest, fingerprint, through_evidence=False)
+            above = tuple(edge for edge in images.edges if not _names(edge, digest))
+            for edge in reversed(images.edges):
+                if _names(edge, digest) and accepted_root(replace(images, edges=(*above, edge)), self._clock()) is not None:
+                    return edge.child
+        return next(iter(named.values()), None)
 
     async def _manifest(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
         if isinstance(question.rule.require, Never):
@@ -422,6 +444,10 @@ def bounds_of(limits: Limits) -> Bounds:
         blob_size=limits.blob_size,
         index_depth=limits.index_depth,
     )
+
+
+def _names(edge: Edge, blob: Digest) -> bool:
+    return edge.child.digest == blob and edge.kind is Kind.BLOB
 
 
 def _roots(lineage: Lineage) -> list[Digest]:
