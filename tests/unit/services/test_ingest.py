@@ -173,7 +173,8 @@ async def test_a_source_is_used_between_ready_and_close(bench: Bench, origin: Or
 
 
 async def test_promise_56_many_clients_one_fetch(bench: Bench, origin: Origin, descriptor: Descriptor, root: Path) -> None:
-    """200 first pulls at once cause one upstream fetch, and each gets the whole blob."""
+    """200 first pulls at once, from two repositories, cause one upstream fetch, and each gets the whole blob."""
+    origin.add(OTHER, DATA)
     pulls = await asyncio.gather(*(bench.pull(descriptor, (REPOSITORY, OTHER)[n % 2]) for n in range(200)))
     assert all(pull == DATA for pull in pulls)
     assert origin.fetches(descriptor.digest) == 1
