@@ -195,6 +195,12 @@ class Admission:
         if above is not None and (above.accepted or blocked(lineage) is not None):
             return above
         own = await self._judge(question, fetched, as_evidence=as_evidence)
+        if own.accepted:
+            # Judging takes its time: a block that came meanwhile is heeded.
+            lineage = await self._catalog.lineage(
+                question.repository, question.digest, question.rule.fingerprint, as_manifest=True, through_evidence=as_evidence
+            )
+            return own if (block := blocked(lineage)) is None else _blocked(block)
         if own.outcome is Outcome.REFUSED and above is not None and above.outcome is Outcome.UNKNOWN:
             return above
         return own

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Proxy
-from tests.simulator import images
+from storage.records import Block
+from tests.harness import Proxy, until
+from tests.simulator import images, signing, when
+from tests.simulator.behaviours import hold
 from tests.simulator.images import Blob, Image
 from tests.simulator.registry import Registry
 
@@ -55,3 +59,19 @@ async def test_a_later_image_cannot_break_the_layers_of_an_earlier_one(tmp_path:
         await proxy.restart()
         answer = await proxy.blob("open/app", layer.digest)
         assert (answer.status, len(answer.body)) == (200, layer.size)
+
+
+async def test_a_block_is_felt_by_pulls_that_are_being_judged(tmp_path: Path) -> None:
+    """A digest that is blocked while its signatures are fetched is neither pinned nor served, to nobody who waits for it."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
+        image = upstream.image("acme/app", "v1")
+        upstream.sign("acme/app", image.digest, proxy.signer)
+        judged = asyncio.Event()
+        fault = upstream.on(when.manifest("GET", signing.signature_tag(image.digest)), hold(judged))
+        early = [asyncio.create_task(proxy.manifest("acme/app", reference)) for reference in ("v1", image.digest)]
+        await until(lambda: fault.fired)
+        await proxy.application.catalog.block(Block(image.digest, "malicious", "on-call", datetime.now(UTC)))
+        late = asyncio.create_task(proxy.manifest("acme/app", "v1"))
+        judged.set()
+        assert [answer.status for answer in await asyncio.gather(*early, late)] == [403, 403, 403]
+        assert await proxy.pin("acme/app:v1") is None
