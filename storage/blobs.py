@@ -14,6 +14,7 @@ refuses, :class:`storage.errors.DigestMismatch` from :meth:`Spool.verify` and :m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -54,6 +55,13 @@ class Spool(Protocol):
 
     async def append(self, *data: Buffer) -> None:
         """Hash and append, all in one turn of a thread. Raises DigestMismatch as soon as the total exceeds ``size``."""
+        ...
+
+    async def append_all(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
+        """:meth:`append` what ``take`` gives until it gives nothing, in one turn of a thread.
+
+        Both are called in that thread: ``take`` may wait for a moment, ``appended`` hears how many bytes each time.
+        """
         ...
 
     async def verify(self) -> None:

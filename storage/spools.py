@@ -13,7 +13,7 @@ import errno
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from storage.blobs import Buffer
@@ -216,6 +216,16 @@ class FileSpool:
     async def append(self, *data: Buffer) -> None:
         """Write and hash ``data``. Raises DigestMismatch above :attr:`size`, BlobStoreUnavailable where the system refuses."""
         await self._place.workers.quick(lambda: self._append(data))
+
+    async def append_all(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
+        """:meth:`append` what ``take`` gives until it gives nothing; both are called in the thread that writes."""
+        await self._place.workers.steady(lambda: self._append_all(take, appended))
+
+    def _append_all(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
+        while data := take():
+            before = self.written
+            self._append(data)
+            appended(self.written - before)
 
     def _append(self, data: Sequence[Buffer]) -> None:
         with self._mutex, refusals("write", self._path):

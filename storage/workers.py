@@ -14,12 +14,13 @@ _T = TypeVar("_T")
 
 
 class Workers:
-    """Two pools: one for what takes milliseconds, one for what may take seconds (hashing whole files, fsync)."""
+    """Three pools, for what takes milliseconds, what may take seconds (hashing whole files, fsync), and what is arriving."""
 
-    def __init__(self, quick: int = 8, slow: int = 8) -> None:
+    def __init__(self, quick: int = 8, slow: int = 8, steady: int = 8) -> None:
         self.stopping = Event()  #: set when work that takes long should give up
         self._quick = ThreadPoolExecutor(quick, thread_name_prefix="blobs")
         self._slow = ThreadPoolExecutor(slow, thread_name_prefix="blobs-slow")
+        self._steady = ThreadPoolExecutor(steady, thread_name_prefix="blobs-steady")
 
     async def quick(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
         """Run ``work`` in a thread. A caller that is cancelled does not stop it; ``undo`` then gets what it made."""
@@ -28,6 +29,10 @@ class Workers:
     async def slow(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
         """:meth:`quick`, for work that may take seconds."""
         return await self._run(self._slow, work, undo)
+
+    async def steady(self, work: Callable[[], _T]) -> _T:
+        """:meth:`quick`, for work that goes on for as long as something comes."""
+        return await self._run(self._steady, work, None)
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], _T], undo: Callable[[_T], object] | None) -> _T:
         try:
@@ -46,6 +51,7 @@ class Workers:
         self.stopping.set()
         self._quick.shutdown()
         self._slow.shutdown()
+        self._steady.shutdown()
 
 
 def _undo(done: Future[_T], undo: Callable[[_T], object]) -> None:

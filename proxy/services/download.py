@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ log = structlog.get_logger("tagstone.ingest")
 _LONGEST_BACKOFF = 10.0
 #: An upstream that wants to be left alone for longer than this (in seconds) is given up instead.
 _LONGEST_RETRY_AFTER = 60.0
+#: How long (seconds) a thread that has written everything waits for more: coming back to it costs a fast upstream more.
+_LINGER = 0.002
+#: After so many bytes a thread is free for another download.
+_TURN = 32 << 20
 
 
 class BlobStream(Protocol):
@@ -50,7 +55,7 @@ class Pace:
     """How an arrival goes about it. Sizes in bytes, times in seconds."""
 
     holdback: int = 64 << 10  #: kept from clients until the digest matches
-    piece: int = 1 << 20  #: that may wait while others are written and hashed
+    piece: int = 2 << 20  #: that may be in memory, waiting or being written and hashed
     resumes: int = 5  #: in a row, without one byte of progress, before a broken upstream is given up
     backoff: float = 0.25  #: before the first resumption; doubles
     poll: float = 0.02  #: between looks at another process's spool
@@ -133,25 +138,34 @@ class Download:
 class _Pieces:
     """Collects chunks while earlier ones are written and hashed, and hands over all that have come by then at once.
 
-    So a fast upstream is written in large pieces, and a slow one without delay. At most ``size`` bytes wait; then :meth:`add`
-    waits, and with it the network.
+    So a fast upstream is written in large pieces, by one thread that goes on for as long as there is something, and a slow one
+    without delay. At most ``size`` bytes, and one chunk, are in memory; then :meth:`add` waits, and with it the network.
     """
 
     def __init__(self, spool: Spool, size: int, grown: Callable[[int], None]) -> None:
         self._spool = spool
         self._size = size
         self._grown = grown
-        self._chunks: list[bytes] = []
-        self._held = 0
+        self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
+        self._held = 0
         self._writer: asyncio.Task[None] | None = None
+        #: Guards what follows, which the thread uses too.
+        self._change = threading.Condition()
+        self._chunks: list[bytes] = []
+        self._writing = False
+        self._ended = False
+        self._left = 0
 
     async def add(self, chunk: bytes) -> None:
         """Take a chunk; wait where the disk is slower than the network. Raises what appending raised."""
         if not chunk:
             return
-        self._chunks.append(chunk)
         self._held += len(chunk)
+        with self._change:
+            self._chunks.append(chunk)
+            self._writing = True
+            self._change.notify()
         if self._writer is None or self._writer.done():
             if self._writer is not None:
                 self._writer.result()
@@ -162,17 +176,37 @@ class _Pieces:
 
     async def finish(self) -> None:
         """Wait until everything is appended. Raises what appending raised."""
+        with self._change:
+            self._ended = True
+            self._change.notify()
         if self._writer is not None:
             await self._writer
 
     async def _write(self) -> None:
         try:
-            while self._chunks:
-                chunks, self._chunks, self._held = self._chunks, [], 0
-                self._room.set()
-                await self._spool.append(*chunks)
-                self._grown(self._spool.written)
+            while self._writing:
+                self._left = _TURN
+                await self._spool.append_all(self._take, self._written)
         finally:
-            self._chunks.clear()  # after a failure nothing can follow what is missing
-            self._held = 0
             self._room.set()
+
+    def _take(self) -> list[bytes]:
+        """In the thread: what has come; nothing when nothing comes for a moment, or when others have waited long enough."""
+        with self._change:
+            if self._left <= 0:
+                return []
+            if not self._chunks and not self._ended:
+                self._change.wait(_LINGER)
+            chunks, self._chunks = self._chunks, []
+            self._left -= sum(map(len, chunks))
+            self._writing = bool(chunks)
+            return chunks
+
+    def _written(self, count: int) -> None:
+        """In the thread: ``count`` more bytes are in the spool."""
+        self._loop.call_soon_threadsafe(self._advance, count)
+
+    def _advance(self, count: int) -> None:
+        self._held -= count
+        self._room.set()
+        self._grown(self._spool.written)

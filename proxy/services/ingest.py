@@ -96,7 +96,7 @@ class Ingest:
     """Owns every fetch of this process. :meth:`start` before the first :meth:`open`, :meth:`close` at the end.
 
     ``max_concurrent`` fetches run at once per registry, so that a slow one does not take the place of the others; each
-    holds two times ``piece`` bytes in memory: what is written, and what waits meanwhile.
+    holds about ``piece`` bytes in memory.
     """
 
     def __init__(

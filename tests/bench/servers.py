@@ -131,6 +131,17 @@ def registry_proxy(base: Path, name: str, upstream_port: int) -> Server:
     return _registry(base, name, f"proxy: {{remoteurl: 'http://127.0.0.1:{upstream_port}'}}\n")
 
 
+def wait_until_stored(registry: Server, digest: str) -> None:
+    """Return when docker-registry has verified and stored a blob, which it does after it has answered."""
+    algorithm, _, value = digest.partition(":")
+    data = registry.folder / "state/docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
+    until = time.perf_counter() + _READY_TIMEOUT
+    while not data.exists():
+        if time.perf_counter() > until:
+            raise RuntimeError(f"{registry.name} has not stored {digest}")
+        time.sleep(0.002)
+
+
 def _registry(base: Path, name: str, more: str) -> Server:
     folder, port = _folder(base, name), free_port()
     (folder / "config.yml").write_text(
