@@ -77,7 +77,8 @@ def _json(explanation: Explanation) -> dict[str, object]:
             {
                 "format": e.format,
                 "source": e.source,
-                "key": e.key,
+                "asked": None if e.about is None else str(e.about),
+                "key": e.about.by if e.about is not None and isinstance(e.about.by, str) else None,
                 "accepted": e.accepted,
                 "reason": e.reason,
                 "valid_until": common.moment(e.valid_until),
@@ -103,8 +104,7 @@ def _lines(explanation: Explanation) -> list[str]:
         lines.append("  found:")
         for piece in verdict.evidence:
             mark = "ok" if piece.accepted else "--"
-            by = "" if piece.key is None else f" (key {piece.key})"
-            lines.append(f"    [{mark}] {piece.format}, {piece.source}{by}: {piece.reason}")
+            lines.append(f"    [{mark}] {piece.format}, {piece.source}: {piece.reason}")
     lines += [f"  {reason}" for reason in decision.reasons]
     if decision.warning is not None:
         lines.append(f"  warning: {decision.warning}")

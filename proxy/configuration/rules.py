@@ -36,8 +36,10 @@ from proxy.policy.rules import (
     OnOverwrite,
     Pattern,
     Requirement,
+    Root,
     Rule,
     SignatureBy,
+    Store,
     TagRule,
     fingerprint,
 )
@@ -115,7 +117,7 @@ class RuleBuilder:
         self._key_names = tuple(key_names)
         self._registries = registries
         self._report = report
-        self._trusted = {name: key.identity for name, key in keys.items()}
+        self._trusted: dict[str | Root | Store, str] = {name: key.identity for name, key in keys.items()}
         self._named: set[tuple[str, str]] = set()  # (section of trust, entry) that the rules refer to
 
     def build(self, settings: Settings) -> tuple[Rule, ...]:
@@ -225,7 +227,7 @@ class RuleBuilder:
         return AnyOf(of)
 
     def _at_least(self, count: int, of: tuple[Requirement, ...], location: Location) -> Requirement:
-        named = [item.key for item in of if isinstance(item, SignatureBy)]
+        named = [item.by for item in of if isinstance(item, SignatureBy) and isinstance(item.by, str)]
         signers = {self._keys[name].fingerprint if name in self._keys else name for name in named}
         possible = len(of) - len(named) + len(signers)
         if possible < count:

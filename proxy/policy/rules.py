@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeVar, assert_never
 
@@ -57,6 +57,31 @@ class Pattern:
         return self.regex.fullmatch(value) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """A regular expression in RE2's syntax (linear time), over whole values; compiled once."""
+
+    text: str
+    _compiled: Callable[[str], object] = field(repr=False, compare=False)
+
+    @classmethod
+    def compile(cls, text: str) -> Regex:
+        """Compile ``text``. Raises :class:`ValueError` saying what is wrong with it."""
+        import re2
+
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            return cls(text, re2.compile(text, options).fullmatch)
+        except re2.error as error:
+            message = error.args[0] if error.args else "it cannot be read"
+            raise ValueError(message.decode() if isinstance(message, bytes) else str(message)) from None
+
+    def matches(self, value: str) -> bool:
+        """Whether the whole of ``value`` matches."""
+        return self._compiled(value) is not None
+
+
 class _Patterned(Protocol):
     @property
     def pattern(self) -> Pattern: ...
@@ -75,13 +100,81 @@ def most_specific(candidates: Sequence[_P], value: str) -> _P | None:
 
 
 @dataclass(frozen=True, slots=True)
-class SignatureBy:
-    """A signature by a managed key, named as in ``trust.keys``."""
+class Identity:
+    """A signer by certificate: whom a root of trust (an entry of ``trust.roots``) vouches for.
 
-    key: str
+    ``extensions`` names further claims of the certificate (:data:`EXTENSIONS`), each with what it must match.
+    """
+
+    root: str
+    issuer: str  #: of the signer's identity token, in full
+    identity: Pattern | Regex  #: over the whole of an e-mail address or URI
+    extensions: tuple[tuple[str, Pattern], ...] = ()
 
     def __str__(self) -> str:
-        return f"a signature by key {self.key}"
+        more = "".join(f", {name} {pattern.text}" for name, pattern in self.extensions)
+        return f"{self.identity.text} of {self.issuer}{more} (root {self.root})"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Whoever a Notary Project trust store trusts, named as in ``trust.notation``."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"notation store {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """An entry of ``trust.roots``, where trust is told apart by name."""
+
+    name: str
+
+
+#: A signer: the name of a managed key as in ``trust.keys``, somebody by certificate, or somebody of a trust store.
+Signer = str | Identity | Store
+
+#: Claims of a certificate that a rule may name.
+EXTENSIONS = ("source_repository", "source_ref", "source_repository_id", "owner_id", "owner", "build_config", "runner", "trigger")
+
+
+def _by(signer: Signer) -> str:
+    return f"by key {signer}" if isinstance(signer, str) else f"by {signer}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureBy:
+    """A signature over the image's manifest; with ``docker_reference`` one that names this very repository."""
+
+    by: Signer
+    docker_reference: bool = False
+
+    def __str__(self) -> str:
+        return f"a signature {_by(self.by)}{' that names this repository' if self.docker_reference else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationBy:
+    """An in-toto statement about the image: predicate type, signer, and what it must say.
+
+    ``when`` is a condition in CEL over ``statement`` and ``predicate``; ``max_age`` is held against the proven time of signing.
+    """
+
+    type: str
+    by: str | Identity
+    when: str | None = None
+    max_age: timedelta | None = None
+
+    def __str__(self) -> str:
+        condition = "" if self.when is None else f" with {self.when}"
+        age = "" if self.max_age is None else f", at most {self.max_age} old"
+        return f"an attestation {self.type} {_by(self.by)}{age}{condition}"
+
+
+#: What evidence can be an answer to.
+Question = SignatureBy | AttestationBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +232,18 @@ class AtLeast:
         return f"at least {self.count} of: " + "; ".join(map(str, self.of))
 
 
-Requirement = SignatureBy | FirstUse | Never | AllOf | AnyOf | AtLeast
+Requirement = Question | FirstUse | Never | AllOf | AnyOf | AtLeast
 
 
-def keys_of(requirement: Requirement) -> frozenset[str]:
-    """Names of all managed keys that a requirement mentions."""
+def questions_of(requirement: Requirement) -> tuple[Question, ...]:
+    """All that a requirement asks evidence for, each once, in the order of the file."""
     match requirement:
-        case SignatureBy(key):
-            return frozenset({key})
+        case SignatureBy() | AttestationBy():
+            return (requirement,)
         case FirstUse() | Never():
-            return frozenset()
+            return ()
         case AllOf(of) | AnyOf(of) | AtLeast(_, of):
-            return frozenset[str]().union(*map(keys_of, of))
+            return tuple(dict.fromkeys(question for node in of for question in questions_of(node)))
         case _:
             assert_never(requirement)
 
@@ -201,16 +294,32 @@ def match(rules: Sequence[Rule], repository: Repository) -> Rule:
 JUDGEMENT = 1
 
 
-def fingerprint(requirement: Requirement, keys: Mapping[str, str]) -> str:
-    """Hash of a requirement with what its key names stand for (``keys``: name → fingerprint and validity window).
+def fingerprint(requirement: Requirement, trusted: Mapping[str | Root | Store, str]) -> str:
+    """Hash of a requirement with what its signers stand for.
 
-    The same for the same question: names of keys and the order of a group do not matter.
+    ``trusted``: name of a key → its fingerprint and validity window; :class:`Root`, :class:`Store` → a hash of what is in there.
+    The same for the same question: names and the order of a group do not matter.
     """
+
+    def signer(by: Signer) -> object:
+        match by:
+            case str():
+                return trusted.get(by, f"unknown:{by}")
+            case Store():
+                return ["notation", trusted.get(by, f"unknown:{by.name}")]
+            case Identity(root, issuer, identity, extensions):
+                kind = "glob" if isinstance(identity, Pattern) else "re2"
+                claims = sorted([name, pattern.text] for name, pattern in extensions)
+                return ["keyless", trusted.get(Root(root), f"unknown:{root}"), issuer, kind, identity.text, claims]
+            case _:
+                assert_never(by)
 
     def tree(node: Requirement) -> object:
         match node:
-            case SignatureBy(key):
-                return ["signature", keys.get(key, f"unknown:{key}")]
+            case SignatureBy(by, docker_reference):
+                return ["signature", signer(by), *(["docker-reference"] if docker_reference else [])]
+            case AttestationBy(kind, by, when, max_age):
+                return ["attestation", kind, signer(by), when, None if max_age is None else max_age.total_seconds()]
             case FirstUse():
                 return ["first-use"]
             case Never():
@@ -239,15 +348,16 @@ DEFAULT_RULE = Rule(Pattern.compile("**"), Never(), (), fingerprint(Never(), {})
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One signature (or attestation) judged against one key: accepted, or not, and why."""
+    """One signature or attestation judged for one question: accepted, or not, and why."""
 
     format: str  #: ``cosign signature``, ``sigstore bundle``
     source: str  #: where it was found, for people: ``signature tag sha256-….sig, signature 1``
-    key: str | None  #: name of the key it was judged against; None when it failed before any key mattered
-    authority: str | None  #: fingerprint of that key
+    about: Question | None  #: what it was judged for; None when it failed before that mattered
+    authority: str | None  #: who vouches: a key's fingerprint, or issuer and identity; equal only for the same signer
     accepted: bool
     reason: str
     valid_until: datetime | None = None  #: end of the window that this acceptance leans on
+    steps: tuple[str, ...] = ()  #: what each step of the judgement saw, for people who ask
 
 
 class Outcome(StrEnum):
@@ -332,8 +442,8 @@ def _evaluate(requirement: Requirement, evidence: Sequence[Evidence], unavailabl
         case Never():
             check = Check(depth, str(requirement), Outcome.REFUSED, "no evidence would help")
             return _Result(Outcome.REFUSED, (check,), missing=("the rule allows nothing here (require: deny)",))
-        case SignatureBy(key):
-            return _signature(key, evidence, unavailable, depth)
+        case SignatureBy() | AttestationBy():
+            return _answer(requirement, evidence, unavailable, depth)
         case AllOf(of):
             results = [_evaluate(node, evidence, unavailable, depth + 1) for node in of]
             outcomes = {result.outcome for result in results}
@@ -349,11 +459,11 @@ def _evaluate(requirement: Requirement, evidence: Sequence[Evidence], unavailabl
             assert_never(requirement)
 
 
-def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth: int) -> _Result:
-    required = str(SignatureBy(key))
-    judged = [piece for piece in evidence if piece.key == key or piece.key is None]
+def _answer(question: Question, evidence: Sequence[Evidence], unavailable: bool, depth: int) -> _Result:
+    required = str(question)
+    judged = [piece for piece in evidence if piece.about == question or piece.about is None]
     accepted = [
-        (piece, piece.authority) for piece in judged if piece.accepted and piece.key == key and piece.authority is not None
+        (piece, piece.authority) for piece in judged if piece.accepted and piece.about == question and piece.authority is not None
     ]
     if accepted:
         # The piece that stays valid longest carries the verdict.
@@ -369,11 +479,12 @@ def _signature(key: str, evidence: Sequence[Evidence], unavailable: bool, depth:
         )
     reasons = _reasons(judged)
     shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+    kind = "signature" if isinstance(question, SignatureBy) else "attestation"
     if unavailable:
-        found = f"not among what could be fetched ({shown})" if shown else "the signatures could not be fetched"
+        found = f"not among what could be fetched ({shown})" if shown else f"the {kind}s could not be fetched"
         outcome = Outcome.UNKNOWN
     else:
-        found = shown or "no signature at all"
+        found = shown or f"no {kind} at all"
         outcome = Outcome.REFUSED
     return _Result(outcome, (Check(depth, required, outcome, found),), missing=(f"{required} is required; found: {found}",))
 

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence
+from proxy.policy.rules import Evidence, Question, SignatureBy
 from proxy.settings import Limits
 from proxy.verify.dsse import IN_TOTO, Envelope, Statement
-from proxy.verify.model import Document, Subject, TrustedKey
+from proxy.verify.model import Document, Subject, Trusted, TrustedKey
 from proxy.verify.parsing import items, member, read_object, shown, text, unbase64
 from proxy.verify.shapes import PREDICATE_ANNOTATION, is_bundle
 from proxy.verify.trust import judge_by_keys
@@ -66,14 +66,17 @@ class SigstoreBundles:
         """Whether the document has a layer that is a bundle."""
         return any(is_bundle(descriptor.media_type) for descriptor, _, _ in document.layers)
 
-    def judge(self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime) -> tuple[Evidence, ...]:
+    def judge(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Evidence, ...]:
         """Judge the bundle against each key."""
         source = document.source(subject.digest)
+        asked = [question for question in questions if isinstance(question, SignatureBy)]
         try:
             signed = self._read(document, subject)
         except EvidenceMalformed as error:
             return (Evidence(self.name, source, None, None, accepted=False, reason=str(error)),)
-        return judge_by_keys(self.name, source, subject, keys, now, made_by=signed.made_by, content=signed.content)
+        return judge_by_keys(self.name, source, subject, asked, trusted.keys, now, made_by=signed.made_by, content=signed.content)
 
     def _read(self, document: Document, subject: Subject) -> _Signed:
         # 1. One layer, which is a bundle.

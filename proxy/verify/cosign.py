@@ -14,14 +14,14 @@ are the signed payload ("simple signing"), its annotations hold the signature. T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence
+from proxy.policy.rules import Evidence, Question, SignatureBy
 from proxy.settings import Limits
-from proxy.verify.model import Document, Subject, TrustedKey
+from proxy.verify.model import Document, Subject, Trusted
 from proxy.verify.parsing import member, read_object, shown, text, unbase64
 from proxy.verify.shapes import SIMPLE_SIGNING
 from proxy.verify.trust import judge_by_keys
@@ -53,14 +53,17 @@ class CosignSignatures:
         """Whether the document has simple signing layers."""
         return any(descriptor.media_type == SIMPLE_SIGNING for descriptor, _, _ in document.layers)
 
-    def judge(self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime) -> tuple[Evidence, ...]:
+    def judge(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Evidence, ...]:
         """Judge each layer against each key."""
         source = document.source(subject.digest)
+        asked = [question for question in questions if isinstance(question, SignatureBy)]
         signatures = [layer for layer in document.layers if layer[0].media_type == SIMPLE_SIGNING]
         return tuple(
             evidence
             for number, (descriptor, notes, payload) in enumerate(signatures, 1)
-            for evidence in self._layer(f"{source}, signature {number}", descriptor, notes, payload, subject, keys, now)
+            for evidence in self._layer(f"{source}, signature {number}", descriptor, notes, payload, subject, asked, trusted, now)
         )
 
     def _layer(
@@ -70,7 +73,8 @@ class CosignSignatures:
         notes: Mapping[str, str],
         payload: bytes,
         subject: Subject,
-        keys: Mapping[str, TrustedKey],
+        questions: Sequence[Question],
+        trusted: Trusted,
         now: datetime,
     ) -> tuple[Evidence, ...]:
         try:
@@ -81,7 +85,8 @@ class CosignSignatures:
             self.name,
             source,
             subject,
-            keys,
+            questions,
+            trusted.keys,
             now,
             made_by=lambda key: key.verify(signature, payload),  # step 6
             content=lambda: self._check_payload(payload, subject.digest),  # steps 7 and 8

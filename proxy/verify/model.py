@@ -7,18 +7,22 @@ thread. A failed check is evidence too, with its reason; only a document that co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.content import FetchedManifest, Referrers
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence
+from proxy.policy.rules import Evidence, Question
 from storage.digest import Digest
 from storage.records import Descriptor
 from storage.reference import Repository
+
+if TYPE_CHECKING:
+    from proxy.verify.notation import NotationStore
+    from proxy.verify.roots import Root
 
 
 class Fetcher(Protocol):
@@ -110,9 +114,23 @@ class Verifier(Protocol):
         """Whether this document is of this verifier's format (by media types, cheaply)."""
         ...
 
-    def judge(self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime) -> tuple[Evidence, ...]:
-        """Judge every signature in the document against every key. Never raises for what the document contains."""
+    def judge(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Evidence, ...]:
+        """Judge every signature in the document for every question that its format can answer.
+
+        Never raises for what the document contains.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """Who is believed, by the names that rules use."""
+
+    keys: Mapping[str, TrustedKey] = field(default_factory=dict)
+    roots: Mapping[str, Root] = field(default_factory=dict)
+    stores: Mapping[str, NotationStore] = field(default_factory=dict)
 
 
 class TrustedKey(Protocol):

@@ -16,16 +16,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from typing import assert_never
 
 import structlog
 
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence, Outcome, Rule, Verdict, evaluate, keys_of
+from proxy.policy.rules import Evidence, Identity, Outcome, Question, Rule, Store, Verdict, evaluate, questions_of
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignSignatures
 from proxy.verify.discovery import discover, merge
-from proxy.verify.model import Document, Fetcher, Harvest, Subject, TrustedKey, Verifier
+from proxy.verify.model import Document, Fetcher, Harvest, Subject, Trusted, Verifier
 
 _log = structlog.get_logger(__name__)
 _NOT_YET = ("the search for signatures has not ended",)
@@ -39,9 +40,9 @@ def default_verifiers(limits: Limits) -> tuple[Verifier, ...]:
 class Pipeline:
     """Judges manifests by the evidence about them."""
 
-    def __init__(self, verifiers: Sequence[Verifier], keys: Mapping[str, TrustedKey], limits: Limits) -> None:
+    def __init__(self, verifiers: Sequence[Verifier], trusted: Trusted, limits: Limits) -> None:
         self._verifiers = tuple(verifiers)
-        self._keys = dict(keys)
+        self._trusted = trusted
         self._limits = limits
 
     async def judge(self, fetcher: Fetcher, subject: Subject, rule: Rule, now: datetime) -> tuple[Verdict, Harvest]:
@@ -53,14 +54,15 @@ class Pipeline:
         verdict = evaluate(rule.require, (), _NOT_YET)
         if verdict.outcome is not Outcome.UNKNOWN:
             return verdict, merge(())
-        names = keys_of(rule.require)
-        keys = {name: self._keys[name] for name in sorted(names & self._keys.keys())}
-        unknown = tuple(_not_configured(name) for name in sorted(names - self._keys.keys()))
+        questions = questions_of(rule.require)
+        unknown = tuple(piece for question in questions if (piece := _not_configured(question, self._trusted)) is not None)
         harvests: dict[int, Harvest] = {}
         judged: dict[int, tuple[Evidence, ...]] = {}
         async with aclosing(discover(fetcher, subject, self._limits, self._wants)) as sources:
             async for rank, harvest in sources:
-                found = await asyncio.to_thread(judge_documents, self._verifiers, harvest.documents, subject, keys, now)
+                found = await asyncio.to_thread(
+                    judge_documents, self._verifiers, harvest.documents, subject, questions, self._trusted, now
+                )
                 harvests[rank], judged[rank] = harvest, (*found, *harvest.malformed)
                 evidence = (*unknown, *(piece for rank in sorted(judged) for piece in judged[rank]))
                 verdict = evaluate(rule.require, evidence, _NOT_YET)
@@ -78,7 +80,8 @@ def judge_documents(
     verifiers: Sequence[Verifier],
     documents: Sequence[Document],
     subject: Subject,
-    keys: Mapping[str, TrustedKey],
+    questions: Sequence[Question],
+    trusted: Trusted,
     now: datetime,
 ) -> tuple[Evidence, ...]:
     """Judge documents without a network. Never raises for what they contain.
@@ -93,7 +96,7 @@ def judge_documents(
             evidence.append(Evidence("evidence", source, None, None, accepted=False, reason="is of no format that is known here"))
         for verifier in fitting:
             try:
-                evidence += verifier.judge(document, subject, keys, now)
+                evidence += verifier.judge(document, subject, questions, trusted, now)
             except Exception as error:  # whatever it is, it must not become an acceptance, nor end the other judgements
                 _log.exception("verifier failed", verifier=verifier.name, subject=str(subject.digest), source=source)
                 reason = f"could not be judged: {type(error).__name__} in the verifier of this format (a bug: see the log)"
@@ -105,5 +108,17 @@ def _in_order(harvests: Mapping[int, Harvest]) -> Harvest:
     return merge([harvests[rank] for rank in sorted(harvests)])
 
 
-def _not_configured(name: str) -> Evidence:
-    return Evidence("key", "the configuration", name, None, accepted=False, reason=f"knows no key {name}")
+def _not_configured(question: Question, trusted: Trusted) -> Evidence | None:
+    """Failed evidence for a signer that nothing stands for; None when something does."""
+    match question.by:
+        case str() as name:
+            what, known = "key", name in trusted.keys
+        case Identity(root=name):
+            what, known = "root", name in trusted.roots
+        case Store(name):
+            what, known = "notation store", name in trusted.stores
+        case _:
+            assert_never(question.by)
+    if known:
+        return None
+    return Evidence(what, "the configuration", question, None, accepted=False, reason=f"knows no {what} {name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import Evidence
+from proxy.policy.rules import Evidence, Question
 from proxy.verify.model import Subject, TrustedKey
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
@@ -146,6 +146,7 @@ def judge_by_keys(
     format_name: str,
     source: str,
     subject: Subject,
+    questions: Sequence[Question],
     keys: Mapping[str, TrustedKey],
     now: datetime,
     *,
@@ -153,19 +154,24 @@ def judge_by_keys(
     content: Callable[[], None],
     keyless: bool = False,
 ) -> tuple[Evidence, ...]:
-    """Judge one signature against each key: what all formats share.
+    """Judge one signature for each question about a managed key: what all formats share.
 
     ``made_by`` tells whether the signature is a key's. ``content`` raises :class:`EvidenceMalformed` when what was signed is
     not a signature of this subject; it is only asked once the signature holds, so that nothing unsigned is interpreted.
     Without a proven signing time the window is judged at ``now``.
     """
-    return tuple(_judge_by_key(format_name, source, subject, key, now, made_by, content, keyless) for key in keys.values())
+    return tuple(
+        _judge_by_key(format_name, source, subject, question, keys[question.by], now, made_by, content, keyless)
+        for question in questions
+        if isinstance(question.by, str) and question.by in keys
+    )
 
 
 def _judge_by_key(
     format_name: str,
     source: str,
     subject: Subject,
+    question: Question,
     key: TrustedKey,
     now: datetime,
     made_by: Callable[[TrustedKey], bool],
@@ -173,7 +179,7 @@ def _judge_by_key(
     keyless: bool,
 ) -> Evidence:
     def failed(reason: str) -> Evidence:
-        return Evidence(format_name, source, key.name, key.fingerprint, accepted=False, reason=reason)
+        return Evidence(format_name, source, question, key.fingerprint, accepted=False, reason=reason)
 
     if not made_by(key):
         return failed(f"is keyless, not by the managed key {key.name}" if keyless else f"not made by key {key.name}")
@@ -184,4 +190,4 @@ def _judge_by_key(
     if (why := outside_window(key, now)) is not None:
         return failed(f"made by key {key.name}, but {why}")
     reason = f"signature by key {key.name} over {subject.digest}"
-    return Evidence(format_name, source, key.name, key.fingerprint, accepted=True, reason=reason, valid_until=key.valid_until)
+    return Evidence(format_name, source, question, key.fingerprint, accepted=True, reason=reason, valid_until=key.valid_until)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from proxy.content import FetchedManifest, ListedReferrer, Referrers, ReferrersSource
 from proxy.manifest import Bounds, parse
+from proxy.policy.rules import Evidence, SignatureBy
 from proxy.settings import Limits
-from proxy.verify.model import Document, Found, Subject
+from proxy.verify.model import Document, Found, Subject, Trusted, TrustedKey, Verifier
 from proxy.verify.trust import Key
 from storage.digest import Digest
 from storage.records import Descriptor
@@ -126,3 +127,15 @@ class Upstream:
 def entries(listed: Sequence[Image]) -> tuple[ListedReferrer, ...]:
     """A list whose hints are all wrong, as they may be."""
     return tuple(ListedReferrer(referrer.descriptor, "application/vnd.oci.empty.v1+json", ()) for referrer in listed)
+
+
+def ask(
+    verifier: Verifier, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime = NOW
+) -> tuple[Evidence, ...]:
+    """Judge a document for a signature by each of these keys."""
+    return verifier.judge(document, subject, [SignatureBy(name) for name in keys], Trusted(keys), now)
+
+
+def asked(evidence: Evidence) -> str | None:
+    """The name of the key for which this was judged."""
+    return None if evidence.about is None or not isinstance(evidence.about.by, str) else evidence.about.by

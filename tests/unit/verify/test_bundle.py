@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.manifest import Entry
-from proxy.policy.rules import Evidence
+from proxy.policy.rules import Evidence, SignatureBy
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.dsse import IN_TOTO
@@ -37,7 +37,7 @@ from tests.simulator.signing import (
     other_digest,
     pae,
 )
-from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, document, key, keys, subject
+from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, ask, asked, document, key, keys, subject
 
 VERIFIER = SigstoreBundles(LIMITS)
 OTHER = other_digest(IMAGE.digest)
@@ -46,7 +46,7 @@ Json = dict[str, Any]
 
 def judge(body: bytes) -> tuple[Evidence, ...]:
     """A referrer with this bundle, judged against the release key."""
-    return VERIFIER.judge(document(bundle_manifest(body, IMAGE)), subject(), keys(), NOW)
+    return ask(VERIFIER, document(bundle_manifest(body, IMAGE)), subject(), keys(), NOW)
 
 
 def changed(change: Callable[[Json], object], body: bytes | None = None) -> bytes:
@@ -83,11 +83,11 @@ def test_an_envelope_by_the_key_is_accepted(kind: KeyKind) -> None:
     """What cosign v3 writes with each type of managed key passes, named by its referrer."""
     signer = Signer.of(kind, "release")
     referrer = bundle_referrer(signer, IMAGE)
-    (evidence,) = VERIFIER.judge(document(referrer), subject(), {"release": key(signer)}, NOW)
+    (evidence,) = ask(VERIFIER, document(referrer), subject(), {"release": key(signer)}, NOW)
     assert evidence == Evidence(
         "sigstore bundle",
         f"referrer {referrer.digest.short}",
-        "release",
+        SignatureBy("release"),
         signer.fingerprint,
         accepted=True,
         reason=f"signature by key release over {IMAGE.digest}",
@@ -99,7 +99,7 @@ def test_a_message_signature_over_the_manifest_is_accepted(kind: KeyKind) -> Non
     """A bundle may also sign the manifest's bytes."""
     signer = Signer.of(kind, "release")
     manifest = bundle_manifest(message_bundle(signer, IMAGE.body), IMAGE)
-    (evidence,) = VERIFIER.judge(document(manifest), subject(), {"release": key(signer)}, NOW)
+    (evidence,) = ask(VERIFIER, document(manifest), subject(), {"release": key(signer)}, NOW)
     assert evidence.accepted, evidence.reason
 
 
@@ -108,7 +108,7 @@ def test_a_message_signature_over_the_manifest_is_accepted(kind: KeyKind) -> Non
 def test_what_is_odd_but_good_is_accepted(fault: BundleFault, kind: KeyKind) -> None:
     """Older writers, user annotations, the curve's own hash, no hint."""
     signer = Signer.of(kind, "release")
-    (evidence,) = VERIFIER.judge(document(bundle_referrer(signer, IMAGE, fault=fault)), subject(), {"release": key(signer)}, NOW)
+    (evidence,) = ask(VERIFIER, document(bundle_referrer(signer, IMAGE, fault=fault)), subject(), {"release": key(signer)}, NOW)
     assert evidence.accepted, evidence.reason
 
 
@@ -142,7 +142,7 @@ REASONS = {
 @pytest.mark.parametrize("fault", sorted(REASONS))
 def test_promise_41_every_fault_is_refused_for_its_reason(fault: BundleFault) -> None:
     """A bundle that is wrong in one way is refused, in words that name that way."""
-    (evidence,) = VERIFIER.judge(document(bundle_referrer(RELEASE, IMAGE, fault=fault)), subject(), keys(), NOW)
+    (evidence,) = ask(VERIFIER, document(bundle_referrer(RELEASE, IMAGE, fault=fault)), subject(), keys(), NOW)
     assert not evidence.accepted
     assert REASONS[fault] in evidence.reason
 
@@ -174,7 +174,7 @@ def test_the_manifest_at_hand_must_be_the_subject() -> None:
     other = images.image("other")
     confused = replace(subject(), body=other.body)
     manifest = document(bundle_manifest(message_bundle(RELEASE, other.body), IMAGE))
-    (evidence,) = VERIFIER.judge(manifest, confused, keys(), NOW)
+    (evidence,) = ask(VERIFIER, manifest, confused, keys(), NOW)
     assert (evidence.accepted, evidence.reason) == (False, f"{MADE}cannot be judged: the manifest at hand is not {IMAGE.digest}")
 
 
@@ -260,7 +260,7 @@ def test_properly_signed_nonsense_is_no_signature(payload: bytes, words: str) ->
 def test_malformed_bundles_are_named(change: Callable[[Json], object], words: str) -> None:
     """What is wrong with a bundle itself counts for every key."""
     (evidence,) = judge(changed(change))
-    assert (evidence.accepted, evidence.key) == (False, None)
+    assert (evidence.accepted, evidence.about) == (False, None)
     assert words in evidence.reason
 
 
@@ -276,7 +276,7 @@ def test_malformed_bundles_are_named(change: Callable[[Json], object], words: st
 def test_malformed_message_signatures_are_named(change: Callable[[Json], object], words: str) -> None:
     """A message signature needs both of its parts, in a form that is known."""
     (evidence,) = judge(changed(lambda b: change(b["messageSignature"]), message_bundle(RELEASE, IMAGE.body)))
-    assert (evidence.accepted, evidence.key) == (False, None)
+    assert (evidence.accepted, evidence.about) == (False, None)
     assert words in evidence.reason
 
 
@@ -316,8 +316,8 @@ def test_every_key_is_tried_whatever_the_hint_says() -> None:
     """The hint is not signed: it neither helps nor hinders."""
     alice, bob = Signer.of("p256", "alice"), Signer.of("p256", "bob")
     body = changed(lambda b: b["verificationMaterial"].update(publicKey={"hint": bob.hint}), bundle(alice, IMAGE.digest))
-    evidence = VERIFIER.judge(document(bundle_manifest(body, IMAGE)), subject(), keys(alice, bob), NOW)
-    assert {each.key: each.accepted for each in evidence} == {"alice": True, "bob": False}
+    evidence = ask(VERIFIER, document(bundle_manifest(body, IMAGE)), subject(), keys(alice, bob), NOW)
+    assert {asked(each): each.accepted for each in evidence} == {"alice": True, "bob": False}
 
 
 def test_step_1_the_bundle_is_the_one_that_the_manifest_names() -> None:
@@ -325,7 +325,7 @@ def test_step_1_the_bundle_is_the_one_that_the_manifest_names() -> None:
     whole = document(bundle_referrer(RELEASE, IMAGE))
     ((_, notes, body),) = whole.layers
     wrong = replace(whole, layers=((Descriptor(BUNDLE_TYPE, OTHER, len(body)), notes, body),))
-    (evidence,) = VERIFIER.judge(wrong, subject(), keys(), NOW)
+    (evidence,) = ask(VERIFIER, wrong, subject(), keys(), NOW)
     assert evidence.reason == "is broken: the bundle is not what its manifest names"
 
 
@@ -334,7 +334,7 @@ def test_a_bundle_stands_alone() -> None:
     sbom = (Blob("application/spdx+json", b"{}"), None)
     layers = [(Blob(BUNDLE_TYPE, bundle(RELEASE, IMAGE.digest)), None), sbom]
     both = document(images.artifact(BUNDLE_TYPE, layers, subject=IMAGE.descriptor))
-    (evidence,) = VERIFIER.judge(replace(both, layers=both.layers[:1]), subject(), keys(), NOW)
+    (evidence,) = ask(VERIFIER, replace(both, layers=both.layers[:1]), subject(), keys(), NOW)
     assert (evidence.accepted, evidence.reason) == (False, "has 2 layers in its manifest; a bundle stands alone")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.manifest import Entry
-from proxy.policy.rules import Evidence
+from proxy.policy.rules import Evidence, SignatureBy
 from proxy.settings import Limits
 from proxy.verify.cosign import CERTIFICATE, SIGNATURE, CosignSignatures
 from proxy.verify.model import Found
@@ -31,7 +31,7 @@ from tests.simulator.signing import (
     other_digest,
     signature_manifest,
 )
-from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, document, key, keys, subject
+from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, ask, asked, document, key, keys, subject
 
 VERIFIER = CosignSignatures(LIMITS)
 OTHER = other_digest(IMAGE.digest)
@@ -39,7 +39,7 @@ OTHER = other_digest(IMAGE.digest)
 
 def judge(*signatures: CosignSignature, found: Found = Found.SIGNATURE_TAG) -> tuple[Evidence, ...]:
     """Judged against the release key."""
-    return VERIFIER.judge(document(signature_manifest(signatures), found), subject(), keys(), NOW)
+    return ask(VERIFIER, document(signature_manifest(signatures), found), subject(), keys(), NOW)
 
 
 def signed(payload: bytes) -> CosignSignature:
@@ -54,11 +54,11 @@ def test_a_signature_by_the_key_is_accepted(kind: KeyKind) -> None:
     """Each type of managed key signs images, and the evidence says which key it was and over what."""
     signer = Signer.of(kind, "release")
     manifest = signature_manifest([cosign_signature(signer, IMAGE.digest)])
-    (evidence,) = VERIFIER.judge(document(manifest, Found.SIGNATURE_TAG), subject(), {"release": key(signer)}, NOW)
+    (evidence,) = ask(VERIFIER, document(manifest, Found.SIGNATURE_TAG), subject(), {"release": key(signer)}, NOW)
     assert evidence == Evidence(
         "cosign signature",
         f"signature tag of {IMAGE.digest.short}, signature 1",
-        "release",
+        SignatureBy("release"),
         signer.fingerprint,
         accepted=True,
         reason=f"signature by key release over {IMAGE.digest}",
@@ -118,16 +118,16 @@ def test_before_a_key_matters_no_key_is_named() -> None:
     """What is broken in itself is not held against one key: the evidence counts for all of them."""
     broken = judge(cosign_signature(RELEASE, IMAGE.digest, fault=CosignFault.BROKEN_BASE64))
     foreign = judge(cosign_signature(RELEASE, IMAGE.digest, fault=CosignFault.OTHER_KEY))
-    assert [(each.key, each.authority) for each in broken] == [(None, None)]
-    assert [(each.key, each.authority) for each in foreign] == [("release", RELEASE.fingerprint)]
+    assert [(asked(each), each.authority) for each in broken] == [(None, None)]
+    assert [(asked(each), each.authority) for each in foreign] == [("release", RELEASE.fingerprint)]
 
 
 def test_each_signature_is_judged_against_each_key() -> None:
     """Three signatures by three signers and two trusted keys: six judgements, two of them accepted."""
     alice, bob, carol = (Signer.of("p256", name) for name in ("alice", "bob", "carol"))
     manifest = signature_manifest([cosign_signature(signer, IMAGE.digest) for signer in (alice, bob, carol)])
-    evidence = VERIFIER.judge(document(manifest, Found.SIGNATURE_TAG), subject(), keys(alice, bob), NOW)
-    accepted = {(each.key, each.source.rpartition(", ")[2]) for each in evidence if each.accepted}
+    evidence = ask(VERIFIER, document(manifest, Found.SIGNATURE_TAG), subject(), keys(alice, bob), NOW)
+    accepted = {(asked(each), each.source.rpartition(", ")[2]) for each in evidence if each.accepted}
     assert accepted == {("alice", "signature 1"), ("bob", "signature 2")}
     assert len(evidence) == 6
 
@@ -137,7 +137,7 @@ def test_step_1_the_payload_is_the_one_that_the_manifest_names() -> None:
     whole = document(signature_manifest([cosign_signature(RELEASE, IMAGE.digest)]))
     ((descriptor, notes, payload),) = whole.layers
     for wrong in (Descriptor(SIMPLE_SIGNING, OTHER, len(payload)), Descriptor(SIMPLE_SIGNING, descriptor.digest, 1)):
-        (evidence,) = VERIFIER.judge(replace(whole, layers=((wrong, notes, payload),)), subject(), keys(), NOW)
+        (evidence,) = ask(VERIFIER, replace(whole, layers=((wrong, notes, payload),)), subject(), keys(), NOW)
         assert not evidence.accepted
         assert evidence.reason == "is broken: its payload is not what the signature manifest names"
 
@@ -190,17 +190,17 @@ def test_claims_in_sha512_are_compared_in_sha512() -> None:
     """A subject named by sha512 is signed by its sha512; the sha256 of the same bytes is another name."""
     image = images.image("app", algorithm="sha512")
     manifest = document(signature_manifest([cosign_signature(RELEASE, image.digest)]))
-    assert VERIFIER.judge(manifest, subject(image), keys(), NOW)[0].accepted
-    assert not VERIFIER.judge(manifest, subject(), keys(), NOW)[0].accepted
+    assert ask(VERIFIER, manifest, subject(image), keys(), NOW)[0].accepted
+    assert not ask(VERIFIER, manifest, subject(), keys(), NOW)[0].accepted
 
 
 def test_a_key_outside_its_window_does_not_count() -> None:
     """The right key, too late or too early, is told apart from a wrong key."""
     manifest = document(signature_manifest([cosign_signature(RELEASE, IMAGE.digest)]))
     hour = timedelta(hours=1)
-    (late,) = VERIFIER.judge(manifest, subject(), {"release": key(valid_until=NOW - hour)}, NOW)
-    (early,) = VERIFIER.judge(manifest, subject(), {"release": key(valid_from=NOW + hour)}, NOW)
-    (good,) = VERIFIER.judge(manifest, subject(), {"release": key(valid_from=NOW - hour, valid_until=NOW + hour)}, NOW)
+    (late,) = ask(VERIFIER, manifest, subject(), {"release": key(valid_until=NOW - hour)}, NOW)
+    (early,) = ask(VERIFIER, manifest, subject(), {"release": key(valid_from=NOW + hour)}, NOW)
+    (good,) = ask(VERIFIER, manifest, subject(), {"release": key(valid_from=NOW - hour, valid_until=NOW + hour)}, NOW)
     assert late.reason == "made by key release, but key release was valid until 2026-06-01 11:00:00 UTC"
     assert early.reason == "made by key release, but key release is valid from 2026-06-01 13:00:00 UTC only"
     assert (late.accepted, early.accepted) == (False, False)

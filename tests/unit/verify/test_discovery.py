@@ -58,7 +58,7 @@ async def harvest(upstream: Upstream, limits: Limits = LIMITS, of: Image = IMAGE
 
 def failures(found: Harvest) -> list[str]:
     """Failed evidence as people read it."""
-    assert all(not each.accepted and each.key is None for each in found.malformed)
+    assert all(not each.accepted and each.about is None for each in found.malformed)
     return [f"{each.source}: {each.reason}" for each in found.malformed]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -21,6 +21,7 @@ from proxy.policy.rules import (
     Never,
     Outcome,
     Pattern,
+    Question,
     Requirement,
     Rule,
     SignatureBy,
@@ -29,7 +30,7 @@ from proxy.policy.rules import (
 )
 from proxy.settings import Limits
 from proxy.verify.cosign import CosignSignatures
-from proxy.verify.model import Document, Found, Harvest, Subject, TrustedKey
+from proxy.verify.model import Document, Found, Harvest, Subject, Trusted
 from proxy.verify.pipeline import Pipeline, default_verifiers, judge_documents
 from tests.simulator import images
 from tests.simulator.signing import (
@@ -42,7 +43,7 @@ from tests.simulator.signing import (
     other_digest,
     signature_manifest,
 )
-from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, Stall, Upstream, document, key, keys, subject
+from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, Stall, Upstream, asked, document, key, keys, subject
 
 SIGNATURES = signature_manifest([cosign_signature(RELEASE, IMAGE.digest)])
 BUNDLE = bundle_referrer(RELEASE, IMAGE)
@@ -61,7 +62,7 @@ async def judge(
     upstream: Upstream, require: Requirement = BY_RELEASE, *signers: Signer, limits: Limits = LIMITS
 ) -> tuple[Verdict, Harvest]:
     """Judge the image with these signers' keys (the release key's, when none is given)."""
-    pipeline = Pipeline(default_verifiers(limits), keys(*signers), limits)
+    pipeline = Pipeline(default_verifiers(limits), Trusted(keys(*signers)), limits)
     return await pipeline.judge(upstream, subject(), rule(require), NOW)
 
 
@@ -199,7 +200,7 @@ async def test_evidence_is_gathered_over_both_sources() -> None:
 async def test_one_key_under_two_names_is_one_authority() -> None:
     """GHSA-9vcr-p3rj-q5q6: a threshold counts keys, not names."""
     again = key(RELEASE)
-    pipeline = Pipeline(default_verifiers(LIMITS), {"release": again, "alias": again}, LIMITS)
+    pipeline = Pipeline(default_verifiers(LIMITS), Trusted({"release": again, "alias": again}), LIMITS)
     require = AtLeast(2, (SignatureBy("release"), SignatureBy("alias")))
     verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(require), NOW)
     assert verdict.outcome is Outcome.REFUSED
@@ -208,7 +209,7 @@ async def test_one_key_under_two_names_is_one_authority() -> None:
 async def test_the_windows_end_is_the_verdicts() -> None:
     """A verdict that leans on a key holds as long as the key is believed."""
     until = NOW + timedelta(days=1)
-    pipeline = Pipeline(default_verifiers(LIMITS), {"release": key(valid_until=until)}, LIMITS)
+    pipeline = Pipeline(default_verifiers(LIMITS), Trusted({"release": key(valid_until=until)}), LIMITS)
     verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), NOW)
     assert (verdict.accepted, verdict.valid_until) == (True, until)
     verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), until + timedelta(seconds=1))
@@ -221,7 +222,7 @@ async def test_only_the_rules_keys_are_tried() -> None:
     other = Signer.of("p256", "other")
     verdict, _ = await judge(signed(tag=signature_manifest([cosign_signature(other, IMAGE.digest)])), BY_RELEASE, RELEASE, other)
     assert verdict.outcome is Outcome.REFUSED
-    assert [each.key for each in verdict.evidence] == ["release"]
+    assert [asked(each) for each in verdict.evidence] == ["release"]
 
 
 async def test_a_key_that_is_not_configured_never_accepts() -> None:
@@ -236,7 +237,9 @@ class Broken(CosignSignatures):
 
     name = "broken signature"
 
-    def judge(self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime) -> tuple[Evidence, ...]:
+    def judge(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Evidence, ...]:
         raise LookupError("unforeseen")
 
 
@@ -244,7 +247,7 @@ async def test_a_verifier_that_breaks_fails_closed_and_is_logged() -> None:
     """A bug is a refusal with a reason, and the other formats are judged all the same."""
     upstream = signed(tag=SIGNATURES)
     with capture_logs() as logs:
-        pipeline = Pipeline((Broken(LIMITS),), keys(), LIMITS)
+        pipeline = Pipeline((Broken(LIMITS),), Trusted(keys()), LIMITS)
         verdict, _ = await pipeline.judge(upstream, subject(), rule(BY_RELEASE), NOW)
     assert verdict.outcome is Outcome.REFUSED
     assert "could not be judged: LookupError" in verdict.reasons[0]
@@ -252,7 +255,7 @@ async def test_a_verifier_that_breaks_fails_closed_and_is_logged() -> None:
         ("verifier failed", "broken signature", "error")
     ]
     with capture_logs():
-        pipeline = Pipeline((Broken(LIMITS), *default_verifiers(LIMITS)), keys(), LIMITS)
+        pipeline = Pipeline((Broken(LIMITS), *default_verifiers(LIMITS)), Trusted(keys()), LIMITS)
         verdict, _ = await pipeline.judge(upstream, subject(), rule(BY_RELEASE), NOW)
     assert verdict.accepted
 
@@ -263,15 +266,15 @@ async def test_judging_happens_in_a_thread() -> None:
 
     class Curious(CosignSignatures):
         def judge(
-            self, document: Document, subject: Subject, keys: Mapping[str, TrustedKey], now: datetime
+            self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
         ) -> tuple[Evidence, ...]:
             try:
                 asyncio.get_running_loop()
             except RuntimeError:
                 threads.append(True)
-            return super().judge(document, subject, keys, now)
+            return super().judge(document, subject, questions, trusted, now)
 
-    pipeline = Pipeline((Curious(LIMITS),), keys(), LIMITS)
+    pipeline = Pipeline((Curious(LIMITS),), Trusted(keys()), LIMITS)
     verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), NOW)
     assert verdict.accepted
     assert threads == [True]
@@ -280,7 +283,7 @@ async def test_judging_happens_in_a_thread() -> None:
 def test_documents_are_judged_without_a_network() -> None:
     """The pure core: documents in, evidence out, each by the formats that read it."""
     documents = [document(SIGNATURES, Found.SIGNATURE_TAG), document(BUNDLE), document(images.image())]
-    evidence = judge_documents(default_verifiers(LIMITS), documents, subject(), keys(), NOW)
+    evidence = judge_documents(default_verifiers(LIMITS), documents, subject(), [BY_RELEASE], Trusted(keys()), NOW)
     assert [(each.format, each.accepted) for each in evidence] == [
         ("cosign signature", True),
         ("sigstore bundle", True),
