@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -105,9 +105,14 @@ class Served(Proxy):
             assert Digest(algorithm, path.name).matches(path.read_bytes()), path
         return found
 
-    def spools(self) -> list[Path]:
-        """What is on its way in."""
-        return [path for path in (self.data_dir / "spool").rglob("*") if path.is_file()]
+    def spools(self, least: int = 0) -> list[Path]:
+        """What is on its way in, with at least so many bytes. Files come and go while this looks."""
+        found = []
+        for path in (self.data_dir / "spool").rglob("*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_size >= least:
+                    found.append(path)
+        return found
 
 
 @asynccontextmanager

@@ -74,7 +74,7 @@ async def _killed_at(proxy: Served, upstream: Registry, point: str, image: Image
         fault = upstream.on(when.blob("GET", layer), stall(150_000))
     client = asyncio.create_task(_client(proxy, point, layer))
     if point == "half":
-        await until(lambda: [path for path in proxy.spools() if path.stat().st_size > 0])
+        await until(lambda: proxy.spools(least=1))
         proxy.process.kill()
     elif fault is None:
         await until(lambda: [seen for seen in upstream.seen("GET", f"/blobs/{layer}") if seen.finished])
@@ -108,7 +108,7 @@ async def _in_flight(proxy: Served, upstream: Registry, over: asyncio.Event) -> 
     assert (await proxy.manifest("open/app", "v1")).status == 200
     fault = upstream.on(when.blob("GET", layer), stall(400_000, over))
     download = asyncio.create_task(proxy.blob("open/app", layer))
-    await until(lambda: [path for path in proxy.spools() if path.stat().st_size > 0])
+    await until(lambda: proxy.spools(least=1))
     assert fault.fired == 1
     return image, download
 
