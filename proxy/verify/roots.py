@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.resources import files
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+from proxy.verify.keys import PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +66,31 @@ class Root:
     identity: str
     #: The trusted root as JSON, for the second verdict; None for certificates of one's own.
     document: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, name: str, body: bytes, demands: Demands) -> Root:
+        """Read a Sigstore trusted root (JSON, media types v0.1 and v0.2).
+
+        Raises :class:`ValueError` with words for the person who wrote the configuration: also when the root has nothing by
+        which a demand could be met.
+        """
+        from proxy.verify import rootfiles  # it builds these values, so it cannot be imported before they are there
+
+        return rootfiles.load(name, body, demands)
+
+    @classmethod
+    def of_ca(cls, name: str, pems: Sequence[bytes], demands: Demands, tsa: Sequence[bytes] = ()) -> Root:
+        """A root of one's own certificates: PEM files of authorities (roots, intermediates), and of timestamp authorities.
+
+        There is no log and no certificate transparency in these, so nothing of the kind can be demanded. Raises
+        :class:`ValueError` with words for the person who wrote the configuration.
+        """
+        from proxy.verify import rootfiles
+
+        return rootfiles.of_ca(name, pems, demands, tsa)
+
+
+def public_good() -> bytes:
+    """The trusted root of the public-good Sigstore instance, as the installed ``sigstore`` distribution carries it."""
+    store = files("sigstore._store")  # two empty modules: nothing heavy is imported
+    return store.joinpath("https%3A%2F%2Ftuf-repo-cdn.sigstore.dev", "trusted_root.json").read_bytes()
