@@ -20,10 +20,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
+from proxy.verify.certificates import FOR_CODE
 from proxy.verify.keys import spki, supported
 from proxy.verify.parsing import items, member, read_object, shown, text, unbase64
 from proxy.verify.roots import Authority, Demands, LogKey, Root, Window
@@ -254,16 +254,13 @@ def _check_chain(chain: tuple[x509.Certificate, ...], issuing: bool) -> None:
         raise EvidenceMalformed(f"has a certificate that may not issue others: {chains.named(issuer)}")
     for certificate in chain:
         purposes = chains.extension(certificate, x509.ExtendedKeyUsage)
-        if purposes is not None and not _FOR_CODE & set(purposes.value):
+        if purposes is not None and not FOR_CODE & set(purposes.value):
             raise EvidenceMalformed(f"has a certificate authority that may not vouch for code: {chains.named(certificate)}")
         # Nothing here could hold these against a signer's name, so an authority that is bound by them cannot be used.
         if chains.extension(certificate, x509.NameConstraints) is not None:
             raise EvidenceMalformed(
                 f"has a certificate authority with name constraints, which are not supported: {chains.named(certificate)}"
             )
-
-
-_FOR_CODE = frozenset({ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
 
 def _identity(
