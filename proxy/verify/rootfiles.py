@@ -26,7 +26,7 @@ from proxy.verify import chains
 from proxy.verify.certificates import FOR_CODE
 from proxy.verify.keys import spki, supported
 from proxy.verify.parsing import items, member, read_object, shown, text, unbase64
-from proxy.verify.roots import Authority, Demands, LogKey, Root, Window
+from proxy.verify.roots import Authority, Demands, LogKey, Root, Window, note_key_id
 
 _MAX_BODY = 4 << 20
 _MAX_PEM = 1 << 20
@@ -138,14 +138,14 @@ def _log(node: Mapping[str, object]) -> LogKey | None:
         return None
     base_url = node.get("baseUrl")
     url = base_url if isinstance(base_url, str) else ""
-    given = node.get("logId") or node.get("checkpointKeyId")
+    given = node.get("logId")
     if given is not None:
         log_id = unbase64(text(_object(given, what), "keyId", what), "a log's id")
     elif isinstance(key, ed25519.Ed25519PublicKey):
         log_id = note_key_id(urlsplit(url).hostname or "", key)
     else:
         log_id = hashlib.sha256(spki(key)).digest()
-    if not 4 <= len(log_id) <= 32:
+    if len(log_id) != 32:
         raise EvidenceMalformed("has a log whose id is no hash")
     return LogKey(log_id, key, _window(written, what), shown(url))
 
@@ -163,11 +163,6 @@ _KNOWN_DETAILS = frozenset(
         "PKIX_ED25519",
     }
 )
-
-
-def note_key_id(origin: str, key: ed25519.Ed25519PublicKey) -> bytes:
-    """The id of an Ed25519 key in signed notes (C2SP signed-note, "Signatures"), not cut to its first four bytes."""
-    return hashlib.sha256(origin.encode() + b"\n\x01" + key.public_bytes_raw()).digest()
 
 
 def _object(value: object, what: str) -> Mapping[str, object]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from proxy.verify.keys import PublicKey
+from proxy.verify.keys import PublicKey, spki
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class LogKey:
     key: PublicKey = field(repr=False)
     window: Window
     url: str = ""
+
+    @property
+    def spki_sha256(self) -> bytes:
+        """Hash of the key as DER SubjectPublicKeyInfo: what the id of a log of RFC 6962, or of Rekor v1, is."""
+        return hashlib.sha256(spki(self.key)).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,11 @@ class Root:
         from proxy.verify import rootfiles
 
         return rootfiles.of_ca(name, pems, demands, tsa)
+
+
+def note_key_id(origin: str, key: ed25519.Ed25519PublicKey) -> bytes:
+    """The id of an Ed25519 key in signed notes (C2SP signed-note, "Signatures"), not yet cut to its first four bytes."""
+    return hashlib.sha256(origin.encode("utf-8", "surrogatepass") + b"\n\x01" + key.public_bytes_raw()).digest()
 
 
 def public_good() -> bytes:
