@@ -17,6 +17,8 @@ other. Hand the same fault to :meth:`PrivateSigstore.trusted_root`, because some
 ``ca``         the certificate authority and its certificate transparency log
 ``rekor``      transparency logs, v1 and v2
 ``tsa``        the timestamp authority
+``tuf``        a TUF repository as a folder
+``cases``      each kind of evidence with each fault that it can have
 ``faults``     what can be wrong
 ``der``        DER by hand
 =============  =====================================================================================================

@@ -49,6 +49,15 @@ _SCT_LIST = ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
 _BEGIN = datetime(2022, 1, 1, tzinfo=UTC)
 _END = datetime(2052, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
+_CHAIN_FAULTS: tuple[Fault, ...] = (
+    "CA expired at signing time",
+    "CA not yet valid at signing time",
+    "CA root expired at signing time",
+    "intermediate is no CA",
+    "intermediate with another EKU",
+    "intermediate by another root",
+    "pathlen broken",
+)
 #: How long before and after the act of signing a leaf is valid: ten minutes in all.
 BEFORE, AFTER = timedelta(minutes=2), timedelta(minutes=8)
 
@@ -60,10 +69,11 @@ def broken(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A signer's certificate, with the intermediates that its chain offers (issuer first, no root)."""
+    """A signer's certificate, with the intermediates that its chain offers (issuer first), and the root."""
 
     certificate: x509.Certificate
     offered: tuple[x509.Certificate, ...]
+    root: x509.Certificate
 
     @cached_property
     def der(self) -> bytes:
@@ -77,8 +87,8 @@ class Leaf:
 
     @cached_property
     def chain_pem(self) -> bytes:
-        """The offered intermediates, one after the other."""
-        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in self.offered)
+        """What cosign's chain annotation holds: the intermediates, one after the other, and the root."""
+        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in (*self.offered, self.root))
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ class CertificateAuthority:
         self._issuer = Signer.of("p384", f"{name} CA issuer")
         self._sub = Signer.of("p384", f"{name} CA sub")  # of the CA that pathlen 0 forbids
         self._foreign = Signer.of("p384", f"{name} CA foreign")  # of whoever pretends to be this authority
+        self._chains: dict[tuple[Fault | None, datetime | None], tuple[x509.Certificate, ...]] = {}
 
     @property
     def organization(self) -> str:
@@ -139,7 +150,14 @@ class CertificateAuthority:
     # -- the authority's own certificates --------------------------------------------------------------------------
 
     def chain(self, at: datetime, fault: Fault | None = None) -> tuple[x509.Certificate, ...]:
-        """Issuer first, root last. ``at`` is the time of signing, around which the faults are."""
+        """Issuer first, root last; the same certificates each time. ``at`` is the time of signing, which faults are around."""
+        kind = fault if fault in _CHAIN_FAULTS else None
+        key = (kind, at if kind is not None and "signing time" in kind else None)
+        if key not in self._chains:
+            self._chains[key] = self._chain(at, kind)
+        return self._chains[key]
+
+    def _chain(self, at: datetime, fault: Fault | None) -> tuple[x509.Certificate, ...]:
         ends = at - _SECOND if fault == "CA expired at signing time" else _END
         begins = at + _SECOND if fault == "CA not yet valid at signing time" else _BEGIN
         by = self._foreign if fault == "intermediate by another root" else self._root
@@ -164,12 +182,9 @@ class CertificateAuthority:
             else ExtendedKeyUsageOID.CODE_SIGNING,
         )
         if fault == "pathlen broken":
-            return (self._sub_ca(), issuer, *above)
+            usage = ExtendedKeyUsageOID.CODE_SIGNING
+            return (self._ca("sub", self._sub, "issuer", self._issuer, 0, _BEGIN, _END, usage=usage), issuer, *above)
         return (issuer, *above)
-
-    def _sub_ca(self) -> x509.Certificate:
-        usage = ExtendedKeyUsageOID.CODE_SIGNING
-        return self._ca("sub", self._sub, "issuer", self._issuer, 0, _BEGIN, _END, usage=usage)
 
     def _name(self, role: str) -> x509.Name:
         return x509.Name(
@@ -225,11 +240,10 @@ class CertificateAuthority:
     ) -> Leaf:
         """A leaf for ``key``, valid around ``at``."""
         signing = self._issuer
-        issuing = self.chain(at)[0]
-        offered: tuple[x509.Certificate, ...] = (issuing,)
+        above = self.chain(at, "pathlen broken" if fault == "pathlen broken" else None)
+        issuing, offered = above[0], above[:-1]
         if fault == "pathlen broken":
-            signing, issuing = self._sub, self._sub_ca()
-            offered = (issuing, *offered)
+            signing = self._sub
         elif fault == "leaf by another CA":
             signing = self._foreign
         elif fault == "leaf by a leaf":
@@ -245,7 +259,7 @@ class CertificateAuthority:
         leaf = builder.sign(signing.private, hashes.SHA384())
         if fault == "leaf signature broken":
             leaf = x509.load_der_x509_certificate(broken(leaf.public_bytes(serialization.Encoding.DER)))
-        return Leaf(leaf, offered)
+        return Leaf(leaf, offered, above[-1])
 
     def _leaf(
         self,

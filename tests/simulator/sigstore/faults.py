@@ -138,19 +138,27 @@ Oddity = Literal[
 ]
 
 TufFault = Literal[
-    "timestamp expired",
+    "root expired",
+    "timestamp expired",  # also what a freeze looks like: the same, validly signed, for too long
     "snapshot expired",
     "targets expired",
-    "root expired",
     "timestamp unsigned",
     "snapshot unsigned",
     "targets unsigned",
-    "next root unsigned",  # a second root that the first did not sign
+    "targets below threshold",  # one signature where two are required
     "timestamp by another key",
     "targets by another key",
+    "next root unsigned",  # a further root that the one before did not sign
+    "next root skips a version",
+    "timestamp rolled back",  # for those who saw the version before
+    "snapshot rolled back",
+    "targets rolled back",
+    "snapshot mixed",  # another version than the timestamp names
+    "targets mixed",
+    "target missing",
     "target changed",
     "target longer",
-    "snapshot mixed",  # another snapshot than the timestamp names
+    "endless timestamp",
 ]
 
 Fault = CertificateFault | LogFault | TimestampFault | ContentFault | RootFault | Oddity

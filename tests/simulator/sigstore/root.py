@@ -15,9 +15,10 @@ from tests.simulator.images import Json
 from tests.simulator.signing import Signer
 from tests.simulator.sigstore.bundles import Signing, SigningSide
 from tests.simulator.sigstore.ca import CertificateAuthority, CtLog
-from tests.simulator.sigstore.faults import Fault
+from tests.simulator.sigstore.faults import Fault, TufFault
 from tests.simulator.sigstore.rekor import RekorV1, RekorV2, b64, key_details
 from tests.simulator.sigstore.tsa import TimestampAuthority
+from tests.simulator.sigstore.tuf import TufRepository
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 Part = Literal["CA", "log", "CT", "TSA"]
@@ -94,6 +95,31 @@ class PrivateSigstore(SigningSide):
         """:meth:`trusted_root` into a file; returns its path."""
         path.write_bytes(self.trusted_root(fault, windows=windows))
         return path
+
+    # -- the same by TUF -------------------------------------------------------------------------------------------
+
+    def tuf_targets(self, fault: Fault | None = None) -> dict[str, bytes]:
+        """What Sigstore's repositories hold: the trusted root, and where signers find the services."""
+        service = {"majorApiVersion": 1, "validFor": _window(_ALWAYS), "operator": self.authority.organization}
+        selector: Json = {"selector": "ANY"}
+        config = {
+            "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
+            "caUrls": [{"url": f"https://{self.authority.organization}", **service}],
+            "oidcUrls": [{"url": f"https://oidc.{self.name}.test", **service}],
+            "rekorTlogUrls": [{"url": f"https://{self.rekor_v1.name}", **service}],
+            "rekorTlogConfig": selector,
+            "tsaUrls": [{"url": f"https://tsa.{self.name}.test", **service}],
+            "tsaConfig": selector,
+        }
+        return {"trusted_root.json": self.trusted_root(fault), "signing_config.v0.2.json": json.dumps(config).encode()}
+
+    def tuf_repository(self, folder: Path, *, fault: TufFault | None = None) -> TufRepository:
+        """A repository with one version of the trusted root. Faults that roll back need a client and a second version."""
+        repository = TufRepository(folder, self.name)
+        if fault in ("next root unsigned", "next root skips a version", "root expired"):
+            repository.rotate_root(fault)
+        repository.publish(self.tuf_targets(), fault)
+        return repository
 
     def _edge(self, fault: Fault | None) -> tuple[Part, Window] | None:
         for part in _PARTS:
