@@ -1,19 +1,370 @@
-"""Notary Project signatures (notation): JWS and COSE envelopes judged by a trust store."""
+"""Notary Project signatures (notation): JWS and COSE envelopes judged by a trust store.
+
+A referrer of ``artifactType``, or legacy config, ``application/vnd.cncf.notary.signature``, with exactly one layer: the envelope.
+The annotation with thumbprints is a hint, and nothing depends on it. The steps (specifications "Signature", "Signing Scheme",
+"Trust Store and Trust Policy" of the Notary Project):
+
+1. The layer is the manifest's only one; its digest and size are those of its descriptor.
+2. The envelope is read strictly: flattened JWS, or tagged COSE_Sign1.
+3. Its attributes: the payload's type is the known one; ``crit`` holds the signing scheme and what else is critical; every
+   critical attribute is known; no verification plugin is asked for, since what it would check nobody checks here.
+4. The algorithm is the one that the signer's key demands: PS256/384/512 for RSA of 2048/3072/4096 bits, ES256/384/512 for the
+   curves P-256/384/521.
+5. The signature holds over protected attributes and payload.
+6. The chain is complete, in order, ends in a root, and each certificate is what its place demands. A self-signed signer is a
+   chain of its own.
+7. The store holds a certificate of the chain.
+8. The signer's subject is one of the store's identities, where it names any.
+9. The signature's own expiry has not come.
+10. Time. Scheme ``notary.x509``: the whole chain holds now, or did at a timestamp over the signature by an authority of the
+    store, the timestamp's accuracy included. Scheme ``notary.x509.signingAuthority``: it held at the authentic signing time,
+    which only such authorities are believed about as the store lists for that; from anybody else it must hold now as well.
+11. The payload's target is the image: digest, size and media type.
+
+Revocation (OCSP, CRL) is not asked for: it needs the network, and an answer that does not come would be no verdict.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from proxy.errors import EvidenceMalformed
+from proxy.manifest import Entry, Manifest
+from proxy.policy.rules import Evidence, Question, SignatureBy, Store
+from proxy.settings import Limits
+from proxy.verify import chains
+from proxy.verify.chains import foreign
+from proxy.verify.envelopes import (
+    AUTHENTIC_TIME,
+    COSE,
+    EXPIRY,
+    JOSE,
+    PAYLOAD_TYPE,
+    PLUGIN,
+    SCHEME,
+    SIGNING_TIME,
+    Envelope,
+    read_cose,
+    read_jws,
+)
+from proxy.verify.model import Document, Subject, Trusted
+from proxy.verify.notation_store import NotationStore
+from proxy.verify.parsing import member, read_object, shown, text
+from proxy.verify.roots import Authority, Window
+from proxy.verify.timestamps import verify_timestamp
+
+__all__ = ["NotationSignatures", "NotationStore"]
+
+ARTIFACT_TYPE = "application/vnd.cncf.notary.signature"
+_X509, _SIGNING_AUTHORITY = "notary.x509", "notary.x509.signingAuthority"
+_RSA_ALGORITHMS = {2048: "PS256", 3072: "PS384", 4096: "PS512"}
+_EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_HASHES: Mapping[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
+_CERTIFICATE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_OTHER_PURPOSES = (
+    ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
+    ExtendedKeyUsageOID.SERVER_AUTH,
+    ExtendedKeyUsageOID.CLIENT_AUTH,
+    ExtendedKeyUsageOID.EMAIL_PROTECTION,
+    ExtendedKeyUsageOID.TIME_STAMPING,
+    ExtendedKeyUsageOID.OCSP_SIGNING,
+)
+
+
+class NotationSignatures:
+    """Judges Notary Project signatures."""
+
+    name = "notation signature"
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def wants(self, manifest: Manifest, layer: Entry) -> int | None:
+        """The one layer of a notation manifest, up to the size of one signature."""
+        fits = _is_notation(manifest) and len(manifest.layers) == 1 and layer.descriptor.media_type in {JOSE, COSE}
+        return self._limits.signature_size if fits else None
+
+    def judges(self, document: Document) -> bool:
+        """Whether the document is a notation manifest."""
+        return _is_notation(document.parsed)
+
+    def judge(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Evidence, ...]:
+        """Judge the envelope for each trust store that is asked about."""
+        source = document.source(subject.digest)
+        steps: list[str] = []
+        try:
+            signed = self._read(document, steps)
+        except EvidenceMalformed as error:
+            return (Evidence(self.name, source, None, None, accepted=False, reason=str(error), steps=tuple(steps)),)
+        return tuple(
+            self._judge(source, signed, subject, question, trusted.stores[question.by.name], now, list(steps))
+            for question in questions
+            if isinstance(question, SignatureBy) and isinstance(question.by, Store) and question.by.name in trusted.stores
+        )
+
+    def _read(self, document: Document, steps: list[str]) -> _Signed:
+        """Steps 1 to 6: what does not depend on whom a store trusts."""
+        if len(document.parsed.layers) != 1 or len(document.layers) != 1:
+            raise EvidenceMalformed(f"has {len(document.parsed.layers)} layers in its manifest; an envelope stands alone")
+        descriptor, _, body = document.layers[0]
+        if len(body) > self._limits.signature_size:
+            raise EvidenceMalformed(f"has {len(body)} bytes; the limit for a signature is {self._limits.signature_size}")
+        if len(body) != descriptor.size or not descriptor.digest.matches(body):
+            raise EvidenceMalformed("is broken: the envelope is not what its manifest names")
+        steps.append(f"1. the envelope is {descriptor.digest.short}, as its manifest says")
+        match descriptor.media_type:
+            case "application/jose+json":
+                envelope = read_jws(body, self._limits.json_depth)
+            case "application/cose":
+                envelope = read_cose(body)
+            case other:
+                raise EvidenceMalformed(f"is of type {shown(other)!r}, neither {JOSE} nor {COSE}")
+        steps.append(
+            f"2. it is a {'JWS' if descriptor.media_type == JOSE else 'COSE_Sign1'} with {len(envelope.chain)} certificates"
+        )
+        _check_attributes(envelope)
+        steps.append(f"3. its signing scheme is {envelope.scheme}; critical are {', '.join(map(shown, envelope.critical))}")
+        if not envelope.chain:
+            raise EvidenceMalformed("has no certificates")
+        leaf = chains.load(envelope.chain[0], "a certificate")
+        _check_algorithm(envelope, leaf)
+        steps.append(f"4. it is made by {envelope.algorithm}, as the key demands")
+        _check_signature(envelope, leaf)
+        steps.append("5. the signature holds")
+        chain = (leaf, *(chains.load(der, "a certificate") for der in envelope.chain[1:]))
+        _check_chain(chain)
+        steps.append(f"6. the signer is {chains.named(leaf)}; the chain of {len(chain)} ends in {chains.named(chain[-1])}")
+        return _Signed(envelope, chain)
+
+    def _judge(
+        self,
+        source: str,
+        signed: _Signed,
+        subject: Subject,
+        question: SignatureBy,
+        store: NotationStore,
+        now: datetime,
+        steps: list[str],
+    ) -> Evidence:
+        """Steps 7 to 11, for one store."""
+        try:
+            until = self._check(signed, subject, question, store, now, steps)
+        except EvidenceMalformed as error:
+            return Evidence(self.name, source, question, signed.authority, accepted=False, reason=str(error), steps=tuple(steps))
+        reason = f"signature by {signed.signer} of notation store {store.name} over {subject.digest}"
+        return Evidence(
+            self.name, source, question, signed.authority, accepted=True, reason=reason, valid_until=until, steps=tuple(steps)
+        )
+
+    def _check(
+        self, signed: _Signed, subject: Subject, question: SignatureBy, store: NotationStore, now: datetime, steps: list[str]
+    ) -> datetime | None:
+        """The end of what the acceptance leans on; None where that has none."""
+        envelope = signed.envelope
+        believed = envelope.scheme == _SIGNING_AUTHORITY and any(each in store.signing_authority for each in signed.chain)
+        if not believed and not any(each in store.ca for each in signed.chain):
+            raise EvidenceMalformed(
+                f"is by {signed.signer}, whose chain up to {chains.named(signed.chain[-1])} has no certificate of"
+                f" notation store {store.name}"
+            )
+        steps.append(f"7. notation store {store.name} holds a certificate of the chain")
+        if not store.vouches_for(signed.chain[0].subject):
+            raise EvidenceMalformed(f"is by {signed.signer}, who is none of the identities of notation store {store.name}")
+        steps.append("8. the store trusts the signer" if store.subjects else "8. the store names no identities")
+        if envelope.expiry is not None and now >= envelope.expiry:
+            raise EvidenceMalformed(f"expired at {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
+        steps.append(
+            "9. it " + ("does not expire" if envelope.expiry is None else f"expires {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
+        )
+        until = _check_time(signed, store, now, believed, steps)
+        if question.docker_reference:
+            raise EvidenceMalformed("does not name a repository, as no signature of this format does")
+        _check_payload(envelope.payload, subject, self._limits.json_depth)
+        steps.append(f"11. it signs {subject.digest}")
+        return min((moment for moment in (until, envelope.expiry) if moment is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class NotationStore:
-    """One entry of ``trust.notation``: certificates that are trusted, and whom of those they vouch for."""
+class _Signed:
+    """An envelope whose signature holds, by a chain that is well made. Whether anybody trusts it is another question."""
 
-    name: str
-    ca: tuple[x509.Certificate, ...]
-    tsa: tuple[x509.Certificate, ...]
-    identities: tuple[str, ...]  #: as in the configuration: ``x509.subject: C=DE, ST=BE, O=acme``; none: anybody they vouch for
-    #: Hash of all of it: changes whenever an old verdict would no longer answer the question.
-    identity: str
+    envelope: Envelope
+    chain: tuple[x509.Certificate, ...]  #: leaf first, root last
+    authority: str = field(init=False)  #: sha256 of the leaf's SubjectPublicKeyInfo, hex
+    signer: str = field(init=False)  #: the leaf's subject, for people
+
+    def __post_init__(self) -> None:
+        with foreign("a certificate"):
+            spki = (
+                self.chain[0]
+                .public_key()
+                .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+            )
+        object.__setattr__(self, "authority", hashlib.sha256(spki).hexdigest())
+        object.__setattr__(self, "signer", chains.named(self.chain[0]))
+
+
+def _is_notation(manifest: Manifest) -> bool:
+    config = None if manifest.config is None else manifest.config.media_type
+    return ARTIFACT_TYPE in {manifest.artifact_type, config}
+
+
+def _check_attributes(envelope: Envelope) -> None:
+    """Step 3."""
+    if envelope.content_type != PAYLOAD_TYPE:
+        raise EvidenceMalformed(f"has a payload of type {shown(envelope.content_type)!r}, not {PAYLOAD_TYPE}")
+    if plugin := sorted(name for name in envelope.attributes | {*envelope.critical} if name.startswith(PLUGIN)):
+        raise EvidenceMalformed(f"demands a verification plugin ({shown(plugin[0])}), and none is run here")
+    if unknown := sorted({*envelope.critical} - {SCHEME, AUTHENTIC_TIME, EXPIRY}):
+        raise EvidenceMalformed(f"has a critical attribute that is not known here: {shown(unknown[0])}")
+    if absent := sorted({*envelope.critical} - envelope.attributes):
+        raise EvidenceMalformed(f"calls an attribute critical that is not there: {shown(absent[0])}")
+    match envelope.scheme:
+        case "notary.x509":
+            has, not_has = SIGNING_TIME, AUTHENTIC_TIME
+        case "notary.x509.signingAuthority":
+            has, not_has = AUTHENTIC_TIME, SIGNING_TIME
+        case other:
+            raise EvidenceMalformed(f"has an unknown signing scheme {shown(other)!r}")
+    if has not in envelope.attributes or not_has in envelope.attributes:
+        raise EvidenceMalformed(f"has another time of signing than its scheme demands: {has} alone")
+    must = {SCHEME, *({AUTHENTIC_TIME, EXPIRY} & envelope.attributes)}
+    if missing := sorted(must - {*envelope.critical}):
+        raise EvidenceMalformed(f"does not call {missing[0]} critical")
+
+
+def _check_algorithm(envelope: Envelope, leaf: x509.Certificate) -> None:
+    """Step 4."""
+    with foreign("a certificate"):
+        key = leaf.public_key()
+    expected = None
+    if isinstance(key, rsa.RSAPublicKey):
+        expected = _RSA_ALGORITHMS.get(key.key_size)
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        expected = _EC_ALGORITHMS.get(key.curve.name)
+    if expected is None:
+        raise EvidenceMalformed("is by a key that is neither RSA of 2048, 3072 or 4096 bits nor on P-256, P-384 or P-521")
+    if envelope.algorithm != expected:
+        raise EvidenceMalformed(f"says that it is made by {shown(envelope.algorithm)}, where its key demands {expected}")
+
+
+def _check_signature(envelope: Envelope, leaf: x509.Certificate) -> None:
+    """Step 5; the algorithm is known to fit the key."""
+    key = leaf.public_key()
+    digest = _HASHES[envelope.algorithm[2:]]
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            scheme = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
+            key.verify(envelope.signature, envelope.message, scheme, digest)
+            return
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            size = (key.curve.key_size + 7) // 8
+            if len(envelope.signature) == 2 * size:
+                r, s = (int.from_bytes(half, "big") for half in (envelope.signature[:size], envelope.signature[size:]))
+                key.verify(encode_dss_signature(r, s), envelope.message, ec.ECDSA(digest))
+                return
+    except InvalidSignature:
+        pass  # told below, with those that are not even of the right length
+    raise EvidenceMalformed("is broken: it does not hold over what it signs")
+
+
+def _check_chain(chain: Sequence[x509.Certificate]) -> None:
+    """Step 6: "Certificate Requirements" of the signature specification."""
+    if not chains.self_signed(chain[-1]):
+        raise EvidenceMalformed(f"has an incomplete chain: {chains.named(chain[-1])} is no root")
+    if early := next((each for each in chain[:-1] if chains.self_signed(each)), None):
+        raise EvidenceMalformed(f"has a chain out of order: {chains.named(early)} is a root, and not the last")
+    for certificate in chain:
+        chains.check_key(certificate)
+        with foreign("a certificate"):
+            strong = isinstance(certificate.signature_hash_algorithm, _CERTIFICATE_HASHES)
+        if not strong:
+            raise EvidenceMalformed(f"has a certificate that was signed with a weak or unknown hash: {chains.named(certificate)}")
+    chains.check_links(chain)
+    for certificate in chain[1:]:
+        constraints, usage = chains.extension(certificate, x509.BasicConstraints), chains.extension(certificate, x509.KeyUsage)
+        if constraints is None or not constraints.critical or usage is None or not usage.critical:
+            raise EvidenceMalformed(
+                f"has a broken chain: basic constraints and key usage of {chains.named(certificate)} must be there, and critical"
+            )
+    _check_leaf(chain[0])
+
+
+def _check_leaf(leaf: x509.Certificate) -> None:
+    if chains.is_authority(leaf):
+        raise EvidenceMalformed("is by a certificate authority itself, not by a signer")
+    usage = chains.extension(leaf, x509.KeyUsage)
+    if usage is None or not usage.critical or not usage.value.digital_signature:
+        raise EvidenceMalformed("is by a certificate without the critical key usage digitalSignature")
+    bits = usage.value
+    if bits.key_encipherment or bits.data_encipherment or bits.key_agreement or bits.key_cert_sign or bits.crl_sign:
+        raise EvidenceMalformed("is by a certificate whose key is for more than signatures")
+    purposes = chains.extension(leaf, x509.ExtendedKeyUsage)
+    if purposes is not None and any(purpose in _OTHER_PURPOSES for purpose in purposes.value):
+        raise EvidenceMalformed("is by a certificate whose extended key usage is not for signing code")
+
+
+def _check_time(signed: _Signed, store: NotationStore, now: datetime, believed: bool, steps: list[str]) -> datetime | None:
+    """Step 10. The end of what the answer leans on; None where a proven time in the past settles it."""
+    envelope, chain = signed.envelope, signed.chain
+    if envelope.authentic_time is not None:
+        moment = envelope.authentic_time
+        chains.check_windows(chain, moment, moment, "at its authentic signing time")
+        if believed:
+            steps.append(f"10. the chain held at the authentic signing time {moment:%Y-%m-%d %H:%M:%S} UTC")
+            return None
+        chains.check_windows(chain, now, now, f"now, and notation store {store.name} believes no other time")
+        steps.append(f"10. the chain held at the signing time {moment:%Y-%m-%d %H:%M:%S} UTC, and holds now")
+        return _end(chain)
+    if all(chains.window(certificate).holds(now) for certificate in chain):
+        steps.append("10. the chain holds now")
+        return _end(chain)
+    if not store.tsa or envelope.timestamp is None:
+        lacks = f"notation store {store.name} has no tsa" if not store.tsa else "there is no timestamp"
+        chains.check_windows(chain, now, now, f"now, and {lacks}")
+    assert envelope.timestamp is not None
+    authorities = [Authority((root,), Window()) for root in store.tsa]
+    stamp = verify_timestamp(envelope.timestamp, envelope.signature, authorities)
+    chains.check_windows(chain, stamp.time - stamp.accuracy, stamp.time + stamp.accuracy, "at the time of its timestamp")
+    steps.append(f"10. the chain held at the timestamp {stamp.time:%Y-%m-%d %H:%M:%S} UTC, give or take {stamp.accuracy}")
+    return None
+
+
+def _end(chain: Sequence[x509.Certificate]) -> datetime:
+    return min(certificate.not_valid_after_utc for certificate in chain)
+
+
+def _check_payload(payload: bytes, subject: Subject, depth: int) -> None:
+    """Step 11."""
+    target = member(read_object(payload, depth, "a payload"), "targetArtifact", "its payload")
+    if not subject.digest.matches(subject.body):
+        raise EvidenceMalformed(f"cannot be judged: the manifest at hand is not {subject.digest}")
+    claimed = text(target, "digest", "its payload")
+    if claimed != str(subject.digest):
+        raise EvidenceMalformed(f"signed another image: it claims {shown(claimed)}")
+    size = target.get("size")
+    if type(size) is not int or size != len(subject.body):
+        raise EvidenceMalformed(
+            f"claims another size of the manifest: {shown(str(size))}, where it has {len(subject.body)} bytes"
+        )
+    kind, media_type = text(target, "mediaType", "its payload"), subject.media_type or _own_type(subject.body, depth)
+    if kind != media_type:
+        raise EvidenceMalformed(f"claims another media type of the manifest: {shown(kind)!r}, where it is {shown(media_type)!r}")
+
+
+def _own_type(body: bytes, depth: int) -> str:
+    """What the manifest calls itself; empty where it does not, which equals no claim."""
+    own = read_object(body, depth, "a subject").get("mediaType")
+    return own if isinstance(own, str) else ""

@@ -140,9 +140,10 @@ class _Token:
         self._check_signature(path)  # step 6
 
     def _leaf(self, authority: Authority) -> x509.Certificate:
-        for certificate in (*self.certificates, *authority.chain[:1]):
-            if (certificate.issuer, certificate.serial_number) == self.signer:
-                return certificate
+        with foreign("a timestamp's certificate"):
+            for certificate in (*self.certificates, *authority.chain[:1]):
+                if (certificate.issuer, certificate.serial_number) == self.signer:
+                    return certificate
         raise EvidenceMalformed(f"{_STRANGER}: its certificate is not there")
 
     def _path(self, leaf: x509.Certificate, authority: Authority) -> tuple[x509.Certificate, ...]:
