@@ -174,13 +174,12 @@ _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
                 "checkpoint by another key",
                 "checkpoint of another size",
                 "checkpoint of another root",
+                "checkpoint of another origin",
             }
         ),
         _bundled,
     ),
     (frozenset({"inclusion proof missing", "checkpoint missing"}), lambda form: _bundled(form) and form.how.version != "0.1"),
-    # The id of a Rekor v1 does not depend on the origin.
-    (frozenset({"checkpoint of another origin"}), lambda form: form.how.rekor == 2),
     # Where there may be more than one of a thing.
     (
         frozenset(
