@@ -44,10 +44,7 @@ def check_body(body: bytes, kind: tuple[str, str] | None, deed: Deed) -> str:
 
     ``kind`` is what was said beside the body. Raises :class:`EvidenceMalformed` when the entry is about anything else.
     """
-    if len(body) > _MAX_BODY:
-        raise EvidenceMalformed(f"has a log entry of {len(body)} bytes; the limit is {_MAX_BODY}")
-    document = read_object(body, _DEPTH, "a log entry")
-    said = (text(document, "kind", _BODY), text(document, "apiVersion", _BODY))
+    document, said = _read(body)
     if kind is not None and kind != said:
         raise EvidenceMalformed("has a log entry that is not of the kind that it claims")
     check = _KINDS.get(said)
@@ -55,6 +52,18 @@ def check_body(body: bytes, kind: tuple[str, str] | None, deed: Deed) -> str:
         raise EvidenceMalformed(f"has a log entry of an unknown kind: {shown(' '.join(said))}")
     check(member(document, "spec", _BODY), deed)
     return " ".join(said)
+
+
+def kind_of(body: bytes) -> tuple[str, str]:
+    """Kind and version of an entry. Raises :class:`EvidenceMalformed`."""
+    return _read(body)[1]
+
+
+def _read(body: bytes) -> tuple[Mapping[str, object], tuple[str, str]]:
+    if len(body) > _MAX_BODY:
+        raise EvidenceMalformed(f"has a log entry of {len(body)} bytes; the limit is {_MAX_BODY}")
+    document = read_object(body, _DEPTH, "a log entry")
+    return document, (text(document, "kind", _BODY), text(document, "apiVersion", _BODY))
 
 
 # -- Rekor v1 -------------------------------------------------------------------------------------------------------
