@@ -89,8 +89,10 @@ class NotationSignatures:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def wants(self, manifest: Manifest, layer: Entry) -> int | None:
+    def wants(self, manifest: Manifest, layer: Entry, questions: Sequence[Question]) -> int | None:
         """The one layer of a notation manifest, up to the size of one signature."""
+        if not any(isinstance(question.by, Store) for question in questions):
+            return None
         fits = _is_notation(manifest) and len(manifest.layers) == 1 and layer.descriptor.media_type in {JOSE, COSE}
         return self._limits.signature_size if fits else None
 
@@ -288,6 +290,7 @@ def _check_chain(chain: Sequence[x509.Certificate]) -> None:
         raise EvidenceMalformed(f"has a chain out of order: {chains.named(early)} is a root, and not the last")
     for certificate in chain:
         chains.check_key(certificate)
+    for certificate in chain:
         with foreign("a certificate"):
             strong = isinstance(certificate.signature_hash_algorithm, _CERTIFICATE_HASHES)
         if not strong:
