@@ -19,7 +19,6 @@ from proxy.services.metrics import Gauge, Metrics
 from proxy.services.news import News
 from proxy.services.revision import Revision, utc_now
 from proxy.upstream.client import Upstreams
-from proxy.verify.model import Trusted
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
 from proxy.web.listener import Handler
@@ -40,7 +39,7 @@ _RETRY = 1.0
 
 def pipeline_of(configuration: Configuration) -> Pipeline:
     """The verifiers with the trust of a configuration."""
-    return Pipeline(default_verifiers(configuration.settings.limits), Trusted(configuration.keys), configuration.settings.limits)
+    return Pipeline(default_verifiers(configuration.settings.limits), configuration.trusted, configuration.settings.limits)
 
 
 def revision_of(configuration: Configuration, number: int) -> Revision:

@@ -96,13 +96,13 @@ class Limits(Model):
         64,
         ge=1,
         le=10_000,
-        description="Most signatures judged for one image, from its signature tag and again from its referrers.",
+        description="Most signatures judged for one image from each of the places where they may be.",
     )
     signature_size: Size = Field(1 << 20, description="Largest signature, with all that comes beside it.")
     attestation_size: Size = Field(32 << 20, description="Largest attestation or signature document.")
     evidence_total: Size = Field(
         64 << 20,
-        description="Most bytes of evidence fetched for one image: half from its signature tag, half from its referrers.",
+        description="Most bytes of evidence fetched for one image, in equal shares from the places where it may be.",
     )
     evidence_timeout: Timeout = Field(
         15.0, description="How long an image's signatures are looked for; what did not answer by then counts as unavailable."

@@ -31,7 +31,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         path = configuration.find(config)
         loaded = configuration.load(path)
         warnings = loaded.warnings
-        counts = ((len(loaded.rules), "rule"), (len(loaded.upstreams), "upstream"), (len(loaded.keys), "key"))
+        counts = ((len(loaded.rules), "rule"), (len(loaded.upstreams), "upstream"), (len(loaded.trusted.keys), "key"))
         summary = f"{path} checks out: {', '.join(_count(number, word) for number, word in counts)}"
     except ConfigurationError as error:
         problems = error.problems

@@ -6,7 +6,8 @@ each with its line and the way out. In between::
     source     YAML → nodes with lines (bounds, duplicate keys)
     words      what pydantic finds in them → words for people
     upstreams  registries, endpoints, credentials, host names
-    rules      keys, requirements, patterns
+    trust      keys, roots and trust stores
+    rules      requirements, patterns
     schema     the JSON Schema, for editors and for "did you mean"
     reference  the tables of docs/configuration.md
 """
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from proxy.configuration.report import Report
-from proxy.configuration.rules import RuleBuilder, build_keys
+from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import MAX_DEPTH, Node, parse, read
+from proxy.configuration.trust import Names, build_trust
 from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError, Problem
@@ -34,7 +36,7 @@ from proxy.schema import FOLDER, Address
 from proxy.settings import Settings, Upstream
 
 if TYPE_CHECKING:
-    from proxy.verify.trust import Key
+    from proxy.verify.model import Trusted
 
 #: The environment variable that names the file.
 VARIABLE = "TAGSTONE_CONFIG"
@@ -52,7 +54,7 @@ class Configuration:
     path: Path
     settings: Settings
     rules: tuple[Rule, ...]
-    keys: Mapping[str, Key]
+    trusted: Trusted
     upstreams: Mapping[str, Upstream]
     hosts: Mapping[str, str]
     default_registry: str
@@ -98,15 +100,16 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
     admin = Address.parse(settings.admin.listen)
     if not admin.loopback:
         report.error(("admin", "listen"), f"must be on this machine alone in this version: write 127.0.0.1:{admin.port}")
-    keys = build_keys(settings, now or datetime.now(UTC), report)
-    rules = RuleBuilder(keys, _names(root, "trust", "keys"), registries, report).build(settings)
+    names = Names(*(_names(root, "trust", section) for section in ("keys", "roots", "notation")))
+    trusted = build_trust(settings, names, now or datetime.now(UTC), report)
+    rules = RuleBuilder(trusted, names, registries, report).build(settings)
     if report.errors:
         raise _failure(report)
     return Configuration(
         path,
         settings,
         rules,
-        MappingProxyType(keys),
+        trusted,
         MappingProxyType(upstreams),
         MappingProxyType(hosts),
         default_registry,

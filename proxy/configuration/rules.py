@@ -1,4 +1,4 @@
-"""From trust and rules as written to the values that decide: keys loaded, patterns compiled, requirements fingerprinted.
+"""From rules as written to the values that decide: patterns compiled, signers known, requirements fingerprinted.
 
 A pattern that could never match is an error, not a warning: who writes it means an image, and that image would be judged by
 another rule.
@@ -7,20 +7,22 @@ another rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from proxy.configuration.report import Report
 from proxy.configuration.source import Location
+from proxy.configuration.trust import Names, identities
 from proxy.configuration.words import nearest, suggestion
 from proxy.policy.document import (
     AllForm,
     AnyForm,
     AtLeastForm,
     AttestationForm,
-    KeySettings,
+    AttestationSettings,
+    Attester,
+    CertificateIdentity,
     Require,
     RuleSettings,
     SignatureForm,
@@ -28,17 +30,21 @@ from proxy.policy.document import (
     TagSettings,
 )
 from proxy.policy.rules import (
+    EXTENSIONS,
     AllOf,
     AnyOf,
     AtLeast,
+    AttestationBy,
     FirstUse,
+    Identity,
     Never,
     OnOverwrite,
     Pattern,
+    Regex,
     Requirement,
-    Root,
     Rule,
     SignatureBy,
+    Signer,
     Store,
     TagRule,
     fingerprint,
@@ -48,11 +54,12 @@ from storage.errors import MalformedName
 from storage.reference import DOCKER_HUB, MAX_NAME, parse_registry
 
 if TYPE_CHECKING:
-    from proxy.verify.trust import Key
+    from proxy.verify.model import Trusted
 
 #: Deepest nesting of ``all``, ``any`` and ``at_least``.
 MAX_DEPTH = 8
-_MAX_PEM = 64 << 10
+#: The predicate type with which cosign says that an image is signed.
+SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 _WILDCARD = re.compile(r"[*?]")
 _REPOSITORY = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
@@ -62,63 +69,19 @@ def _unavailable(what: str, way: str) -> str:
     return f"`{what}` is known but not available in this version; {way}"
 
 
-# -- trust ----------------------------------------------------------------------------------------------------------
-
-
-def build_keys(settings: Settings, now: datetime, report: Report) -> dict[str, Key]:
-    """The keys by name. What does not check out is reported and left out."""
-    keys: dict[str, Key] = {}
-    names: dict[str, str] = {}  # by fingerprint
-    for name, written in settings.trust.keys.items():
-        location = ("trust", "keys", name)
-        for field in ("gpg", "lookaside"):
-            if getattr(written, field) is not None:
-                report.error((*location, field), _unavailable(field, "give the key as a PEM file under `file`"))
-        if written.root is not None:
-            told = "its signatures are judged as made now, even where a log or a timestamp would prove an earlier time"
-            report.warn((*location, "root"), f"`root` is known but not used in this version: {told}")
-        if written.file is not None and (key := _load(name, written, written.file, location, report)) is not None:
-            keys[name] = key
-            if (other := names.setdefault(key.fingerprint, name)) != name:
-                report.warn(location, f"is the same key as `{other}`; `at_least` counts them once")
-        _check_window(written, now, location, report)
-    return keys
-
-
-def _load(name: str, written: KeySettings, path: Path, location: Location, report: Report) -> Key | None:
-    from proxy.verify.trust import Key
-
-    try:
-        with path.open("rb") as file:
-            pem = file.read(_MAX_PEM + 1)
-        return Key.load(name, pem, written.valid_from, written.valid_until)
-    except OSError as error:
-        report.error((*location, "file"), f"{path} cannot be read: {error.strerror or error}")
-    except ValueError as error:
-        report.error((*location, "file"), f"{path}: {error}")
-    return None
-
-
-def _check_window(written: KeySettings, now: datetime, location: Location, report: Report) -> None:
-    if written.valid_until is not None and written.valid_until < now:
-        report.warn((*location, "valid_until"), "is in the past: no signature by this key counts any more")
-    if written.valid_from is not None and written.valid_from > now:
-        report.warn((*location, "valid_from"), "is in the future: until then no signature by this key counts")
-
-
 # -- rules ----------------------------------------------------------------------------------------------------------
 
 
 class RuleBuilder:
     """Turns the written rules into values. ``key_names`` and ``registries`` are all that the file names, sound or not."""
 
-    def __init__(self, keys: Mapping[str, Key], key_names: Iterable[str], registries: frozenset[str], report: Report) -> None:
-        self._keys = keys
-        self._key_names = tuple(key_names)
+    def __init__(self, trusted: Trusted, names: Names, registries: frozenset[str], report: Report) -> None:
+        self._keys = trusted.keys
+        self._names = names
         self._registries = registries
         self._report = report
-        self._trusted: dict[str | Root | Store, str] = {name: key.identity for name, key in keys.items()}
-        self._named: set[tuple[str, str]] = set()  # (section of trust, entry) that the rules refer to
+        self._trusted = identities(trusted)
+        self._used: set[tuple[str, str]] = set()  # (section of trust, entry) that the rules refer to
 
     def build(self, settings: Settings) -> tuple[Rule, ...]:
         """The rules in the order of the file. What does not check out is reported and left out."""
@@ -132,7 +95,6 @@ class RuleBuilder:
             tags = self._tags(written.tags, (*location, "tags"))
             if require is not None:
                 rules.append(Rule(Pattern.compile(written.match), require, tags, fingerprint(require, self._trusted)))
-        self._check_unused(settings)
         return tuple(rules)
 
     def _check_unique(self, pattern: str, seen: dict[str, Location], location: Location) -> None:
@@ -158,14 +120,6 @@ class RuleBuilder:
             way = f"did you mean `{near}`?" if near else f"add `upstreams: {{{head}: {{}}}}`"
             self._report.warn(location, f"no upstream `{head}`, so nothing can be pulled by this rule; {way}")
 
-    def _check_unused(self, settings: Settings) -> None:
-        for section, entries in (("roots", settings.trust.roots), ("notation", settings.trust.notation)):
-            for name in entries:
-                # Where a rule names it, that rule is refused in its own line, and more words would only be noise.
-                if (section, name) not in self._named:
-                    told = f"`trust.{section}` is known but not used in this version"
-                    self._report.warn(("trust", section, name), told)
-
     # -- what is required
 
     def _requirement(self, written: Require, location: Location, depth: int) -> Requirement | None:
@@ -180,11 +134,7 @@ class RuleBuilder:
             case SignatureForm(signature=signature):
                 return self._signature(signature, (*location, "signature"))
             case AttestationForm(attestation=attestation):
-                if attestation.by.root is not None:
-                    self._named.add(("roots", attestation.by.root))
-                way = "use `signature: {key: NAME}`"
-                self._report.error((*location, "attestation"), _unavailable("attestation", way))
-                return None
+                return self._attestation(attestation, (*location, "attestation"))
             case AllForm():
                 of = self._group(written.all, (*location, "all"), depth)
                 return None if of is None else AllOf(of)
@@ -203,23 +153,73 @@ class RuleBuilder:
         return whole if len(whole) == len(built) else None
 
     def _signature(self, written: SignatureSettings, location: Location) -> Requirement | None:
-        way = "use `key: NAME` with an entry of trust.keys"
+        signer: Signer | None = None
         if written.keyless is not None:
-            self._named.add(("roots", written.keyless.root))
-            self._report.error((*location, "keyless"), _unavailable("keyless", way))
-        if written.notation is not None:
-            self._named.add(("notation", written.notation.store))
-            self._report.error((*location, "notation"), _unavailable("notation", way))
-        if written.docker_reference is not None:
-            way = "leave it out: the signature is checked against the digest, not against a name"
-            self._report.error((*location, "docker_reference"), _unavailable("docker_reference", way))
-        if written.key is None:
+            signer = self._identity(written.keyless, (*location, "keyless"))
+        elif written.notation is not None:
+            if self._knows("notation", written.notation.store, (*location, "notation", "store")):
+                signer = Store(written.notation.store)
+        elif written.key is not None and self._knows("keys", written.key, (*location, "key")):
+            signer = written.key
+        return None if signer is None else SignatureBy(signer, written.docker_reference is not None)
+
+    def _attestation(self, written: AttestationSettings, location: Location) -> Requirement | None:
+        by = written.by
+        signer: str | Identity | None = None
+        if by.key is None:
+            signer = self._identity(by, (*location, "by"))
+        elif self._knows("keys", by.key, (*location, "by", "key")):
+            signer = by.key
+        if written.type == SIGN_PREDICATE:
+            told = "is what a signature says; use `signature:` for it"
+            self._report.error((*location, "type"), told)
+        if written.when is not None:
+            from proxy.verify.conditions import Condition
+
+            try:
+                Condition(written.when)
+            except ValueError as error:
+                self._report.error((*location, "when"), str(error))
+        if written.max_age is not None and by.key is not None and (key := self._keys.get(by.key)) and key.root is None:
+            told = f"needs the time of signing, which nothing proves for key `{by.key}`: give it a `root` under trust.keys"
+            self._report.error((*location, "max_age"), told)
+        if signer is None:
             return None
-        if written.key not in self._key_names:
-            known = suggestion(written.key, self._key_names, "the keys are") or "; there is none yet, add it there"
-            self._report.error((*location, "key"), f"no key `{written.key[:100]}` under trust.keys{known}")
+        age = None if written.max_age is None else timedelta(seconds=written.max_age)
+        return AttestationBy(written.type, signer, written.when, age)
+
+    def _identity(self, written: CertificateIdentity | Attester, location: Location) -> Identity | None:
+        if written.root is None or written.issuer is None or not self._knows("roots", written.root, (*location, "root")):
             return None
-        return SignatureBy(written.key)
+        identity: Pattern | Regex
+        if written.identity_re2 is not None:
+            try:
+                identity = Regex.compile(written.identity_re2)
+            except ValueError as error:
+                self._report.error((*location, "identity_re2"), f"is no regular expression in RE2: {error}")
+                return None
+        else:
+            identity = Pattern.compile(written.identity or "")
+            if not identity.text.strip("*"):
+                told = "matches whoever the issuer knows; write whose signatures count"
+                self._report.error((*location, "identity"), told)
+                return None
+        if _WILDCARD.search(written.issuer):
+            self._report.error((*location, "issuer"), "is no pattern: write the issuer in full")
+            return None
+        claims = ((name, getattr(written, name)) for name in EXTENSIONS)
+        extensions = tuple((name, Pattern.compile(value)) for name, value in claims if value is not None)
+        return Identity(written.root, written.issuer, identity, extensions)
+
+    def _knows(self, section: str, name: str, location: Location) -> bool:
+        """Whether the file has this entry of trust; an error where it does not."""
+        entries = self._names.of(section)
+        if name in entries:
+            return True
+        what = {"keys": "key", "roots": "root", "notation": "trust store"}[section]
+        known = suggestion(name, entries, f"the {what}s are") or "; there is none yet, add it there"
+        self._report.error(location, f"no {what} `{name[:100]}` under trust.{section}{known}")
+        return False
 
     def _any(self, of: tuple[Requirement, ...], location: Location) -> Requirement:
         if len(of) > 1 and FirstUse() in of:

@@ -36,8 +36,8 @@ class KeySettings(Model):
     )
     root: str | None = Field(
         None,
-        description="Entry of `trust.roots` that proves when a signature was made. Not used in this version: "
-        "the window is judged at the present time, which is stricter.",
+        description="Entry of `trust.roots` whose logs and timestamp authorities prove when a signature by this key was made: "
+        "the window is judged at that time. Without it, and where nothing is proven, at the present time.",
     )
     gpg: FilePath | None = Field(None, description=f"OpenPGP public key. {UNAVAILABLE}")
     lookaside: str | None = Field(None, description=f"URL under which OpenPGP signatures are kept. {UNAVAILABLE}")
@@ -57,11 +57,32 @@ Demand = Literal["required", "none"]
 class RootSettings(Model):
     """A root of trust for certificates: a trusted root file, or certificates of one's own."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["ca"]}]})
+
     file: FilePath | None = Field(None, description="A Sigstore trusted root, as JSON.")
     ca: tuple[FilePath, ...] = Field((), description="PEM files of certificate authorities, where there is no trusted root.")
-    log: Demand | None = Field(None, description="Whether an entry in a transparency log is demanded.")
-    sct: Demand | None = Field(None, description="Whether a certificate transparency timestamp is demanded.")
-    timestamp: Demand | None = Field(None, description="Whether an RFC 3161 timestamp is demanded.")
+    tsa: tuple[FilePath, ...] = Field((), description="PEM files of timestamp authorities, beside `ca`.")
+    log: Demand | None = Field(
+        None,
+        description="Whether an entry in one of the root's transparency logs is demanded. Default: `required` with `file`, "
+        "`none` with `ca`.",
+    )
+    sct: Demand | None = Field(
+        None,
+        description="Whether the certificate must have been logged when it was issued (certificate transparency). Default: as "
+        "for `log`.",
+    )
+    timestamp: Demand | None = Field(
+        None, description="Whether a timestamp by one of the root's authorities is demanded (RFC 3161). Default: `none`."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> RootSettings:
+        if (self.file is None) == (not self.ca):
+            raise ValueError("give either `file`, a Sigstore trusted root, or `ca`, PEM files of certificate authorities")
+        if self.tsa and self.file is not None:
+            raise ValueError("`tsa` goes with `ca`: a trusted root names its timestamp authorities itself")
+        return self
 
 
 def _root_form(value: Any) -> str:
@@ -88,26 +109,52 @@ class Trust(Model):
         {}, description="Public keys by name. Refusals and `tagstone verify` use these names."
     )
     roots: Annotated[Mapping[Name, Root], EmptyMapping] = Field(
-        {}, description=f"Roots of trust for certificates, by name: `public-good` or a mapping. {UNAVAILABLE}"
+        {},
+        description="Roots of trust for certificates, by name: `public-good` (that of sigstore.dev, which comes with this "
+        "version) or a mapping.",
     )
     notation: Annotated[Mapping[Name, NotationSettings], EmptyMapping] = Field(
-        {}, description=f"Notary Project trust stores, by name. {UNAVAILABLE}"
+        {}, description="Notary Project trust stores, by name."
     )
 
 
 # -- what a rule requires -------------------------------------------------------------------------------------------
 
 
-class CertificateIdentity(Model):
+class CertificateClaims(Model):
+    """What else a certificate may have to say. Values are patterns over the whole, as for `identity`."""
+
+    source_repository: str | None = Field(None, description="URI of the source repository.")
+    source_ref: str | None = Field(None, description="Ref of the source, such as `refs/tags/v*`.")
+    source_repository_id: str | None = Field(
+        None, description="Identifier of the source repository; a rename leaves it alone."
+    )
+    owner: str | None = Field(None, description="URI of the source repository's owner.")
+    owner_id: str | None = Field(None, description="Identifier of the source repository's owner.")
+    build_config: str | None = Field(None, description="URI of the build's configuration, such as the calling workflow.")
+    runner: str | None = Field(None, description="Kind of the machine that built, such as `github-hosted`.")
+    trigger: str | None = Field(None, description="What started the build, such as `push`.")
+
+
+_IDENTITY = "E-mail address or URI in the certificate: a pattern over the whole of it. `*` stops at `/`, `**` does not."
+_IDENTITY_RE2 = "In place of `identity`: a regular expression (RE2) over the whole of it."
+
+
+class CertificateIdentity(CertificateClaims):
     """Who must have signed, by a certificate."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["identity"]}, {"required": ["identity_re2"]}]})
+
     root: str = Field(description="Entry of `trust.roots`.")
-    issuer: str = Field(description="Issuer of the signer's identity token.")
-    identity: str = Field(description="E-mail or URI in the certificate: a pattern over the whole of it.")
-    source_repository: str | None = Field(None, description="Pattern for the source repository in the certificate.")
-    source_ref: str | None = Field(None, description="Pattern for the source ref in the certificate.")
-    owner_id: str | None = Field(None, description="Identifier of the source repository's owner.")
-    trigger: str | None = Field(None, description="What started the build.")
+    issuer: str = Field(description="Issuer of the signer's identity token, in full.")
+    identity: str | None = Field(None, description=_IDENTITY)
+    identity_re2: str | None = Field(None, description=_IDENTITY_RE2)
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> CertificateIdentity:
+        if (self.identity is None) == (self.identity_re2 is None):
+            raise ValueError("write `identity`, a pattern, or `identity_re2`, a regular expression")
+        return self
 
 
 class NotationIdentity(Model):
@@ -124,39 +171,55 @@ class SignatureSettings(Model):
     )
 
     key: str | None = Field(None, description="Entry of `trust.keys`.")
-    keyless: CertificateIdentity | None = Field(None, description=f"Signer by certificate. {UNAVAILABLE}")
-    notation: NotationIdentity | None = Field(None, description=f"Signer by Notary Project trust store. {UNAVAILABLE}")
+    keyless: CertificateIdentity | None = Field(None, description="Signer by certificate.")
+    notation: NotationIdentity | None = Field(None, description="Signer by Notary Project trust store.")
     docker_reference: Literal["match"] | None = Field(
-        None, description=f"Demand that the signature names this very repository. {UNAVAILABLE}"
+        None,
+        description="`match`: the signature must name this very repository (cosign signatures do; other formats name none, and "
+        "are refused then). Without it the digest alone counts, so that images may be copied.",
     )
 
     @model_validator(mode="after")
     def _one_signer(self) -> SignatureSettings:
         if sum(signer is not None for signer in (self.key, self.keyless, self.notation)) != 1:
-            raise ValueError("name one signer: `key`, with the name of an entry under trust.keys")
+            raise ValueError("name one signer: `key`, `keyless` or `notation`")
         return self
 
 
-class Attester(Model):
+class Attester(CertificateClaims):
     """Who must have made an attestation: a key, or a root with issuer and identity."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["key"]}, {"required": ["root", "issuer"]}]})
 
     key: str | None = Field(None, description="Entry of `trust.keys`.")
     root: str | None = Field(None, description="Entry of `trust.roots`.")
-    issuer: str | None = Field(None, description="Issuer of the signer's identity token.")
-    identity: str | None = Field(None, description="E-mail or URI in the certificate: a pattern over the whole of it.")
-    source_repository: str | None = Field(None, description="Pattern for the source repository in the certificate.")
-    source_ref: str | None = Field(None, description="Pattern for the source ref in the certificate.")
-    owner_id: str | None = Field(None, description="Identifier of the source repository's owner.")
-    trigger: str | None = Field(None, description="What started the build.")
+    issuer: str | None = Field(None, description="Issuer of the signer's identity token, in full.")
+    identity: str | None = Field(None, description=_IDENTITY)
+    identity_re2: str | None = Field(None, description=_IDENTITY_RE2)
+
+    @model_validator(mode="after")
+    def _one_signer(self) -> Attester:
+        by_certificate = self.model_fields_set - {"key"}
+        if self.key is not None and by_certificate:
+            raise ValueError(f"`key` stands alone; remove {', '.join(f'`{name}`' for name in sorted(by_certificate))}")
+        if self.key is None and (self.root is None or self.issuer is None):
+            raise ValueError("name the signer: `key`, or `root` with `issuer` and `identity`")
+        if self.key is None and (self.identity is None) == (self.identity_re2 is None):
+            raise ValueError("write `identity`, a pattern, or `identity_re2`, a regular expression")
+        return self
 
 
 class AttestationSettings(Model):
     """An attestation about the image."""
 
-    type: str = Field(description="Predicate type.")
+    type: str = Field(description="Predicate type, in full, as the signed statement says it.")
     by: Attester = Field(description="Who must have made it.")
-    when: str | None = Field(None, description="Condition on its contents, in CEL.")
-    max_age: Duration | None = Field(None, description="How old it may be.")
+    when: str | None = Field(None, description="Condition on its contents, in CEL, over `statement` and `predicate`.")
+    max_age: Duration | None = Field(
+        None,
+        description="How long ago it may have been signed. The time must be proven, by log entry or timestamp: a key needs a "
+        "`root` for that.",
+    )
 
 
 class SignatureForm(Model):
@@ -168,7 +231,7 @@ class SignatureForm(Model):
 class AttestationForm(Model):
     """An attestation must be found."""
 
-    attestation: AttestationSettings = Field(description=f"Which attestation, by whom. {UNAVAILABLE}")
+    attestation: AttestationSettings = Field(description="Which attestation, by whom.")
 
 
 class AllForm(Model):
@@ -267,6 +330,6 @@ class RuleSettings(Model):
     )
     require: Require = Field(
         description="What an image must have: `first-use` (nothing: what is seen first is what the tag means), `deny`, "
-        "`{signature: {key: NAME}}`, `{all: [...]}`, `{any: [...]}` or `{at_least: N, of: [...]}`."
+        "`{signature: {...}}`, `{attestation: {...}}`, `{all: [...]}`, `{any: [...]}` or `{at_least: N, of: [...]}`."
     )
     tags: tuple[TagSettings, ...] = Field((), description="What tags may do. Tags that nothing here matches: `refuse`.")

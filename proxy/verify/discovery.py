@@ -1,10 +1,11 @@
-"""Discovery: fetch what the upstream holds about a digest, from both of the places where it may be.
+"""Discovery: fetch what the upstream holds about a digest, from the places where it may be.
 
-The *signature tag* is cosign's (``sha256-<hex>.sig``); *referrers* are the OCI 1.1 API or its fallback tag. Both are searched
-at the same time, each within bounds of its own, so that a flood in one cannot drown the other:
+The *signature tag* and the *attestation tag* are cosign's (``sha256-<hex>.sig``, ``.att``); *referrers* are the OCI 1.1 API or
+its fallback tag. Those that can hold what a rule asks for are searched at the same time, each within bounds of its own, so that
+a flood in one cannot drown the others:
 
-- at most ``limits.referrers`` manifests are looked at and ``limits.signatures`` layers fetched, in the upstream's order, and half
-  of ``limits.evidence_total`` bytes; what is left out is said;
+- at most ``limits.referrers`` manifests are looked at and ``limits.signatures`` layers fetched, in the upstream's order, and an
+  equal share of ``limits.evidence_total`` bytes; what is left out is said;
 - after ``limits.evidence_timeout`` seconds, what did not answer counts as unavailable and the rest is judged.
 
 Nothing that a list says about its entries is believed: each manifest is fetched, read strictly, must name the image as its
@@ -26,7 +27,7 @@ from proxy.policy.rules import Evidence
 from proxy.settings import Limits
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, source_of
 from proxy.verify.parsing import shown
-from proxy.verify.shapes import describe, is_evidence, signature_tag
+from proxy.verify.shapes import attestation_tag, describe, is_evidence, signature_tag
 from storage.digest import Digest
 from storage.records import Descriptor
 
@@ -39,20 +40,26 @@ _MANIFEST_SHARE = 0.6
 #: cosign's manifest grows with every signature, beyond what an image may have: its size bounds it, and the cap on signatures.
 _MAX_SIGNATURE_LAYERS = 20_000
 
+#: Where evidence may be. Which form of referrers an upstream has, it tells itself.
+PLACES = (Found.SIGNATURE_TAG, Found.REFERRERS_API)
+_TAGS = (Found.SIGNATURE_TAG, Found.ATTESTATION_TAG)
+
 _T = TypeVar("_T")
 
 #: How many bytes of a layer are worth fetching at most; None when it is of no use (:meth:`Verifier.wants`).
 Wants = Callable[[Manifest, Entry], int | None]
 
 
-async def discover(fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants) -> AsyncGenerator[tuple[int, Harvest], None]:
-    """Search both sources at once; yield the rank of a source (for a stable order) and its harvest, as each ends.
+async def discover(
+    fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: Sequence[Found] = PLACES
+) -> AsyncGenerator[tuple[int, Harvest], None]:
+    """Search the places at once; yield the rank of a place (for a stable order) and its harvest, as each ends.
 
     Close the generator (:func:`contextlib.aclosing`) to give up what is still under way. Raises nothing for what an upstream
     does; what a fetcher raises beyond :class:`UpstreamError` passes through.
     """
-    search = _Search(fetcher, subject, limits, wants)
-    ranks = {asyncio.create_task(source()): rank for rank, source in enumerate((search.signature_tag, search.referrers))}
+    search = _Search(fetcher, subject, limits, wants, len(places))
+    ranks = {asyncio.create_task(search.place(place)): rank for rank, place in enumerate(places)}
     waiting = set(ranks)
     try:
         while waiting:
@@ -153,8 +160,9 @@ class _Findings:
 class _Search:
     """One search about one subject."""
 
-    def __init__(self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants) -> None:
+    def __init__(self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: int) -> None:
         self._fetcher = fetcher
+        self._share = limits.evidence_total // places
         self._subject = subject
         self._limits = limits
         self._wants = wants
@@ -164,13 +172,23 @@ class _Search:
         self._manifests_until = now + limits.evidence_timeout * _MANIFEST_SHARE
         self._layers_until = now + limits.evidence_timeout
 
-    # -- the two sources --------------------------------------------------------------------------------------------
+    # -- the places -------------------------------------------------------------------------------------------------
 
-    async def signature_tag(self) -> Harvest:
-        """What stands under cosign's signature tag."""
+    def place(self, place: Found) -> Coroutine[object, object, Harvest]:
+        """Search one place."""
+        digest = self._subject.digest
+        match place:
+            case Found.SIGNATURE_TAG:
+                return self._tag(place, signature_tag(digest))
+            case Found.ATTESTATION_TAG:
+                return self._tag(place, attestation_tag(digest))
+            case _:
+                return self.referrers()
+
+    async def _tag(self, found: Found, tag: str | None) -> Harvest:
+        """What stands under one of cosign's tags."""
         findings, budget = _Findings(), self._budget()
-        subject, found = self._subject, Found.SIGNATURE_TAG
-        tag = signature_tag(subject.digest)
+        subject = self._subject
         if tag is not None:
             source = source_of(found, subject.digest, subject.digest)
             fetched = await self._ask(source, lambda: self._fetcher.tagged(subject.repository, tag), self._manifests_until)
@@ -216,7 +234,7 @@ class _Search:
         return await self._look(found, source, fetched, budget)
 
     def _budget(self) -> _Budget:
-        return _Budget(self._limits.signatures, self._limits.evidence_total // 2)
+        return _Budget(self._limits.signatures, self._share)
 
     # -- from manifests to documents --------------------------------------------------------------------------------
 
@@ -226,7 +244,7 @@ class _Search:
             manifest = await self._parse(found, fetched)
         except ManifestRefused as error:
             return _Trouble(source, f"is no acceptable manifest: {shown(str(error))}")
-        if found is not Found.SIGNATURE_TAG:
+        if found not in _TAGS:
             if manifest.subject is None:
                 return _Trouble(source, "is listed as a referrer, but its manifest names no subject")
             if manifest.subject.digest != self._subject.digest:
@@ -242,7 +260,7 @@ class _Search:
 
     async def _parse(self, found: Found, fetched: FetchedManifest) -> Manifest:
         limits = self._limits
-        layers = _MAX_SIGNATURE_LAYERS if found is Found.SIGNATURE_TAG else limits.layers
+        layers = _MAX_SIGNATURE_LAYERS if found in _TAGS else limits.layers
         bounds = Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
         if len(fetched.body) <= _PARSE_INLINE:
             return parse(fetched.body, fetched.media_type, bounds)
@@ -285,7 +303,7 @@ class _Search:
 
     @property
     def _too_much(self) -> str:
-        return f"is beyond the {self._limits.evidence_total // 2} bytes of evidence that are fetched from one source"
+        return f"is beyond the {self._share} bytes of evidence that are fetched from one source"
 
     async def _document(self, candidate: _Candidate, layers: Sequence[Entry], findings: _Findings) -> Document:
         descriptors = list(dict.fromkeys(layer.descriptor for layer in layers))

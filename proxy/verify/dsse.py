@@ -53,10 +53,12 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What an in-toto statement says about which digests (the predicate is left to those who ask for it)."""
+    """What an in-toto statement says about which digests."""
 
     predicate_type: str
     subjects: tuple[Mapping[str, object], ...]  #: algorithm → hex, one mapping per subject
+    document: Mapping[str, object] = field(repr=False)  #: all of it
+    predicate: object = field(repr=False)  #: what it says; where that is text which holds JSON, as older tools write, the JSON
 
     @classmethod
     def parse(cls, payload: bytes, depth: int) -> Statement:
@@ -71,7 +73,10 @@ class Statement:
             if not isinstance(digests, dict):
                 raise EvidenceMalformed("is broken: a subject of its statement has no digest")
             subjects.append(digests)
-        return cls(text(document, "predicateType", "its statement"), tuple(subjects))
+        predicate = document.get("predicate")
+        if isinstance(predicate, str) and predicate.lstrip().startswith("{"):
+            predicate = read_object(predicate.encode(), depth, "a predicate")
+        return cls(text(document, "predicateType", "its statement"), tuple(subjects), document, predicate)
 
     def check_subject(self, digest: Digest) -> None:
         """Raises :class:`EvidenceMalformed` unless one of the subjects has ``digest``."""

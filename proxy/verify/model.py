@@ -53,6 +53,7 @@ class Found(StrEnum):
     """Where a document was found."""
 
     SIGNATURE_TAG = "signature tag"
+    ATTESTATION_TAG = "attestation tag"
     REFERRERS_API = "referrers API"
     REFERRERS_TAG = "referrers tag"
 
@@ -73,7 +74,8 @@ class Document:
 
 def source_of(found: Found, subject: Digest, manifest: Digest) -> str:
     """``signature tag of sha256:…`` (the image's digest) or ``referrer sha256:…`` (its own)."""
-    return f"signature tag of {subject.short}" if found is Found.SIGNATURE_TAG else f"referrer {manifest.short}"
+    by_tag = found in {Found.SIGNATURE_TAG, Found.ATTESTATION_TAG}
+    return f"{found} of {subject.short}" if by_tag else f"referrer {manifest.short}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Subject:
     repository: Repository
     digest: Digest
     body: bytes = field(repr=False)  #: the raw manifest, which message signatures are made over
+    media_type: str = ""  #: the manifest's; empty where only the manifest itself can say
 
 
 class Verifier(Protocol):
@@ -106,8 +109,8 @@ class Verifier(Protocol):
         """What people call it: ``cosign signature``."""
         ...
 
-    def wants(self, manifest: Manifest, layer: Entry) -> int | None:
-        """How many bytes of this layer are worth fetching at most; None when the manifest says that it is of no use."""
+    def wants(self, manifest: Manifest, layer: Entry, questions: Sequence[Question]) -> int | None:
+        """How many bytes of this layer are worth fetching at most; None when it can be no answer to any of the questions."""
         ...
 
     def judges(self, document: Document) -> bool:
@@ -144,6 +147,21 @@ class TrustedKey(Protocol):
     @property
     def fingerprint(self) -> str:
         """The authority behind the name: sha256 of the DER SubjectPublicKeyInfo, hex."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint and window in one line."""
+        ...
+
+    @property
+    def der(self) -> bytes:
+        """The DER SubjectPublicKeyInfo."""
+        ...
+
+    @property
+    def root(self) -> str | None:
+        """Entry of ``trust.roots`` whose logs and timestamp authorities prove when it signed; None: nothing proves that."""
         ...
 
     @property

@@ -21,12 +21,26 @@ from typing import assert_never
 import structlog
 
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence, Identity, Outcome, Question, Rule, Store, Verdict, evaluate, questions_of
+from proxy.policy.rules import (
+    AttestationBy,
+    Evidence,
+    Identity,
+    Outcome,
+    Question,
+    Rule,
+    SignatureBy,
+    Store,
+    Verdict,
+    evaluate,
+    questions_of,
+)
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
-from proxy.verify.cosign import CosignSignatures
+from proxy.verify.cosign import CosignAttestations, CosignSignatures, answers
 from proxy.verify.discovery import discover, merge
-from proxy.verify.model import Document, Fetcher, Harvest, Subject, Trusted, Verifier
+from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, Trusted, Verifier
+from proxy.verify.notation import NotationSignatures
+from proxy.verify.second import SecondVerdict
 
 _log = structlog.get_logger(__name__)
 _NOT_YET = ("the search for signatures has not ended",)
@@ -34,7 +48,21 @@ _NOT_YET = ("the search for signatures has not ended",)
 
 def default_verifiers(limits: Limits) -> tuple[Verifier, ...]:
     """One verifier for each signature format that is read."""
-    return (CosignSignatures(limits), SigstoreBundles(limits))
+    second = SecondVerdict()
+    return (
+        CosignSignatures(limits, second),
+        CosignAttestations(limits, second),
+        SigstoreBundles(limits, second),
+        NotationSignatures(limits),
+    )
+
+
+def places_of(questions: Sequence[Question]) -> tuple[Found, ...]:
+    """Where answers to these questions may be; the referrers always."""
+    places = [Found.SIGNATURE_TAG] if any(answers(question, SignatureBy) for question in questions) else []
+    if any(isinstance(question, AttestationBy) for question in questions):
+        places.append(Found.ATTESTATION_TAG)
+    return (*places, Found.REFERRERS_API)
 
 
 class Pipeline:
@@ -58,7 +86,13 @@ class Pipeline:
         unknown = tuple(piece for question in questions if (piece := _not_configured(question, self._trusted)) is not None)
         harvests: dict[int, Harvest] = {}
         judged: dict[int, tuple[Evidence, ...]] = {}
-        async with aclosing(discover(fetcher, subject, self._limits, self._wants)) as sources:
+
+        def wants(manifest: Manifest, layer: Entry) -> int | None:
+            sizes = (verifier.wants(manifest, layer, questions) for verifier in self._verifiers)
+            return max((size for size in sizes if size is not None), default=None)
+
+        places = places_of(questions)
+        async with aclosing(discover(fetcher, subject, self._limits, wants, places)) as sources:
             async for rank, harvest in sources:
                 found = await asyncio.to_thread(
                     judge_documents, self._verifiers, harvest.documents, subject, questions, self._trusted, now
@@ -71,9 +105,6 @@ class Pipeline:
         whole = _in_order(harvests)
         evidence = (*unknown, *(piece for rank in sorted(judged) for piece in judged[rank]))
         return evaluate(rule.require, evidence, whole.unavailable, whole.retry_after), whole
-
-    def _wants(self, manifest: Manifest, layer: Entry) -> int | None:
-        return max((size for v in self._verifiers if (size := v.wants(manifest, layer)) is not None), default=None)
 
 
 def judge_documents(
@@ -102,6 +133,21 @@ def judge_documents(
                 reason = f"could not be judged: {type(error).__name__} in the verifier of this format (a bug: see the log)"
                 evidence.append(Evidence(verifier.name, source, None, None, accepted=False, reason=reason))
     return tuple(evidence)
+
+
+def judge_bundle(
+    limits: Limits,
+    source: str,
+    body: bytes,
+    subject: Subject,
+    questions: Sequence[Question],
+    trusted: Trusted,
+    now: datetime,
+) -> tuple[Evidence, ...]:
+    """Judge one Sigstore bundle that came without a manifest. Never raises for what it contains."""
+    unknown = tuple(piece for question in questions if (piece := _not_configured(question, trusted)) is not None)
+    bundles = SigstoreBundles(limits, SecondVerdict())
+    return (*unknown, *bundles.judge_bytes(source, body, subject, questions, trusted, now))
 
 
 def _in_order(harvests: Mapping[int, Harvest]) -> Harvest:

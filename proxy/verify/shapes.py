@@ -13,6 +13,7 @@ from storage.digest import Digest
 from storage.errors import MalformedName
 from storage.reference import parse_tag
 
+DSSE = "application/vnd.dsse.envelope.v1+json"
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 #: What cosign writes beside a bundle about its contents: a hint to what is worth fetching, and no more.
 PREDICATE_ANNOTATION = "dev.sigstore.bundle.predicateType"
@@ -100,8 +101,17 @@ def describe(manifest: Manifest) -> str:
 
 def signature_tag(digest: Digest) -> str | None:
     """The tag under which cosign keeps an image's signatures; None where that would be no tag (sha512 is too long)."""
+    return _cosign_tag(digest, "sig")
+
+
+def attestation_tag(digest: Digest) -> str | None:
+    """The tag under which cosign keeps an image's attestations; None as for :func:`signature_tag`."""
+    return _cosign_tag(digest, "att")
+
+
+def _cosign_tag(digest: Digest, kind: str) -> str | None:
     try:
-        return parse_tag(f"{digest.algorithm}-{digest.hex}.sig")
+        return parse_tag(f"{digest.algorithm}-{digest.hex}.{kind}")
     except MalformedName:
         return None
 

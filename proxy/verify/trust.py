@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,9 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import Evidence, Question
-from proxy.verify.model import Subject, TrustedKey
+from proxy.verify.model import TrustedKey
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -45,10 +43,19 @@ class Key:
     fingerprint: str  #: sha256 of the DER SubjectPublicKeyInfo, hex
     valid_from: datetime | None
     valid_until: datetime | None
+    root: str | None  #: entry of ``trust.roots`` that proves when it signed
+    der: bytes = field(repr=False)
     _public: PublicKey = field(repr=False, compare=False)
 
     @classmethod
-    def load(cls, name: str, pem: bytes, valid_from: datetime | None = None, valid_until: datetime | None = None) -> Key:
+    def load(
+        cls,
+        name: str,
+        pem: bytes,
+        valid_from: datetime | None = None,
+        valid_until: datetime | None = None,
+        root: str | None = None,
+    ) -> Key:
         """Read one PEM public key (``PUBLIC KEY``, or PKCS#1 ``RSA PUBLIC KEY``).
 
         Raises :class:`ValueError` with words for the person who wrote the configuration.
@@ -60,7 +67,7 @@ class Key:
             raise ValueError(f"the validity window ends ({_when(valid_until)}) before it begins ({_when(valid_from)})")
         public = _read(pem)
         spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return cls(name, hashlib.sha256(spki).hexdigest(), valid_from, valid_until, public)
+        return cls(name, hashlib.sha256(spki).hexdigest(), valid_from, valid_until, root, spki, public)
 
     @property
     def hint(self) -> str:
@@ -140,54 +147,3 @@ def outside_window(key: TrustedKey, now: datetime) -> str | None:
     if key.valid_until is not None and now > key.valid_until:
         return f"key {key.name} was valid until {_when(key.valid_until)}"
     return None
-
-
-def judge_by_keys(
-    format_name: str,
-    source: str,
-    subject: Subject,
-    questions: Sequence[Question],
-    keys: Mapping[str, TrustedKey],
-    now: datetime,
-    *,
-    made_by: Callable[[TrustedKey], bool],
-    content: Callable[[], None],
-    keyless: bool = False,
-) -> tuple[Evidence, ...]:
-    """Judge one signature for each question about a managed key: what all formats share.
-
-    ``made_by`` tells whether the signature is a key's. ``content`` raises :class:`EvidenceMalformed` when what was signed is
-    not a signature of this subject; it is only asked once the signature holds, so that nothing unsigned is interpreted.
-    Without a proven signing time the window is judged at ``now``.
-    """
-    return tuple(
-        _judge_by_key(format_name, source, subject, question, keys[question.by], now, made_by, content, keyless)
-        for question in questions
-        if isinstance(question.by, str) and question.by in keys
-    )
-
-
-def _judge_by_key(
-    format_name: str,
-    source: str,
-    subject: Subject,
-    question: Question,
-    key: TrustedKey,
-    now: datetime,
-    made_by: Callable[[TrustedKey], bool],
-    content: Callable[[], None],
-    keyless: bool,
-) -> Evidence:
-    def failed(reason: str) -> Evidence:
-        return Evidence(format_name, source, question, key.fingerprint, accepted=False, reason=reason)
-
-    if not made_by(key):
-        return failed(f"is keyless, not by the managed key {key.name}" if keyless else f"not made by key {key.name}")
-    try:
-        content()
-    except EvidenceMalformed as error:
-        return failed(f"made by key {key.name}, but it {error}")
-    if (why := outside_window(key, now)) is not None:
-        return failed(f"made by key {key.name}, but {why}")
-    reason = f"signature by key {key.name} over {subject.digest}"
-    return Evidence(format_name, source, question, key.fingerprint, accepted=True, reason=reason, valid_until=key.valid_until)

@@ -103,7 +103,7 @@ def test_what_the_shipped_default_keeps_in_comments_checks_out_too(folder: Folde
         (folder.path / f"{name}.pub").write_bytes((folder.path / "one.pub").read_bytes())
     live = _COMMENTED.sub("", SHIPPED.read_text(encoding="utf-8"))
     loaded = folder.load(live)
-    assert set(loaded.keys) == {"acme-release", "acme-2025"}
+    assert set(loaded.trusted.keys) == {"acme-release", "acme-2025"}
     assert {"registry.corp.example", "local.example"} < set(loaded.upstreams)
     assert "ghcr.io/acme/**" in {rule.pattern.text for rule in loaded.rules}
 
@@ -154,8 +154,8 @@ def test_yaml_traps_do_what_a_person_expects(folder: Folder) -> None:
     assert (loaded.upstreams["a.example"].auth.username, loaded.upstreams["a.example"].auth.password) == ("on", "0123")
     assert (loaded.upstreams["b.example"].auth.username, loaded.upstreams["b.example"].auth.password) == ("2025-01-01", "1:30")
     assert loaded.upstreams["b.example"].retries == 8
-    assert loaded.keys["no"].valid_until is not None
-    assert loaded.keys["no"].valid_until.isoformat() == "2027-06-30T23:59:59.999999+00:00"
+    assert loaded.trusted.keys["no"].valid_until is not None
+    assert loaded.trusted.keys["no"].valid_until.isoformat() == "2027-06-30T23:59:59.999999+00:00"
 
 
 def test_sections_whose_lines_are_commented_out_have_their_defaults(folder: Folder) -> None:

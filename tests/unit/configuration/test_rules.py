@@ -8,13 +8,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from proxy.configuration.trust import identities
 from proxy.policy.rules import (
     AllOf,
     AnyOf,
     AtLeast,
+    AttestationBy,
     FirstUse,
+    Identity,
     Never,
     OnOverwrite,
+    Pattern,
+    Regex,
     Requirement,
     SignatureBy,
     fingerprint,
@@ -41,7 +46,9 @@ def warnings_of(folder: Folder, rule: str) -> list[str]:
 
 def test_keys_are_loaded_with_their_window(folder: Folder) -> None:
     """By name, from files beside the configuration; a date as an end includes its day."""
-    keys = folder.load("trust: {keys: {a: {file: one.pub, valid_from: 2025-01-01, valid_until: 2027-06-30}}}\n" + RULES).keys
+    keys = folder.load(
+        "trust: {keys: {a: {file: one.pub, valid_from: 2025-01-01, valid_until: 2027-06-30}}}\n" + RULES
+    ).trusted.keys
     key = keys["a"]
     assert key.name == "a"
     assert key.valid_from == datetime(2025, 1, 1, tzinfo=UTC)
@@ -89,22 +96,28 @@ def test_one_key_under_two_names_is_warned_about(folder: Folder) -> None:
     assert folder.warnings(text) == ["2: trust.keys.b: is the same key as `a`; `at_least` counts them once"]
 
 
-def test_a_root_of_a_key_is_warned_about(folder: Folder) -> None:
-    """Leaving it out of account is stricter, so the file can be used."""
-    (told,) = folder.warnings(f"{UPSTREAM}trust: {{keys: {{a: {{file: one.pub, root: sigstore}}}}}}\n{RULES}")
-    assert told.startswith("2: trust.keys.a.root: `root` is known but not used in this version")
+def test_a_key_may_have_a_root_that_proves_when_it_signed(folder: Folder) -> None:
+    """The root is part of what the name stands for; one that is not there is told."""
+    text = f"{UPSTREAM}trust: {{roots: {{r: public-good}}, keys: {{a: {{file: one.pub, root: ROOT}}}}}}\n{RULES}"
+    loaded = folder.load(text.replace("ROOT", "r"))
+    assert loaded.trusted.keys["a"].root == "r"
+    assert identities(loaded.trusted)["a"] == f"{loaded.trusted.keys['a'].identity}/{loaded.trusted.roots['r'].identity}"
+    assert folder.errors(text.replace("ROOT", "s")) == ["2: trust.keys.a.root: no root `s` under trust.roots; the roots are: `r`"]
 
 
-def test_roots_and_stores_that_no_rule_names_are_warned_about(folder: Folder) -> None:
-    """A file that is shared with a later version can be used; a rule that names one of them is refused."""
-    trust = (
-        "trust: {roots: {sigstore: public-good, corp: {file: x.json, timestamp: required}}, notation: {acme: {ca: [a.pem]}}}\n"
-    )
-    assert folder.warnings(f"{UPSTREAM}{trust}{RULES}") == [
-        "2: trust.roots.sigstore: `trust.roots` is known but not used in this version",
-        "2: trust.roots.corp: `trust.roots` is known but not used in this version",
-        "2: trust.notation.acme: `trust.notation` is known but not used in this version",
-    ]
+@pytest.mark.parametrize(
+    ("trust", "told"),
+    [
+        ("roots: {r: {file: gone.json}}", "roots.r: {folder}/gone.json cannot be read: No such file or directory"),
+        ("roots: {r: {file: one.pub}}", "roots.r: {folder}/one.pub: "),
+        ("roots: {r: {ca: [gone.pem]}}", "roots.r: {folder}/gone.pem cannot be read: No such file or directory"),
+        ("notation: {s: {ca: [gone.pem]}}", "notation.s: {folder}/gone.pem cannot be read: No such file or directory"),
+    ],
+)
+def test_trust_that_cannot_be_read_is_told(folder: Folder, trust: str, told: str) -> None:
+    """By the file that it is in."""
+    (error,) = folder.errors(f"{UPSTREAM}trust: {{{trust}}}\n{RULES}")
+    assert error.startswith(f"2: trust.{told.format(folder=folder.path)}")
 
 
 # -- what is required
@@ -120,14 +133,20 @@ def test_roots_and_stores_that_no_rule_names_are_warned_about(folder: Folder) ->
         ("{any: [deny, {signature: {key: other}}]}", AnyOf((Never(), SignatureBy("other")))),
         ("{at_least: 2, of: [{signature: {key: other}}, {signature: {key: release-key}}, deny]}", AtLeast(2, (SignatureBy("other"), SignatureBy("release-key"), Never()))),
         ("{all: [{any: [{all: [deny]}]}]}", AllOf((AnyOf((AllOf((Never(),)),)),))),
+        ("{signature: {key: other, docker_reference: match}}", SignatureBy("other", docker_reference=True)),
+        ("{signature: {keyless: {root: r, issuer: i, identity: x*}}}", SignatureBy(Identity("r", "i", Pattern.compile("x*")))),
+        ("{signature: {keyless: {root: r, issuer: i, identity_re2: 'x+', owner_id: 7}}}", SignatureBy(Identity("r", "i", Regex.compile("x+"), (("owner_id", Pattern.compile("7")),)))),
+        ("{attestation: {type: t, by: {key: other}, when: predicate.a == 1}}", AttestationBy("t", "other", "predicate.a == 1")),
+        ("{attestation: {type: t, by: {root: r, issuer: i, identity: x}, max_age: 7d}}", AttestationBy("t", Identity("r", "i", Pattern.compile("x")), None, timedelta(days=7))),
     ],
 )  # fmt: skip
 def test_requirements_become_values(folder: Folder, require: str, expected: Requirement) -> None:
     """Every form, nested; the fingerprint is that of the keys behind the names."""
-    loaded = folder.load(f'{UPSTREAM}{KEYS}rules: [{{match: "**", require: {require}}}]\n')
+    keys = KEYS.replace("trust: {", "trust: {roots: {r: public-good}, ")
+    loaded = folder.load(f'{UPSTREAM}{keys}rules: [{{match: "**", require: {require}}}]\n')
     (rule,) = loaded.rules
     assert rule.require == expected
-    assert rule.fingerprint == fingerprint(expected, {name: key.identity for name, key in loaded.keys.items()})
+    assert rule.fingerprint == fingerprint(expected, identities(loaded.trusted))
     assert loaded.warnings == ()
 
 
@@ -150,11 +169,12 @@ def test_the_fingerprint_changes_with_the_key_behind_the_name(folder: Folder) ->
         ("{signature: {key: relase-key}}", "signature.key: no key `relase-key` under trust.keys; did you mean `release-key`?"),
         ("{signature: {key: zzz}}", "signature.key: no key `zzz` under trust.keys; the keys are: `release-key`, `other`"),
         ("{any: [deny, {signature: {key: zzz}}]}", "any[1].signature.key: no key `zzz` under trust.keys; the keys are: `release-key`, `other`"),
-        ("{signature: {keyless: {root: r, issuer: i, identity: x}}}", "signature.keyless: `keyless` is known but not available in this version; use `key: NAME` with an entry of trust.keys"),
-        ("{signature: {notation: {store: s}}}", "signature.notation: `notation` is known but not available in this version; use `key: NAME` with an entry of trust.keys"),
-        ("{signature: {key: other, docker_reference: match}}", "signature.docker_reference: `docker_reference` is known but not available in this version; leave it out: the signature is checked against the digest, not against a name"),
-        ("{attestation: {type: t, by: {key: other}}}", "attestation: `attestation` is known but not available in this version; use `signature: {key: NAME}`"),
-        ("{all: [{attestation: {type: t, by: {root: r}}}]}", "all[0].attestation: `attestation` is known but not available in this version; use `signature: {key: NAME}`"),
+        ("{signature: {keyless: {root: r, issuer: i, identity: x}}}", "signature.keyless.root: no root `r` under trust.roots; there is none yet, add it there"),
+        ("{signature: {notation: {store: s}}}", "signature.notation.store: no trust store `s` under trust.notation; there is none yet, add it there"),
+        ("{attestation: {type: t, by: {key: othr}}}", "attestation.by.key: no key `othr` under trust.keys; did you mean `other`?"),
+        ("{attestation: {type: t, by: {key: other}, when: '1 +'}}", "attestation.when: is no condition in CEL: Syntax error: mismatched input '<EOF>' (line 1, character 4)"),
+        ("{attestation: {type: t, by: {key: other}, max_age: 1d}}", "attestation.max_age: needs the time of signing, which nothing proves for key `other`: give it a `root` under trust.keys"),
+        ("{attestation: {type: 'https://sigstore.dev/cosign/sign/v1', by: {key: other}}}", "attestation.type: is what a signature says; use `signature:` for it"),
     ],
 )  # fmt: skip
 def test_requirements_that_cannot_be_met_are_told(folder: Folder, require: str, told: str) -> None:
@@ -162,18 +182,24 @@ def test_requirements_that_cannot_be_met_are_told(folder: Folder, require: str, 
     assert errors_of(folder, f'match: "**", require: {require}') == [f"4: rules[0].require.{told}"]
 
 
-def test_a_rule_that_names_a_root_is_told_once(folder: Folder) -> None:
-    """By the rule; the root itself then needs no word."""
+@pytest.mark.parametrize(
+    ("keyless", "told"),
+    [
+        ("issuer: i, identity: '**'", "identity: matches whoever the issuer knows; write whose signatures count"),
+        ("issuer: i, identity: '*'", "identity: matches whoever the issuer knows; write whose signatures count"),
+        ("issuer: 'https://*', identity: x", "issuer: is no pattern: write the issuer in full"),
+        ("issuer: i, identity_re2: '(x'", "identity_re2: is no regular expression in RE2: missing ): (x"),
+    ],
+)
+def test_identities_that_would_not_hold_anybody_are_told(folder: Folder, keyless: str, told: str) -> None:
+    """An identity that everybody has is none."""
     text = f"""\
         {UPSTREAM.strip()}
-        trust: {{roots: {{r: public-good}}, notation: {{s: {{ca: [x]}}}}}}
+        trust: {{roots: {{r: public-good}}}}
         rules:
-          - {{match: "**", require: {{any: [{{signature: {{keyless: {{root: r, issuer: i, identity: x}}}}}}, {{signature: {{notation: {{store: s}}}}}}]}}}}
+          - {{match: "**", require: {{signature: {{keyless: {{root: r, {keyless}}}}}}}}}
         """
-    assert [told.split(": ")[1] for told in folder.errors(text)] == [
-        "rules[0].require.any[0].signature.keyless",
-        "rules[0].require.any[1].signature.notation",
-    ]
+    assert folder.errors(text) == [f"4: rules[0].require.signature.keyless.{told}"]
 
 
 def test_there_may_be_no_key_at_all(folder: Folder) -> None:

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.manifest import Entry
-from proxy.policy.rules import Evidence, SignatureBy
+from proxy.policy.rules import AttestationBy, Evidence, SignatureBy, Store
 from proxy.settings import Limits
 from proxy.verify.cosign import CERTIFICATE, SIGNATURE, CosignSignatures
 from proxy.verify.model import Found
+from proxy.verify.second import SecondVerdict
 from storage.records import Descriptor
 from tests.simulator import images
 from tests.simulator.images import Blob
@@ -33,8 +34,9 @@ from tests.simulator.signing import (
 )
 from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, ask, asked, document, key, keys, subject
 
-VERIFIER = CosignSignatures(LIMITS)
+VERIFIER = CosignSignatures(LIMITS, SecondVerdict())
 OTHER = other_digest(IMAGE.digest)
+ASKED = [SignatureBy("release")]
 
 
 def judge(*signatures: CosignSignature, found: Found = Found.SIGNATURE_TAG) -> tuple[Evidence, ...]:
@@ -62,6 +64,7 @@ def test_a_signature_by_the_key_is_accepted(kind: KeyKind) -> None:
         signer.fingerprint,
         accepted=True,
         reason=f"signature by key release over {IMAGE.digest}",
+        steps=("the signature is by key release", f"it is about {IMAGE.digest}"),
     )
 
 
@@ -211,9 +214,11 @@ def test_what_is_worth_fetching() -> None:
     """Simple signing layers up to the limit, nothing else."""
     manifest = document(signature_manifest([cosign_signature(RELEASE, IMAGE.digest)])).parsed
     other = Entry(Descriptor(images.OCI_LAYER, OTHER, 1), {})
-    verifier = CosignSignatures(Limits(signature_size=1000))
-    assert verifier.wants(manifest, manifest.layers[0]) == 1000
-    assert verifier.wants(manifest, other) is None
+    verifier = CosignSignatures(Limits(signature_size=1000), SecondVerdict())
+    assert verifier.wants(manifest, manifest.layers[0], ASKED) == 1000
+    assert verifier.wants(manifest, other, ASKED) is None
+    assert verifier.wants(manifest, manifest.layers[0], [AttestationBy("t", "release")]) is None
+    assert verifier.wants(manifest, manifest.layers[0], [SignatureBy(Store("s"))]) is None
 
 
 RIGHT = cosign_signature(RELEASE, IMAGE.digest)

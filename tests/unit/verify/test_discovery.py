@@ -12,6 +12,7 @@ import pytest
 from proxy.content import FetchedManifest, ReferrersSource
 from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import Entry, Manifest
+from proxy.policy.rules import SignatureBy
 from proxy.settings import Limits
 from proxy.verify.discovery import discover, merge
 from proxy.verify.model import Found, Harvest
@@ -35,6 +36,7 @@ from tests.unit.verify.evidence import IMAGE, LIMITS, RELEASE, Stall, Upstream, 
 
 SIGNATURES = signature_manifest([cosign_signature(RELEASE, IMAGE.digest)])
 BUNDLE = bundle_referrer(RELEASE, IMAGE)
+ASKED = [SignatureBy("release")]
 TAG_SOURCE = f"signature tag of {IMAGE.digest.short}"
 LIST_SOURCE = f"referrers of {IMAGE.digest.short}"
 
@@ -48,7 +50,9 @@ async def harvest(upstream: Upstream, limits: Limits = LIMITS, of: Image = IMAGE
     """Everything that discovery finds, the signature tag first."""
 
     def wants(manifest: Manifest, layer: Entry) -> int | None:
-        return max((v for each in default_verifiers(limits) if (v := each.wants(manifest, layer)) is not None), default=None)
+        return max(
+            (v for each in default_verifiers(limits) if (v := each.wants(manifest, layer, ASKED)) is not None), default=None
+        )
 
     async with aclosing(discover(upstream, subject(of), limits, wants)) as sources:
         parts = {rank: part async for rank, part in sources}

@@ -32,6 +32,7 @@ from proxy.settings import Limits
 from proxy.verify.cosign import CosignSignatures
 from proxy.verify.model import Document, Found, Harvest, Subject, Trusted
 from proxy.verify.pipeline import Pipeline, default_verifiers, judge_documents
+from proxy.verify.second import SecondVerdict
 from tests.simulator import images
 from tests.simulator.signing import (
     BundleFault,
@@ -247,7 +248,7 @@ async def test_a_verifier_that_breaks_fails_closed_and_is_logged() -> None:
     """A bug is a refusal with a reason, and the other formats are judged all the same."""
     upstream = signed(tag=SIGNATURES)
     with capture_logs() as logs:
-        pipeline = Pipeline((Broken(LIMITS),), Trusted(keys()), LIMITS)
+        pipeline = Pipeline((Broken(LIMITS, SecondVerdict()),), Trusted(keys()), LIMITS)
         verdict, _ = await pipeline.judge(upstream, subject(), rule(BY_RELEASE), NOW)
     assert verdict.outcome is Outcome.REFUSED
     assert "could not be judged: LookupError" in verdict.reasons[0]
@@ -255,7 +256,7 @@ async def test_a_verifier_that_breaks_fails_closed_and_is_logged() -> None:
         ("verifier failed", "broken signature", "error")
     ]
     with capture_logs():
-        pipeline = Pipeline((Broken(LIMITS), *default_verifiers(LIMITS)), Trusted(keys()), LIMITS)
+        pipeline = Pipeline((Broken(LIMITS, SecondVerdict()), *default_verifiers(LIMITS)), Trusted(keys()), LIMITS)
         verdict, _ = await pipeline.judge(upstream, subject(), rule(BY_RELEASE), NOW)
     assert verdict.accepted
 
@@ -274,7 +275,7 @@ async def test_judging_happens_in_a_thread() -> None:
                 threads.append(True)
             return super().judge(document, subject, questions, trusted, now)
 
-    pipeline = Pipeline((Curious(LIMITS),), Trusted(keys()), LIMITS)
+    pipeline = Pipeline((Curious(LIMITS, SecondVerdict()),), Trusted(keys()), LIMITS)
     verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), NOW)
     assert verdict.accepted
     assert threads == [True]
@@ -298,7 +299,7 @@ def test_each_verifier_says_what_it_wants() -> None:
     manifest = document(images.image()).parsed
     assert isinstance(layer, Entry)
     assert isinstance(manifest, Manifest)
-    assert [verifier.wants(manifest, layer) for verifier in default_verifiers(LIMITS)] == [None, None]
+    assert {verifier.wants(manifest, layer, [BY_RELEASE]) for verifier in default_verifiers(LIMITS)} == {None}
 
 
 FAULTY = [

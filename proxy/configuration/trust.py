@@ -1,0 +1,171 @@
+"""From trust as written to the values that verification believes: keys, roots and trust stores, read from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.configuration.report import Report
+from proxy.configuration.source import Location
+from proxy.configuration.words import suggestion
+from proxy.policy.document import KeySettings, NotationSettings, RootSettings
+from proxy.policy.rules import Root as RootName
+from proxy.policy.rules import Store as StoreName
+from proxy.settings import Settings
+
+if TYPE_CHECKING:
+    from proxy.verify.model import Trusted
+    from proxy.verify.notation import NotationStore
+    from proxy.verify.roots import Root
+    from proxy.verify.trust import Key
+
+_MAX_PEM = 64 << 10
+_MAX_ROOT = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """All entries of ``trust`` that the file names, sound or not: one mistake is told once."""
+
+    keys: tuple[str, ...]
+    roots: tuple[str, ...]
+    notation: tuple[str, ...]
+
+    def of(self, section: str) -> tuple[str, ...]:
+        """The entries of ``keys``, ``roots`` or ``notation``."""
+        return {"keys": self.keys, "roots": self.roots, "notation": self.notation}[section]
+
+
+def identities(trusted: Trusted) -> dict[str | RootName | StoreName, str]:
+    """What each name stands for, for fingerprints: changes whenever an old verdict would no longer answer the question."""
+    found: dict[str | RootName | StoreName, str] = {}
+    for name, key in trusted.keys.items():
+        root = None if key.root is None else trusted.roots.get(key.root)
+        found[name] = key.identity if root is None else f"{key.identity}/{root.identity}"
+    found.update({RootName(name): root.identity for name, root in trusted.roots.items()})
+    found.update({StoreName(name): store.identity for name, store in trusted.stores.items()})
+    return found
+
+
+def build_trust(settings: Settings, names: Names, now: datetime, report: Report) -> Trusted:
+    """Everything under ``trust`` by name. What does not check out is reported and left out."""
+    from proxy.verify.model import Trusted
+
+    roots = _build_roots(settings, report)
+    keys = _build_keys(settings, names, now, report)
+    return Trusted(keys, roots, _build_stores(settings, report))
+
+
+def _build_keys(settings: Settings, named: Names, now: datetime, report: Report) -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    names: dict[str, str] = {}  # by fingerprint
+    for name, written in settings.trust.keys.items():
+        location = ("trust", "keys", name)
+        for field in ("gpg", "lookaside"):
+            if getattr(written, field) is not None:
+                way = "give the key as a PEM file under `file`"
+                report.error((*location, field), f"`{field}` is known but not available in this version; {way}")
+        if written.root is not None and written.root not in named.roots:
+            known = suggestion(written.root, named.roots, "the roots are") or "; there is none yet, add it there"
+            report.error((*location, "root"), f"no root `{written.root[:100]}` under trust.roots{known}")
+        if written.file is not None and (key := _load_key(name, written, written.file, location, report)) is not None:
+            keys[name] = key
+            if (other := names.setdefault(key.fingerprint, name)) != name:
+                report.warn(location, f"is the same key as `{other}`; `at_least` counts them once")
+        _check_window(written, now, location, report)
+    return keys
+
+
+def _load_key(name: str, written: KeySettings, path: Path, location: Location, report: Report) -> Key | None:
+    from proxy.verify.trust import Key
+
+    try:
+        return Key.load(name, _read(path, _MAX_PEM), written.valid_from, written.valid_until, written.root)
+    except OSError as error:
+        report.error((*location, "file"), f"{path} cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        report.error((*location, "file"), f"{path}: {error}")
+    return None
+
+
+def _check_window(written: KeySettings, now: datetime, location: Location, report: Report) -> None:
+    # Where a root proves when it signed, signatures of that time count on.
+    told = "" if written.root is None else ", unless it was made in time"
+    if written.valid_until is not None and written.valid_until < now:
+        report.warn((*location, "valid_until"), f"is in the past: no signature by this key counts any more{told}")
+    if written.valid_from is not None and written.valid_from > now:
+        report.warn((*location, "valid_from"), "is in the future: until then no signature by this key counts")
+
+
+def _build_roots(settings: Settings, report: Report) -> dict[str, Root]:
+    roots: dict[str, Root] = {}
+    for name, written in settings.trust.roots.items():
+        location = ("trust", "roots", name)
+        try:
+            roots[name] = _load_root(name, written)
+        except _Unreadable as error:
+            report.error(location, str(error))
+        except ValueError as error:
+            report.error(location, str(error))
+    return roots
+
+
+class _Unreadable(Exception):
+    """A file that cannot be read."""
+
+
+def _load_root(name: str, written: str | RootSettings) -> Root:
+    """Raises :class:`ValueError` and :class:`_Unreadable` with words for the configuration's author."""
+    from proxy.verify.roots import Demands, Root, public_good
+
+    if isinstance(written, str):
+        return Root.load(name, public_good(), Demands())
+    by_file = written.file is not None
+    demands = Demands(
+        log=by_file if written.log is None else written.log == "required",
+        sct=by_file if written.sct is None else written.sct == "required",
+        timestamp=written.timestamp == "required",
+    )
+    if written.file is not None:
+        body = _contents([written.file], _MAX_ROOT)[0]
+        try:
+            return Root.load(name, body, demands)
+        except ValueError as error:
+            raise ValueError(f"{written.file}: {error}") from error
+    return Root.of_ca(name, _contents(written.ca, _MAX_PEM), demands, _contents(written.tsa, _MAX_PEM))
+
+
+def _build_stores(settings: Settings, report: Report) -> dict[str, NotationStore]:
+    stores: dict[str, NotationStore] = {}
+    for name, written in settings.trust.notation.items():
+        try:
+            stores[name] = _load_store(name, written)
+        except (_Unreadable, ValueError) as error:
+            report.error(("trust", "notation", name), str(error))
+    return stores
+
+
+def _load_store(name: str, written: NotationSettings) -> NotationStore:
+    from proxy.verify.notation import NotationStore
+
+    return NotationStore.load(name, _contents(written.ca, _MAX_PEM), _contents(written.tsa, _MAX_PEM), written.identities)
+
+
+def _contents(paths: Iterable[Path], limit: int) -> list[bytes]:
+    bodies = []
+    for path in paths:
+        try:
+            bodies.append(_read(path, limit))
+        except OSError as error:
+            raise _Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
+        if len(bodies[-1]) > limit:
+            raise ValueError(f"{path} has more than {limit} bytes")
+    return bodies
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(limit + 1)
