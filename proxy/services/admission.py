@@ -267,7 +267,7 @@ class Admission:
         if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
             return admitted
         pipeline, now = question.revision.pipeline, self._clock()
-        subject = Subject(repository, fetched.digest, fetched.body)
+        subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type)
         verdict, harvest = await pipeline.judge(self._online, subject, rule, now)
         if not verdict.accepted and await self._catalog.evidence(repository, fetched.digest):
             from_store, stored_harvest = await pipeline.judge(self._stored, subject, rule, now)
