@@ -11,8 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import cel
-
 from proxy.errors import EvidenceMalformed
 from proxy.verify.parsing import shown
 
@@ -28,6 +26,8 @@ class Condition:
 
     def __init__(self, text: str) -> None:
         """Compile ``text``. Raises :class:`ValueError` saying what is wrong with it."""
+        import cel  # brings a terminal library along, which takes half a second to load
+
         if len(text) > _MAX_TEXT:
             raise ValueError(f"has {len(text)} characters; the limit is {_MAX_TEXT}")
         self.text = text
