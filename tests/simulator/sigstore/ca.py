@@ -240,7 +240,7 @@ class CertificateAuthority:
     ) -> Leaf:
         """A leaf for ``key``, valid around ``at``."""
         signing = self._issuer
-        above = self.chain(at, "pathlen broken" if fault == "pathlen broken" else None)
+        above = self.chain(at, fault)
         issuing, offered = above[0], above[:-1]
         if fault == "pathlen broken":
             signing = self._sub

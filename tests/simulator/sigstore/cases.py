@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tests.simulator import images
-from tests.simulator.signing import CosignSignature
+from tests.simulator.signing import CosignSignature, Signer
 from tests.simulator.sigstore.bundles import Signing
 from tests.simulator.sigstore.faults import (
     CERTIFICATE_FAULTS,
@@ -41,11 +41,18 @@ FormName = Literal[
     "cosign attestation, intoto 0.0.1",
     "cosign attestation, intoto 0.0.2",
     "cosign attestation, timestamp only",
+    "cosign signature, own CA",
+    "bundle v0.2, own CA",
+    "bundle by a key, Rekor v1",
+    "bundle by a key, Rekor v2",
+    "cosign signature by a key",
 ]
 Content = Literal["envelope", "message", "cosign signature", "cosign attestation"]
 
 IMAGE = images.image("signed")
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+#: By whom the forms without a certificate are. Believed at the time of signing only, so that this time must be proven.
+RELEASE = Signer.of("p256", "release")
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,13 @@ class Form:
     name: FormName
     content: Content
     how: Signing
-    github: bool = False
+    #: What it is judged by: a trusted root, one like GitHub's (neither log nor SCT), or a root certificate and no more.
+    trust: Literal["sigstore", "github", "own CA"] = "sigstore"
+
+    @property
+    def keyless(self) -> bool:
+        """Whether it is made with a certificate."""
+        return self.how.managed is None
 
     @property
     def timed(self) -> bool:
@@ -107,7 +120,43 @@ def _bundled(form: Form) -> bool:
 
 #: Faults, and the forms that can have them.
 _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
-    # Where there is a certificate transparency log, a log, a timestamp.
+    # Where there is a certificate, a certificate transparency log, a log, a timestamp; and a file that says since when.
+    (
+        frozenset(CERTIFICATE_FAULTS)
+        | {
+            "leaf ends at signing",
+            "leaf starts at signing",
+            "CA window ends before",
+            "CA window starts after",
+            "CA window ends at signing",
+            "CA window starts at signing",
+            "CA expired at signing time",
+            "CA not yet valid at signing time",
+            "CA root expired at signing time",
+            "intermediate is no CA",
+            "intermediate with another EKU",
+            "intermediate by another root",
+            "no CA",
+            "no certificate",
+        },
+        lambda form: form.keyless,
+    ),
+    (
+        frozenset(
+            {
+                "no CA",
+                "CA window ends before",
+                "CA window starts after",
+                "CA window ends at signing",
+                "CA window starts at signing",
+                "TSA window ends before",
+                "TSA window starts after",
+                "TSA window ends at signing",
+                "TSA window starts at signing",
+            }
+        ),
+        lambda form: form.trust != "own CA",
+    ),
     (
         frozenset(
             {
@@ -122,7 +171,7 @@ _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
                 "no CT log",
             }
         ),
-        lambda form: not form.github,
+        lambda form: form.keyless and form.trust == "sigstore",
     ),
     (
         frozenset(LOG_FAULTS)
@@ -146,6 +195,11 @@ _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
         },
         # Where the log proves a time as well, a timestamp that proves nothing does no harm.
         lambda form: form.timed and form.how.rekor != 1,
+    ),
+    # A managed key needs no log where a timestamp proves the time.
+    (
+        frozenset({"no log entry", "log entry of another log", "log id changed"}),
+        lambda form: form.keyless or form.how.rekor == 1,
     ),
     # Where the log promises entries, and where that promise is the only time.
     (
@@ -232,14 +286,19 @@ FORMS: tuple[Form, ...] = (
     Form("bundle, Rekor v2, dsse 0.0.2", "envelope", Signing(rekor=2, kind="dsse 0.0.2")),
     Form("bundle v0.1", "envelope", Signing(version="0.1")),
     Form("bundle v0.2", "envelope", Signing(version="0.2")),
-    Form("bundle, GitHub", "envelope", Signing(rekor=None), github=True),
+    Form("bundle, GitHub", "envelope", Signing(rekor=None), trust="github"),
     Form("message bundle, Rekor v1", "message", Signing()),
     Form("message bundle, Rekor v2", "message", Signing(rekor=2)),
     Form("cosign signature", "cosign signature", Signing()),
     Form("cosign signature, timestamp and log", "cosign signature", Signing(timestamps=1)),
-    Form("cosign signature, timestamp only", "cosign signature", Signing(rekor=None), github=True),
+    Form("cosign signature, timestamp only", "cosign signature", Signing(rekor=None), trust="github"),
     Form("cosign attestation, dsse 0.0.1", "cosign attestation", Signing(kind="dsse 0.0.1")),
     Form("cosign attestation, intoto 0.0.1", "cosign attestation", Signing(kind="intoto 0.0.1")),
     Form("cosign attestation, intoto 0.0.2", "cosign attestation", Signing(kind="intoto 0.0.2")),
-    Form("cosign attestation, timestamp only", "cosign attestation", Signing(rekor=None), github=True),
+    Form("cosign attestation, timestamp only", "cosign attestation", Signing(rekor=None), trust="github"),
+    Form("cosign signature, own CA", "cosign signature", Signing(rekor=None), trust="own CA"),
+    Form("bundle v0.2, own CA", "envelope", Signing(rekor=None, version="0.2"), trust="own CA"),
+    Form("bundle by a key, Rekor v1", "envelope", Signing(managed=RELEASE)),
+    Form("bundle by a key, Rekor v2", "envelope", Signing(managed=RELEASE, rekor=2)),
+    Form("cosign signature by a key", "cosign signature", Signing(managed=RELEASE)),
 )

@@ -96,6 +96,14 @@ class PrivateSigstore(SigningSide):
         path.write_bytes(self.trusted_root(fault, windows=windows))
         return path
 
+    def own_ca(self, fault: Fault | None = None) -> bytes:
+        """What an operator who trusts nothing but the authority's root has: its certificate as PEM."""
+        return self.authority.chain(self.now, fault)[-1].public_bytes(serialization.Encoding.PEM)
+
+    def own_tsa(self, fault: Fault | None = None) -> bytes:
+        """The same for the timestamp authority."""
+        return self.timestamp_authority.chain(self.now, fault)[-1].public_bytes(serialization.Encoding.PEM)
+
     # -- the same by TUF -------------------------------------------------------------------------------------------
 
     def tuf_targets(self, fault: Fault | None = None) -> dict[str, bytes]:
