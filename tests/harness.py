@@ -78,7 +78,8 @@ class Proxy:
 
     ``top`` is YAML put before the rules (``limits: {…}``, ``check_interval: …``). ``name`` is the registry's; a ``World`` brings
     the settings that it needs. ``upstream_options`` go into its entry, ``key_options`` into that of ``release-key``, both as
-    YAML flow text; ``upstreams`` and ``keys`` are further entries (``b.example: {…}``), one a line.
+    YAML flow text; ``upstreams`` and ``keys`` are further entries (``b.example: {…}``), one a line, and ``trust`` further
+    sections beside the keys (``roots: {…}``).
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Proxy:
         upstreams: str = "",
         keys: str = "",
         key_options: str = "",
+        trust: str = "",
     ) -> None:
         self.folder = folder
         self.upstream = upstream.registry if isinstance(upstream, World) else upstream
@@ -108,6 +110,7 @@ class Proxy:
         self._upstreams = upstreams
         self._keys = keys
         self._key_options = _flow(key_options)
+        self._trust = trust
         self._session: aiohttp.ClientSession | None = None
         self.worker: Worker
 
@@ -132,7 +135,7 @@ class Proxy:
             f"upstreams:\n  {self.name}: {{url: {self.upstream.url}, allow_private: true{self._options}}}\n"
             f"{indent(self._upstreams, '  ')}\n"
             f"trust:\n  keys:\n    release-key: {{file: {self.folder}/release.pub{self._key_options}}}\n"
-            f"{indent(self._keys, '    ')}\n{self._rules}"
+            f"{indent(self._keys, '    ')}\n{indent(self._trust, '  ')}\n{self._rules}"
         )
 
     async def start(self) -> None:
