@@ -76,6 +76,12 @@ def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
+def self_issued(certificate: x509.Certificate) -> bool:
+    """Whether a certificate names itself as its issuer, as every root does. Of an anchor, nobody needs the signature."""
+    with foreign("a certificate"):
+        return certificate.issuer == certificate.subject
+
+
 def self_signed(certificate: x509.Certificate) -> bool:
     """Whether a certificate vouches for itself."""
     return issued(certificate, certificate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from proxy.errors import EvidenceMalformed
-from proxy.verify.chains import is_authority, named, self_signed
+from proxy.verify.chains import is_authority, named, self_issued
 
 #: The largest bundle of authorities that anybody ships has a few hundred kilobytes.
 _MAX_PEM = 4 << 20
@@ -81,10 +81,10 @@ class NotationStore:
         if not ca and not signing:
             raise ValueError("a notation store needs at least one certificate in ca")
         for certificate in (*ca, *signing):
-            if not _is(is_authority, certificate) and not _is(self_signed, certificate):
-                raise ValueError(f"this is neither an authority nor self-signed, and can vouch for nobody: {named(certificate)}")
+            if not _is(is_authority, certificate) and not _is(self_issued, certificate):
+                raise ValueError(f"this is neither an authority nor self-issued, and can vouch for nobody: {named(certificate)}")
         for certificate in tsa:
-            if not (_is(is_authority, certificate) and _is(self_signed, certificate)):
+            if not (_is(is_authority, certificate) and _is(self_issued, certificate)):
                 raise ValueError(f"tsa takes root certificates of timestamp authorities, which this is not: {named(certificate)}")
         everybody = tuple(identities) in {(), (_ANYBODY,)}
         kept = () if everybody else tuple(identities)
@@ -189,10 +189,9 @@ def _read(pem: bytes) -> list[x509.Certificate]:
         raise ValueError(f"a certificate cannot be read: {error}") from error
 
 
-def _is(question: object, certificate: x509.Certificate) -> bool:
-    assert callable(question)
+def _is(question: Callable[[x509.Certificate], bool], certificate: x509.Certificate) -> bool:
     try:
-        return bool(question(certificate))
+        return question(certificate)
     except EvidenceMalformed as error:
         raise ValueError(f"a certificate {error}") from error
 

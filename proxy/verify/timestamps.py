@@ -47,6 +47,8 @@ _SIGNING_CERTIFICATE = "1.2.840.113549.1.9.16.2.12"
 _SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
 #: The baseline policy of RFC 3628 promises one second where a token does not say.
 _BASELINE_POLICY = "0.4.0.2023.1.1"
+#: What is less accurate proves nothing about when something was signed.
+_MAX_ACCURACY = timedelta(days=1)
 _GRANTED, _GRANTED_WITH_MODS = 0, 1
 _FRACTION = re.compile(rb"[0-9]{14}(?:\.([0-9]{1,9}))?Z")
 _WHAT = "a timestamp"
@@ -167,7 +169,7 @@ class _Token:
         raise EvidenceMalformed(f"{_STRANGER}: {chains.named(leaf)}")
 
     def _check_signature(self, path: Sequence[x509.Certificate]) -> None:
-        from rfc3161_client import VerifierBuilder
+        from rfc3161_client import VerificationError, VerifierBuilder
 
         response = self.response
         if any(chains.window(certificate).end == self.time for certificate in path):
@@ -185,7 +187,12 @@ class _Token:
         with foreign("a timestamp's signature"):
             # The library builds the chain once more, out of these certificates alone.
             verifier = VerifierBuilder(tsa_certificate=path[0], intermediates=list(path[1:-1]), roots=[path[-1]]).build()
-            if not verifier.verify(response, self.imprint[1]):
+            try:
+                holds = verifier.verify(response, self.imprint[1])
+            except VerificationError as error:
+                # Its words are a dump of OpenSSL's errors; what it looks at beyond the signature was judged above.
+                raise EvidenceMalformed("has a timestamp whose signature does not hold") from error
+            if not holds:
                 raise EvidenceMalformed("has a timestamp whose signature does not hold")
 
 
@@ -204,7 +211,10 @@ def _accuracy(given: object, policy: str) -> timedelta:
         return timedelta(seconds=1 if policy == _BASELINE_POLICY else 0)
     parts = (getattr(given, unit) or 0 for unit in ("seconds", "millis", "micros"))
     seconds, millis, micros = parts
-    return timedelta(seconds=seconds, milliseconds=millis, microseconds=micros)
+    told = timedelta(seconds=seconds, milliseconds=millis, microseconds=micros)
+    if told > _MAX_ACCURACY:
+        raise EvidenceMalformed(f"has a timestamp that is only accurate to {told}")
+    return told
 
 
 # -- the bytes: RFC 5652 and RFC 3161 -------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_windows_are_closed() -> None:
     refused(TSA.token(STAMPED, begins - SECOND), "does not hold at the time of its timestamp")
     refused(TSA.token(STAMPED, ends + SECOND), "does not hold at the time of its timestamp")
     last = TSA.token(STAMPED, ends)
-    refused(last[:-1] + bytes([last[-1] ^ 1]), "a timestamp's signature that cannot be read")
+    refused(last[:-1] + bytes([last[-1] ^ 1]), "a timestamp whose signature does not hold")
 
 
 def test_one_of_several_authorities_suffices() -> None:
@@ -122,8 +122,8 @@ def test_one_of_several_authorities_suffices() -> None:
 FAULTS: dict[TimestampFault, str] = {
     "timestamp over other bytes": "over something else",
     "timestamp by another TSA": "an authority that is not trusted",
-    "timestamp broken": "a timestamp's signature that cannot be read",
-    "timestamp altered": "a timestamp's signature that cannot be read",
+    "timestamp broken": "a timestamp whose signature does not hold",
+    "timestamp altered": "a timestamp whose signature does not hold",
     "timestamp rejected": "was not granted",
     "timestamp without a certificate id": "does not name its certificate",
     "TSA leaf without EKU": "not for timestamps alone",
@@ -329,6 +329,19 @@ def test_accuracy_that_is_not_told() -> None:
     """One second under the baseline policy of RFC 3628, else none."""
     assert judged(token_by(LEAF, "leaf", MIDDLE), CHAIN).accuracy == SECOND
     assert judged(token_by(LEAF, "leaf", MIDDLE, policy="1.2.3.4"), CHAIN).accuracy == timedelta(0)
+
+
+@pytest.mark.parametrize("accuracy", [timedelta(days=1, seconds=1), timedelta(days=999_999_999)])
+def test_accuracy_that_proves_nothing(accuracy: timedelta) -> None:
+    """More than a day is no time at all."""
+    refused(TSA.token(STAMPED, AT, accuracy=accuracy), "only accurate to")
+
+
+def test_the_signature_of_an_anchor_is_nobodys_business() -> None:
+    """An anchor is trusted for its key; old roots signed themselves with SHA-1, which is no longer looked at."""
+    encoded = BASE.public_bytes(serialization.Encoding.DER)
+    anchor = x509.load_der_x509_certificate(encoded[:-1] + bytes([encoded[-1] ^ 1]))
+    assert judged(token_by(LEAF, "leaf", MIDDLE), Authority((anchor,), Window())).time == AT
 
 
 def test_two_signers_are_one_too_many() -> None:
