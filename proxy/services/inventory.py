@@ -1,0 +1,122 @@
+"""What is trusted, and until when: the lines of ``tagstone trust``. Reads values only, no network and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from proxy.verify.model import Trusted
+from proxy.verify.roots import Authority, LogKey, Root
+
+#: How long before its end something is told to be ending.
+SOON = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that is believed."""
+
+    section: str  #: ``keys``, ``roots`` or ``notation``
+    name: str  #: of the entry
+    kind: str  #: key, certificate authority, log, certificate transparency log, timestamp authority
+    what: str  #: which one, for people
+    fingerprint: str  #: sha256 in hex: of the key, the certificate, or the log's id
+    valid_from: datetime | None
+    valid_until: datetime | None
+
+    def state(self, now: datetime) -> str:
+        """``valid``, ``ending`` (within :data:`SOON`), ``ended`` or ``not yet``."""
+        if self.valid_from is not None and now < self.valid_from:
+            return "not yet"
+        if self.valid_until is None:
+            return "valid"
+        if now > self.valid_until:
+            return "ended"
+        return "ending" if self.valid_until - now <= SOON else "valid"
+
+
+def inventory(trusted: Trusted) -> tuple[Item, ...]:
+    """Everything under ``trust``, in the order of the file."""
+    items: list[Item] = []
+    for name, key in trusted.keys.items():
+        items.append(Item("keys", name, "key", "", key.fingerprint, key.valid_from, key.valid_until))
+    for name, root in trusted.roots.items():
+        items += _of_root(name, root)
+    for name, store in trusted.stores.items():
+        items += [_certificate("notation", name, "certificate authority", each) for each in store.ca]
+        items += [_certificate("notation", name, "timestamp authority", each) for each in store.tsa]
+    return tuple(items)
+
+
+def _of_root(name: str, root: Root) -> Iterable[Item]:
+    for authority in root.authorities:
+        yield _authority(name, "certificate authority", authority)
+    for log in root.logs.values():
+        yield _log(name, "log", log)
+    for log in root.ct_logs.values():
+        yield _log(name, "certificate transparency log", log)
+    for authority in root.timestamp_authorities:
+        yield _authority(name, "timestamp authority", authority)
+
+
+def _authority(name: str, kind: str, authority: Authority) -> Item:
+    """Believed while its window and all of its certificates hold."""
+    chain = authority.chain
+    starts = [authority.window.start, *(each.not_valid_before_utc for each in chain)]
+    ends = [authority.window.end, *(each.not_valid_after_utc for each in chain)]
+    first = chain[0]
+    what = authority.uri or first.subject.rfc4514_string()
+    return Item("roots", name, kind, what, _fingerprint(first), _latest(starts), _earliest(ends))
+
+
+def _log(name: str, kind: str, log: LogKey) -> Item:
+    return Item("roots", name, kind, log.url, log.log_id.hex(), log.window.start, log.window.end)
+
+
+def _certificate(section: str, name: str, kind: str, certificate: x509.Certificate) -> Item:
+    subject = certificate.subject.rfc4514_string()
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return Item(section, name, kind, subject, _fingerprint(certificate), start, end)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return certificate.fingerprint(SHA256()).hex()
+
+
+def _latest(moments: Sequence[datetime | None]) -> datetime | None:
+    return max((each for each in moments if each is not None), default=None)
+
+
+def _earliest(moments: Sequence[datetime | None]) -> datetime | None:
+    return min((each for each in moments if each is not None), default=None)
+
+
+def worth_telling(items: Sequence[Item], now: datetime) -> tuple[str, ...]:
+    """What a person should act on: what ends soon, and entries of which a needed kind has nothing left that is valid.
+
+    Of several authorities or logs under one root, old ones end as a matter of course: they are needed for old signatures.
+    """
+    told: list[str] = []
+    groups: dict[tuple[str, str, str], list[Item]] = {}
+    for item in items:
+        groups.setdefault((item.section, item.name, item.kind), []).append(item)
+    for (section, name, kind), members in groups.items():
+        states = {member.state(now) for member in members}
+        if "valid" in states:
+            continue
+        where = f"trust.{section}.{name}"
+        if "ending" in states:
+            last = max(
+                member.valid_until for member in members if member.state(now) == "ending" and member.valid_until is not None
+            )
+            told.append(f"{where}: the last {kind} ends on {last:%Y-%m-%d %H:%M} UTC")
+        elif "not yet" in states:
+            told.append(f"{where}: no {kind} is valid yet")
+        else:
+            told.append(f"{where}: no {kind} is valid any more; signatures of today cannot pass by it")
+    return tuple(told)
