@@ -83,6 +83,8 @@ def prove_certificate(signed: Signed, root: Root, now: datetime, steps: list[str
         f"certificate of {', '.join(map(shown, leaf.identities)) or 'nobody'}, issuer {shown(leaf.issuer or 'none')}, valid from"
         f" {_when(leaf.certificate.not_valid_before_utc)} to {_when(leaf.certificate.not_valid_after_utc)}"
     )
+    if not leaf.identities:
+        raise EvidenceMalformed("was made with a certificate that names nobody")
     deed = Deed(signed.signature, signed.message, signed.payload, signed.envelope, leaf.der, by_certificate=True)
     logged = _log(signed, deed, root, steps)  # step 2
     if root.demands.log and not logged:

@@ -241,6 +241,14 @@ def _check_chain(chain: tuple[x509.Certificate, ...], issuing: bool) -> None:
             supported(certificate.public_key())
         except ValueError as error:
             raise EvidenceMalformed(f"has a certificate with {error}: {chains.named(certificate)}") from error
+    below = 0  # authorities; a chain of timestamps may begin with its leaf, which is none
+    for certificate in chain:
+        constraints = chains.extension(certificate, x509.BasicConstraints)
+        if constraints is None or not constraints.value.ca:
+            continue
+        if constraints.value.path_length is not None and below > constraints.value.path_length:
+            raise EvidenceMalformed(f"has a chain with more authorities than {chains.named(certificate)} allows below itself")
+        below += 1
     if not issuing:
         return  # a timestamp authority's chain may begin with its own leaf
     issuer = chain[0]
