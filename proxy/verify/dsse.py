@@ -47,7 +47,7 @@ class Envelope:
     @property
     def signed_bytes(self) -> bytes:
         """The pre-authentication encoding (PAE): what the signature is over."""
-        kind = self.payload_type.encode()
+        kind = self.payload_type.encode("utf-8", "surrogatepass")
         return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(self.payload), self.payload)
 
 
