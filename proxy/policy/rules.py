@@ -466,15 +466,17 @@ def _answer(question: Question, evidence: Sequence[Evidence], unavailable: bool,
         (piece, piece.authority) for piece in judged if piece.accepted and piece.about == question and piece.authority is not None
     ]
     if accepted:
-        # The piece that stays valid longest carries the verdict.
-        best, authority = max(accepted, key=lambda pair: (pair[0].valid_until is None, pair[0].valid_until or _NEVER))
+        # The piece that stays valid longest carries the verdict; of each authority, the one of its own that does.
+        accepted.sort(key=lambda pair: (pair[0].valid_until is None, pair[0].valid_until or _NEVER))
+        best = accepted[-1][0]
+        ends = {authority: piece.valid_until for piece, authority in accepted}
         found = f"{best.format} from the {best.source}"
         return _Result(
             Outcome.ACCEPTED,
             (Check(depth, required, Outcome.ACCEPTED, found),),
-            frozenset({authority}),
+            frozenset(ends),
             best.valid_until,
-            best.valid_until,
+            _earliest(list(ends.values())),
             passed=(f"{required}: {found}",),
         )
     reasons = _reasons(judged)

@@ -178,7 +178,7 @@ async def test_a_scan_with_findings_is_refused(tmp_path: Path) -> None:
 
 
 async def test_what_was_verified_is_verified_again_without_the_upstream(tmp_path: Path) -> None:
-    """Evidence is stored with the verdict: another rule about it is answered with the upstream gone; what it does not meet is unknown, not refused."""
+    """Evidence is stored with the verdict: another rule is answered with the upstream gone; what it cannot meet stays unknown."""
     both = f"{{all: [{SIGNED}, {attested(PROVENANCE)}]}}"
     async with Registry() as upstream, proxy_of(tmp_path, upstream, both, "check_interval: 1h\n") as proxy:
         image = upstream.image("acme/app", "v1")

@@ -1,0 +1,103 @@
+"""``tagstone verify --evidence``: a digest judged by files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from proxy.cli.main import app
+from tests.simulator import images
+from tests.simulator.sigstore import PrivateSigstore, Signing
+from tests.unit.configuration.files import Folder
+
+SIGSTORE = PrivateSigstore()
+IMAGE = images.image("app")
+WHO = Signing()
+TYPE = "https://slsa.dev/provenance/v1"
+REFERENCE = f"reg.example/team/app@{IMAGE.digest}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A configuration that asks for an attestation by the private Sigstore."""
+    made = Folder(tmp_path)
+    root = SIGSTORE.write_trusted_root(tmp_path / "root.json")
+    by = f"{{root: own, issuer: '{WHO.issuer}', identity: '{WHO.identity}'}}"
+    made.write(
+        f"upstreams: {{reg.example: {{url: 'http://127.0.0.1:9', allow_private: true}}}}\n"
+        f"trust: {{roots: {{own: {{file: {root}}}}}}}\n"
+        f'rules: [{{match: "**", require: {{attestation: {{type: "{TYPE}", by: {by}, when: "predicate.good == true"}}}}}}]\n'
+    )
+    return made
+
+
+def verify(folder: Folder, *words: str | Path) -> Result:
+    """Run ``tagstone verify`` with the folder's configuration."""
+    return CliRunner().invoke(app, ["verify", "--config", str(folder.file), *map(str, words)])
+
+
+def bundle(folder: Folder, name: str, **predicate: object) -> Path:
+    """A file with an attestation of the image."""
+    file = folder.path / name
+    file.write_bytes(SIGSTORE.attestation_bundle(IMAGE.digest, TYPE, predicate))
+    return file
+
+
+def test_a_digest_passes_by_a_bundle_in_a_file(folder: Folder) -> None:
+    """Exit 0, without a network; with --explain the steps and what each saw."""
+    file = bundle(folder, "good.json", good=True)
+    result = verify(folder, REFERENCE, "--evidence", file, "--explain")
+    assert result.exit_code == 0, result.output
+    assert f"{REFERENCE}: PASSES" in result.output
+    assert "1. certificate of release@example.test" in result.output
+    assert "its condition holds" in result.output
+    shown = json.loads(verify(folder, REFERENCE, "--evidence", file, "--json").stdout)
+    assert shown["verdict"] == "accepted"
+    assert shown["evidence"][0]["steps"]
+
+
+def test_one_good_line_of_many_suffices(folder: Folder) -> None:
+    """JSON lines, as ``gh attestation download`` writes them: each is judged by itself, and named by its line."""
+    file = folder.path / "lines.jsonl"
+    bad, good = bundle(folder, "bad.json", good=False), bundle(folder, "good.json", good=True)
+    file.write_bytes(bad.read_bytes() + b"\n" + good.read_bytes() + b"\n")
+    result = verify(folder, REFERENCE, "--evidence", file)
+    assert result.exit_code == 0, result.output
+    assert "lines.jsonl, line 1: " in result.output
+
+
+@pytest.mark.parametrize("words", [["bad.json"], ["junk.json"], ["empty.json"]])
+def test_what_does_not_hold_is_refused(folder: Folder, words: list[str]) -> None:
+    """Exit 1: a condition that does not hold, something that is no bundle, nothing at all."""
+    bundle(folder, "bad.json", good=False)
+    (folder.path / "junk.json").write_bytes(b"\xff{not json")
+    (folder.path / "empty.json").write_bytes(b"")
+    result = verify(folder, REFERENCE, *(part for word in words for part in ("--evidence", folder.path / word)))
+    assert result.exit_code == 1, result.output
+    assert "REFUSED" in result.output
+
+
+def test_another_digest_is_refused(folder: Folder) -> None:
+    """The bundle is good, but about something else."""
+    other = images.image("other")
+    result = verify(folder, f"reg.example/team/app@{other.digest}", "--evidence", bundle(folder, "good.json", good=True))
+    assert result.exit_code == 1
+    assert "signed another image" in result.output
+
+
+@pytest.mark.parametrize(
+    ("reference", "file", "told"),
+    [
+        ("reg.example/team/app:v1", "good.json", "--evidence judges a digest"),
+        (REFERENCE, "gone.json", "cannot be read: No such file or directory"),
+    ],
+)
+def test_mistakes_in_the_command_are_told(folder: Folder, reference: str, file: str, told: str) -> None:
+    """Exit 2."""
+    bundle(folder, "good.json", good=True)
+    result = verify(folder, reference, "--evidence", folder.path / file)
+    assert result.exit_code == 2
+    assert told in result.output
