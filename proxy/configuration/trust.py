@@ -151,7 +151,8 @@ def _build_stores(settings: Settings, report: Report) -> dict[str, NotationStore
 def _load_store(name: str, written: NotationSettings) -> NotationStore:
     from proxy.verify.notation import NotationStore
 
-    return NotationStore.load(name, _contents(written.ca, _MAX_PEM), _contents(written.tsa, _MAX_PEM), written.identities)
+    ca, tsa, signing_authority = (_contents(paths, _MAX_PEM) for paths in (written.ca, written.tsa, written.signing_authority))
+    return NotationStore.load(name, ca, tsa, written.identities, signing_authority)
 
 
 def _contents(paths: Iterable[Path], limit: int) -> list[bytes]:

@@ -97,9 +97,20 @@ Root = Annotated[
 class NotationSettings(Model):
     """A Notary Project trust store with its trust policy."""
 
-    ca: tuple[FilePath, ...] = Field(min_length=1, description="PEM files of certificate authorities or signing certificates.")
-    tsa: tuple[FilePath, ...] = Field((), description="PEM files of timestamp authorities.")
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["ca"]}, {"required": ["signing_authority"]}]})
+
+    ca: tuple[FilePath, ...] = Field((), description="PEM files of certificate authorities or signing certificates.")
+    signing_authority: tuple[FilePath, ...] = Field(
+        (), description="PEM files of authorities that sign for others, and are believed about the time of signing."
+    )
+    tsa: tuple[FilePath, ...] = Field((), description="PEM files of timestamp authorities (self-issued root certificates).")
     identities: tuple[str, ...] = Field((), description="Trusted subjects, such as `x509.subject: C=DE, ST=BE, O=acme`.")
+
+    @model_validator(mode="after")
+    def _trusts_somebody(self) -> NotationSettings:
+        if not self.ca and not self.signing_authority:
+            raise ValueError("give `ca`, PEM files of certificate authorities or signing certificates, or `signing_authority`")
+        return self
 
 
 class Trust(Model):

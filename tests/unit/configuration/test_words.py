@@ -58,8 +58,8 @@ FORMS = "`first-use`, `deny`, or a mapping with one of `signature`, `attestation
         ("trust: {keys: {k: {valid_until: 2025-01-01}}}", "1: trust.keys.k: `file` is required: the PEM file that holds the public key"),
         ("trust: {keys: {k: {file: one.pub, valid_until: 2025-02-30}}}", "1: trust.keys.k.valid_until: is no day of the calendar, or no time of a day"),
         ("trust: {keys: {k: {file: one.pub, valid_from: 2025-01-02, valid_until: 2025-01-01}}}", "1: trust.keys.k: `valid_from` is later than `valid_until`, so the key would never count"),
-        ("trust: {notation: {n: {ca: []}}}", "1: trust.notation.n.ca: must not be empty"),
-        ("trust: {notation: {n: {}}}", "1: trust.notation.n.ca: is required"),
+        ("trust: {notation: {n: {ca: []}}}", "1: trust.notation.n: give `ca`, PEM files of certificate authorities or signing certificates, or `signing_authority`"),
+        ("trust: {notation: {n: {}}}", "1: trust.notation.n: give `ca`, PEM files of certificate authorities or signing certificates, or `signing_authority`"),
         # problems of the file as YAML, told beside the others
         ("workers: 1\nworkers: 2", "2: workers: `workers` stands here a second time; the first is in line 1"),
     ],
