@@ -15,8 +15,9 @@ from tests.bench import servers
 from tests.bench.clients import Wrong
 from tests.bench.measures import FULL, NGINX, QUICK, REGISTRY, TAGSTONE, Bench
 from tests.bench.report import Line, missed, save, table
+from tests.bench.signatures import signatures
 
-GROUPS = ("warm", "cold", "first", "start", "swarm")
+GROUPS = ("warm", "cold", "first", "verify", "start", "swarm")
 
 
 def main() -> int:
@@ -64,6 +65,7 @@ def main() -> int:
         take("cold", lambda: bench.cold(running))
         if TAGSTONE in running:
             take("first", bench.first_pulls)
+        take("verify", signatures)
         take("start", lambda: bench.starts(TAGSTONE in running))
         take("swarm", lambda: bench.swarm(TAGSTONE in running))
         note("done")
