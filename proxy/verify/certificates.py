@@ -146,17 +146,18 @@ def verify_chain(leaf: SignerCertificate, offered: Sequence[bytes], root: Root, 
     told: EvidenceMalformed | None = None
     for chain in ways:
         try:
-            chains.check_windows((leaf.certificate, *chain.issuers), at, at, f"at {at:%Y-%m-%d %H:%M:%S} UTC, when it was used")
+            chains.check_windows((leaf.certificate, *chain.issuers), at, at, f"at {at:%Y-%m-%d %H:%M:%S} UTC")
             if not chain.authority.window.holds(at):
                 raise EvidenceMalformed(
-                    f"was made at {at:%Y-%m-%d %H:%M:%S} UTC, when root {root.name} did not trust"
-                    f" {chains.named(chain.issuers[0])}"
+                    f"has a certificate by {chains.named(chain.issuers[0])}, which root {root.name} does not trust"
+                    f" at {at:%Y-%m-%d %H:%M:%S} UTC"
                 )
         except EvidenceMalformed as error:
             told = told or error
         else:
             return chain
-    raise told or EvidenceMalformed("has no chain")
+    assert told is not None  # there are ways, and none returned
+    raise told
 
 
 # -- chains ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.verify.bodies import Deed, check_body
-from proxy.verify.certificates import SignerCertificate, verify_chain
+from proxy.verify.certificates import Chain, SignerCertificate, verify_chain
 from proxy.verify.keys import holds
 from proxy.verify.parsing import shown
 from proxy.verify.roots import LogKey, Root
@@ -94,11 +94,7 @@ def prove_certificate(signed: Signed, root: Root, now: datetime, steps: list[str
         raise EvidenceMalformed(f"has no timestamp by an authority of root {root.name}, which is required")
     times = _times(logged, stamps)
     _check_logs(logged, times or (now,), root)  # step 4
-    chain = verify_chain(leaf, signed.chain[1:], root, now) if not times else None  # step 5
-    for moment in times:
-        chain = verify_chain(leaf, signed.chain[1:], root, moment)
-    if chain is None:
-        raise EvidenceMalformed("has no chain")
+    chain = _vouched(signed, leaf, root, times, now)  # step 5
     valid_until = None if times else min(leaf.certificate.not_valid_after_utc, chain.until)
     told = ", ".join(map(_when, times)) or f"now ({_when(now)}), since no time is proven"
     steps.append(f"root {root.name} vouches for the certificate at {told}")
@@ -183,6 +179,16 @@ def _timestamps(signed: Signed, root: Root, steps: list[str]) -> list[datetime]:
 
 def _times(logged: Sequence[_Logged], stamps: Sequence[datetime]) -> tuple[datetime, ...]:
     return tuple(sorted({*stamps, *(entry.time for entry in logged if entry.time is not None)}))
+
+
+def _vouched(signed: Signed, leaf: SignerCertificate, root: Root, times: Sequence[datetime], now: datetime) -> Chain:
+    """Step 5."""
+    if times:
+        return [verify_chain(leaf, signed.chain[1:], root, moment) for moment in times][-1]
+    try:
+        return verify_chain(leaf, signed.chain[1:], root, now)
+    except EvidenceMalformed as error:
+        raise EvidenceMalformed(f"{error} (judged now: no time of signing is proven)") from error
 
 
 def _check_logs(logged: Sequence[_Logged], times: Sequence[datetime], root: Root) -> None:
