@@ -180,7 +180,8 @@ def test_any_list_of_certificate_timestamps(value: bytes) -> None:
         return
     if read(lambda: verify_scts(certificate, SIGSTORE.authority.chain(SIGSTORE.now)[0], TRUST)):
         promises = verify_scts(certificate, SIGSTORE.authority.chain(SIGSTORE.now)[0], TRUST)
-        assert promises == () or der == whole
+        # How it is signed stands beside the signature and is not signed; when, is.
+        assert promises in ((), (SIGSTORE.now,))
 
 
 @CHEAP
@@ -210,21 +211,29 @@ def test_any_cosign_entry(node: Any) -> None:
         assert parsed == right
 
 
+MESSAGE = BUNDLES["message bundle, Rekor v1"]
+BODY = base64.b64decode(MESSAGE["verificationMaterial"]["tlogEntries"][0]["canonicalizedBody"])
+DEED = Deed(
+    base64.b64decode(MESSAGE["messageSignature"]["signature"]),
+    IMAGE.body,
+    None,
+    None,
+    base64.b64decode(MESSAGE["verificationMaterial"]["certificate"]["rawBytes"]),
+    by_certificate=True,
+)
+
+
 @CHEAP
-@given(data=st.data())
-def test_any_body_of_an_entry(data: st.DataObject) -> None:
+@given(body=altered(json.loads(BODY)).map(lambda tree: json.dumps(tree).encode()) | damaged(BODY))
+@example(body=BODY)
+def test_any_body_of_an_entry(body: bytes) -> None:
     """A body is about this signature only if it holds it."""
-    bundle = BUNDLES["message bundle, Rekor v1"]
-    body = base64.b64decode(bundle["verificationMaterial"]["tlogEntries"][0]["canonicalizedBody"])
-    signature = base64.b64decode(bundle["messageSignature"]["signature"])
-    leaf = base64.b64decode(bundle["verificationMaterial"]["certificate"]["rawBytes"])
-    deed = Deed(signature, IMAGE.body, None, None, leaf, by_certificate=True)
-    assert read(lambda: check_body(body, ("hashedrekord", "0.0.1"), deed))
-    changed = data.draw(altered(json.loads(body)).map(lambda tree: json.dumps(tree).encode()) | damaged(body))
-    if read(lambda: check_body(changed, None, deed)):
-        spec = json.loads(changed)["spec"]
-        assert base64.b64decode(spec["signature"]["content"]) == signature
-        right = json.loads(body)["spec"]["data"]["hash"]
+    holds = read(lambda: check_body(body, None, DEED))
+    assert holds or body != BODY
+    if holds:
+        spec = json.loads(body)["spec"]
+        assert base64.b64decode(spec["signature"]["content"]) == DEED.signature
+        right = json.loads(BODY)["spec"]["data"]["hash"]
         assert {key: spec["data"]["hash"].get(key) for key in right} == right
 
 
