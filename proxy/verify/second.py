@@ -56,14 +56,14 @@ class SecondVerdict:
         verifier = self._verifier(root)
         if verifier is None:
             return f"sigstore-python cannot judge this: {UNREADABLE_ROOT}"
-        _guarded(lambda: _ask(verifier, signed))
+        guarded(lambda: ask(verifier, signed))
         return "sigstore-python accepts it, too"
 
     def _verifier(self, root: Root) -> Verifier | None:
         """The library's verifier for a root; None where the library does not read that root."""
         with self._lock:
             if root.identity not in self._verifiers:
-                self._verifiers[root.identity] = _guarded(lambda: _build(root))
+                self._verifiers[root.identity] = guarded(lambda: build(root))
                 if len(self._verifiers) > _MOST_ROOTS:
                     self._verifiers.popitem(last=False)
             self._verifiers.move_to_end(root.identity)
@@ -200,7 +200,7 @@ LIMITS: tuple[Limit, ...] = (
 # -- the library ----------------------------------------------------------------------------------------------------
 
 
-def _build(root: Root) -> Verifier | None:
+def build(root: Root) -> Verifier | None:
     """The library's verifier; None where its models refuse the root, which is the operator's and no evidence."""
     from pydantic import ValidationError
     from sigstore.errors import Error
@@ -216,7 +216,8 @@ def _build(root: Root) -> Verifier | None:
         return None
 
 
-def _ask(verifier: Verifier, signed: Signed) -> None:
+def ask(verifier: Verifier, signed: Signed) -> None:
+    """Ask the library, whatever its limits. Raises :class:`EvidenceMalformed`, or anything that the library raises."""
     from sigstore.errors import Error
     from sigstore.models import Bundle
 
@@ -242,7 +243,7 @@ class _Anybody:
         """Accept."""
 
 
-def _guarded(ask: Callable[[], _T]) -> _T:
+def guarded(ask: Callable[[], _T]) -> _T:
     """Whatever the library raises, panics of its Rust parts among it, becomes a refusal."""
     try:
         return ask()
