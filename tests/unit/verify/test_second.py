@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 import sigstore.verify
+from cryptography import x509
 
 from proxy.errors import EvidenceMalformed
 from proxy.verify import second
@@ -97,7 +99,7 @@ def test_both_must_speak_of_the_same(signed: Signed, told: str) -> None:
 def two_entries() -> Signed:
     """Entered in both logs."""
     signed = message(Signing(timestamps=1))
-    leaf = second.SignerCertificate.parse(signed.chain[0]).certificate
+    leaf = x509.load_der_x509_certificate(signed.chain[0])
     entry = SIGSTORE.rekor_v2.enter(Deed(signed.signature, IMAGE.body, leaf), "hashedrekord 0.0.2", NOW).of_bundle()
     more = rewritten(signed, lambda bundle: bundle["verificationMaterial"]["tlogEntries"].append(entry))
     assert more.bundle is not None
@@ -306,7 +308,7 @@ def test_one_verifier_for_each_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second, "build", counted)
     monkeypatch.setattr(second, "_MOST_ROOTS", 2)
     asked, signed = SecondVerdict(), message()
-    roots = [edited_root(lambda document, year=year: _until(document, year)) for year in (2040, 2041, 2042)]
+    roots = [edited_root(partial(_until, year)) for year in (2040, 2041, 2042)]
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: asked.check(signed, roots[0]), range(16))) == {AGREES}
     assert built == [roots[0].identity]
@@ -315,7 +317,7 @@ def test_one_verifier_for_each_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert built == [roots[each].identity for each in (0, 1, 2, 1)]
 
 
-def _until(document: Any, year: int) -> None:
+def _until(year: int, document: Any) -> None:
     document["certificateAuthorities"][0]["validFor"]["end"] = f"{year}-01-01T00:00:00Z"
 
 
