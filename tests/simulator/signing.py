@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -65,7 +65,7 @@ class Signer:
     private: Private
 
     @staticmethod
-    @lru_cache(maxsize=64)
+    @cache
     def of(kind: KeyKind = "p256", name: str = "release") -> Signer:
         """The pair with this name, made once per test run (RSA keys take their time)."""
         private: Private
