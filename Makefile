@@ -1,9 +1,11 @@
 # Everything a person or a machine does with this tree. `make` alone lists the targets.
 #
 # Settable from outside: PYTHON (which interpreter makes .venv), CONFIG, DATA and SERVE_ARGS (make serve), TEST_ARGS
-# (handed to pytest), BENCH_ARGS (handed to the benchmark), LOCK_ARGS (handed to uv, e.g. --upgrade).
+# (handed to pytest), BENCH_ARGS (handed to the benchmark), LOCK_ARGS (handed to uv, e.g. --upgrade), FUZZ_TIMES (how many
+# times as long as in make test the fuzz tests run).
 
 PYTHON ?= python3
+FUZZ_TIMES ?= 100
 CONFIG ?= config/tagstone.yaml
 DATA ?= data
 VENV := .venv
@@ -16,7 +18,7 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench lock clean
+.PHONY: help serve test lint format fuzz bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -37,6 +39,9 @@ lint: $(DEVELOPMENT) ## Check format, lint, types and layers, changing nothing
 format: $(DEVELOPMENT) ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: $(DEVELOPMENT) ## Run the fuzz tests alone, FUZZ_TIMES as long as make test does
+	FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/python -m pytest tests/fuzz $(TEST_ARGS)
 
 bench: $(DEVELOPMENT) packages ## Measure against docker-registry and nginx; writes bench.json
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.configuration import load
 from proxy.configuration.source import parse
 from proxy.errors import ConfigurationError, Problem
+from tests.fuzz.damage import examples
 
 #: What YAML gives a meaning to, and a few letters.
 YAML = st.text(alphabet="{}[]:,-&*!|>'\"%@`#?<~=. \n\tab01é\u2028\x85", max_size=60)
@@ -46,7 +47,7 @@ TREES = st.recursive(
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["C", "Python"])
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=YAML)
 @example(text="a: &a [*a]")
 @example(text="? - ? - ? -")
@@ -66,7 +67,7 @@ def test_any_text_is_read_or_refused(monkeypatch: pytest.MonkeyPatch, compiled: 
     assert all(problem.line >= 1 and problem.message for problem in problems)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=st.dictionaries(st.sampled_from(KEYS), TREES, max_size=5))
 def test_any_tree_is_a_configuration_or_refused(tmp_path: Path, tree: dict[str, object]) -> None:
     """With the models behind it: no exception but the one that tells."""

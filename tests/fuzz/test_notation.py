@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import EvidenceMalformed
@@ -23,6 +23,7 @@ from proxy.verify.model import Trusted
 from proxy.verify.notation import NotationSignatures, NotationStore
 from proxy.verify.roots import Authority, Window
 from proxy.verify.timestamps import verify_timestamp
+from tests.fuzz.damage import examples
 from tests.simulator.notation import EXPIRY, SCHEME, SIGNING_TIME, Form, b64url, issue, notation_manifest, payload_of
 from tests.simulator.sigstore import der
 from tests.simulator.sigstore.tsa import TimestampAuthority
@@ -114,7 +115,7 @@ def test_the_ground_is_good() -> None:
     assert judge(cose(COSE_PROTECTED, payload_of(IMAGE), {}), "cose").accepted
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(protected=HEADERS, header=HEADERS)
 @example(protected={SIGNING_TIME: "0001-01-01T00:00:00+23:59"}, header={})
 @example(protected={"crit": [SCHEME, EXPIRY], EXPIRY: "9999-12-31T23:59:59-23:59"}, header={})
@@ -126,7 +127,7 @@ def test_any_jws_header_is_judged(protected: dict[str, Any], header: dict[str, A
         assert "crit" not in header
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(protected=COSE_HEADERS, header=COSE_HEADERS)
 @example(protected={SIGNING_TIME: cbor2.CBORTag(1, 2**62)}, header={})
 @example(protected={SIGNING_TIME: cbor2.CBORTag(1, 1e300)}, header={})
@@ -139,7 +140,7 @@ def test_any_cose_header_is_judged(protected: dict[Any, Any], header: dict[Any, 
         assert 2 not in header
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(payload=JSON.map(lambda tree: json.dumps(tree).encode()) | st.binary(max_size=60))
 def test_any_payload_is_judged(payload: bytes) -> None:
     """Only the one that names the image is accepted, and that is not among these."""
@@ -147,7 +148,7 @@ def test_any_payload_is_judged(payload: bytes) -> None:
     assert not judge(cose(COSE_PROTECTED, payload, {}), "cose").accepted
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(body=st.binary(max_size=64) | CBOR.map(cbor2.dumps))
 @example(body=b"\xd2\x84\x5b\xff\xff\xff\xff\xff\xff\xff\xff")
 @example(body=b"\xd2\x9b\xff\xff\xff\xff\xff\xff\xff\xff")
@@ -225,7 +226,7 @@ def grafted(token: bytes, at: int, graft: bytes) -> bytes:
 TOKEN = TSA.response(b"stamped", NOW)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(at=st.integers(0, 120), graft=DER)
 def test_any_element_of_a_timestamp_may_be_another(at: int, graft: bytes) -> None:
     """The token is well-formed DER still: it is refused, or what changed was not signed and the time is the same."""
