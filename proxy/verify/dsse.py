@@ -63,7 +63,7 @@ class Statement:
     @classmethod
     def parse(cls, payload: bytes, depth: int) -> Statement:
         """Read a statement; the caller has bounded its size and verified its signature. Raises :class:`EvidenceMalformed`."""
-        document = read_object(payload, depth, "a statement")
+        document = read_object(payload, depth, "a statement", most=None)
         kind = text(document, "_type", "its statement")
         if kind not in STATEMENTS:
             raise EvidenceMalformed(f"is no in-toto statement but {shown(kind)!r}")
@@ -75,7 +75,7 @@ class Statement:
             subjects.append(digests)
         predicate = document.get("predicate")
         if isinstance(predicate, str) and predicate.lstrip().startswith("{"):
-            predicate = read_object(predicate.encode(), depth, "a predicate")
+            predicate = read_object(predicate.encode(), depth, "a predicate", most=None)
         return cls(text(document, "predicateType", "its statement"), tuple(subjects), document, predicate)
 
     def check_subject(self, digest: Digest) -> None:

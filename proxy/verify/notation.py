@@ -369,5 +369,5 @@ def _check_payload(payload: bytes, subject: Subject, depth: int) -> None:
 
 def _own_type(body: bytes, depth: int) -> str:
     """What the manifest calls itself; empty where it does not, which equals no claim."""
-    own = read_object(body, depth, "a subject").get("mediaType")
+    own = read_object(body, depth, "a subject", most=None).get("mediaType")
     return own if isinstance(own, str) else ""

@@ -14,6 +14,9 @@ from proxy.manifest import strict_json
 
 #: How much of a stranger's text is repeated in a reason.
 _SHOWN = 160
+#: Most values in a document that nobody has signed. The largest true ones, bundles with every log entry that they may have, stay
+#: far below: what is long in them is base64.
+_MOST_UNSIGNED = 50_000
 
 
 def shown(text: str) -> str:
@@ -21,8 +24,15 @@ def shown(text: str) -> str:
     return ascii(text[:_SHOWN])[1:-1] + ("..." if len(text) > _SHOWN else "")
 
 
-def read_object(body: bytes, depth: int, what: str) -> Mapping[str, object]:
-    """Read a JSON object that means one thing only. The caller has bounded ``len(body)``."""
+def read_object(body: bytes, depth: int, what: str, most: int | None = _MOST_UNSIGNED) -> Mapping[str, object]:
+    """Read a JSON object that means one thing only. The caller has bounded ``len(body)``.
+
+    ``most`` bounds the number of its values: a megabyte of empty lists costs tens of megabytes and holds up every thread. None
+    is for what somebody who is trusted has signed.
+    """
+    # Every value but the first stands behind one of these. Some may be in texts, which only makes the bound stricter.
+    if most is not None and sum(map(body.count, (b",", b"[", b"{"))) > most:
+        raise EvidenceMalformed(f"has {what} of more than {most} values")
     try:
         value = strict_json(body, depth)
     except ManifestRefused as error:
