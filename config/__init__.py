@@ -1,1 +1,1 @@
-"""The shipped defaults, as data: the default configuration and the client templates."""
+"""The shipped defaults, as data: the default configuration, the signers of well-known images and the client templates."""

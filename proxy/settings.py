@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from proxy.policy.document import RuleSettings, Trust
 from proxy.schema import Duration, EmptyMapping, FilePath, Listen, Model, Secret, Size, Switch, Timeout
@@ -152,6 +152,17 @@ class Cache(Model):
     )
 
 
+def _extends_form(value: Any) -> str:
+    return "<word>" if isinstance(value, str) else "<list>"
+
+
+#: Sets of rules that come with Tagstone.
+WellKnown = Literal["well-known"]
+Extends = Annotated[
+    Annotated[WellKnown, Tag("<word>")] | Annotated[tuple[WellKnown, ...], Tag("<list>")], Discriminator(_extends_form)
+]
+
+
 class Settings(Model):
     """Configuration of Tagstone: one file for `serve`, `verify` and the operator's commands."""
 
@@ -173,6 +184,11 @@ class Settings(Model):
     trust: Trust = Field(Trust(), description="Who is believed.")
     rules: tuple[RuleSettings, ...] = Field(
         min_length=1, description="Which image needs what. An image that no rule matches is refused. Required."
+    )
+    extends: Extends = Field(
+        (),
+        description="Rules that come with Tagstone and stand behind those of the file. `well-known`: the signers of well-known "
+        "public images, as their own pages state them.",
     )
     limits: Limits = Field(Limits(), description="Bounds on what others may make Tagstone hold, read or wait for.")
     log: Log = Field(Log(), description="How the log is written.")

@@ -31,7 +31,11 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         path = configuration.find(config)
         loaded = configuration.load(path)
         warnings = loaded.warnings
-        counts = ((len(loaded.rules), "rule"), (len(loaded.upstreams), "upstream"), (len(loaded.trusted.keys), "key"))
+        own = len(loaded.rules) - len(loaded.pages)
+        keys = len(loaded.settings.trust.keys)
+        counts = [(own, "rule"), (len(loaded.upstreams), "upstream"), (keys, "key")]
+        if loaded.settings.extends:
+            counts.append((len(loaded.pages), "well-known rule"))
         summary = f"{path} checks out: {', '.join(_count(number, word) for number, word in counts)}"
     except ConfigurationError as error:
         problems = error.problems
@@ -109,7 +113,8 @@ def _show_rule(configuration: Configuration, reference: Reference, *, as_json: b
     def described(each: Rule) -> dict[str, object]:
         prefix, literals, doubles, stars, marks = each.pattern.specificity
         specificity = {"before_wildcard": prefix, "literal": literals, "**": -doubles, "*": -stars, "?": marks}
-        return {"match": each.pattern.text, "line": lines.get(id(each)), "characters": specificity}
+        place = {"line": lines.get(id(each)), "page": configuration.pages.get(each.pattern.text)}
+        return {"match": each.pattern.text, **place, "characters": specificity}
 
     if as_json:
         common.show_json(
@@ -132,6 +137,8 @@ def _show_rule(configuration: Configuration, reference: Reference, *, as_json: b
         return
     print(f"  rule       {_place(configuration, chosen, lines)}")
     print(f"  requires   {chosen.require}")
+    if (page := configuration.pages.get(chosen.pattern.text)) is not None:
+        print(f"  known by   {page}")
     if tag is not None:
         why = "no tag pattern matches" if tag_rule is None else f'tag pattern "{tag_rule.pattern.text}"'
         print(f"  overwrite  {chosen.on_overwrite(tag).value} ({why})")

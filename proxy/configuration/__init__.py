@@ -8,6 +8,7 @@ each with its line and the way out. In between::
     upstreams  registries, endpoints, credentials, host names
     trust      keys, roots and trust stores
     rules      requirements, patterns
+    wellknown  the rules that ``extends`` brings
     schema     the JSON Schema, for editors and for "did you mean"
     reference  the tables of docs/configuration.md
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -61,7 +62,10 @@ class Configuration:
     listen: Address
     admin_listen: Address
     warnings: tuple[Problem, ...] = ()
-    rule_lines: tuple[int, ...] = ()  #: where each of ``rules`` stands in the file
+    #: Where each of ``rules`` stands in the file; the line of ``extends`` for those that it brought.
+    rule_lines: tuple[int, ...] = ()
+    #: The patterns of rules that ``extends`` brought → address of the page that says how these images are signed.
+    pages: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(explicit: Path | None) -> Path:
@@ -103,6 +107,14 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
     names = Names(*(_names(root, "trust", section) for section in ("keys", "roots", "notation")))
     trusted = build_trust(settings, names, now or datetime.now(UTC), report)
     rules = RuleBuilder(trusted, names, registries, report).build(settings)
+    lines = [report.line(("rules", index)) for index in range(len(rules))]
+    pages: Mapping[str, str] = {}
+    if settings.extends:
+        from proxy.configuration.wellknown import extend
+
+        known = extend(rules, trusted, names, registries, report)
+        rules, trusted, pages = (*rules, *known.rules), known.trusted, known.pages
+        lines += [report.line(("extends",))] * len(known.rules)
     if report.errors:
         raise _failure(report)
     return Configuration(
@@ -116,7 +128,8 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
         Address.parse(settings.listen),
         admin,
         tuple(sorted(report.warnings, key=lambda problem: problem.line)),
-        tuple(report.line(("rules", index)) for index in range(len(rules))),
+        tuple(lines),
+        pages,
     )
 
 

@@ -65,7 +65,7 @@ def _value(field: dict[str, Any]) -> str:
     if field.get("format") in _FORMATS:
         return _FORMATS[field["format"]]
     if "oneOf" in field:
-        return "word or mapping"
+        return "word or list" if any(option.get("type") == "array" for option in field["oneOf"]) else "word or mapping"
     if "$ref" in field:
         return "mapping"
     if field["type"] == "integer":

@@ -90,12 +90,18 @@ class RuleBuilder:
         for index, written in enumerate(settings.rules):
             location = ("rules", index)
             self._check_unique(written.match, seen, (*location, "match"))
-            self._check_match(written, (*location, "match"))
-            require = self._requirement(written.require, (*location, "require"), 0)
-            tags = self._tags(written.tags, (*location, "tags"))
-            if require is not None:
-                rules.append(Rule(Pattern.compile(written.match), require, tags, fingerprint(require, self._trusted)))
+            if (rule := self.rule(written, location)) is not None:
+                rules.append(rule)
         return tuple(rules)
+
+    def rule(self, written: RuleSettings, location: Location) -> Rule | None:
+        """One rule; None where it does not check out, which is reported at ``location``."""
+        self._check_match(written, (*location, "match"))
+        require = self._requirement(written.require, (*location, "require"), 0)
+        tags = self._tags(written.tags, (*location, "tags"))
+        if require is None:
+            return None
+        return Rule(Pattern.compile(written.match), require, tags, fingerprint(require, self._trusted))
 
     def _check_unique(self, pattern: str, seen: dict[str, Location], location: Location) -> None:
         first = seen.setdefault(pattern, location)

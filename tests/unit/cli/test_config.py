@@ -236,3 +236,17 @@ def test_schema_prints_the_schema(folder: Folder) -> None:
     for words in ((), ("--config", folder.file)):
         result = tagstone_config("schema", *words)
         assert (result.exit_code, json.loads(result.stdout)) == (0, json_schema())
+
+
+def test_well_known_rules_are_counted_and_shown_with_their_page(folder: Folder) -> None:
+    """At the line of ``extends``, whose word stays what it is in the file that is printed."""
+    folder.write('upstreams: {gcr.io: {}}\nextends: well-known\nrules: [{match: "gcr.io/**", require: first-use}]\n')
+    checked = tagstone_config("check", "--config", folder.file).stdout
+    assert checked == f"{folder.file} checks out: 1 rule, 1 upstream, 0 keys, 1 well-known rule\n"
+    image, page = "gcr.io/distroless/static", "https://github.com/GoogleContainerTools/distroless/blob/main/README.md"
+    result = tagstone_config("show", "--config", folder.file, "--rule", image)
+    assert f'rule       "gcr.io/distroless/**" ({folder.file}:2)\n' in result.stdout
+    assert f"known by   {page}\n" in result.stdout
+    found = shown("show", "--config", folder.file, "--rule", image)
+    assert [(each["line"], each["page"]) for each in found["matching"]] == [(2, page), (3, None)]
+    assert shown("show", "--config", folder.file)["extends"] == "well-known"
