@@ -10,6 +10,7 @@ The library is large, and is imported when the first bundle asks for it.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from proxy.errors import EvidenceMalformed
@@ -28,6 +31,7 @@ from proxy.verify.certificates import SignerCertificate
 from proxy.verify.core import Signed
 from proxy.verify.parsing import read_object, shown
 from proxy.verify.roots import Root
+from proxy.verify.shapes import bundle_version
 
 if TYPE_CHECKING:
     from sigstore.verify import Verifier
@@ -109,9 +113,28 @@ _KINDS = {
 UNREADABLE_ROOT = "a trusted root that it does not read (version 0.2, or an authority without a common name)"
 
 
+def _curve_key(case: Case) -> ec.EllipticCurvePublicKey | None:
+    return case.leaf.key if case.leaf is not None and isinstance(case.leaf.key, ec.EllipticCurvePublicKey) else None
+
+
+def _by_another_hash(case: Case) -> bool:
+    key = _curve_key(case)
+    try:
+        if key is not None and key.curve.name != "secp256r1":
+            key.verify(case.signed.signature, case.signed.message, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        return True
+    return False
+
+
 def _without_proof(case: Case) -> bool:
     proof = case.signed.entries[0].proof
     return proof is None or proof.checkpoint is None
+
+
+def _on_a_larger_curve(case: Case) -> bool:
+    key = _curve_key(case)
+    return case.kind == ("hashedrekord", "0.0.2") and key is not None and key.curve.name != "secp256r1"
 
 
 def _without_time(case: Case) -> bool:
@@ -137,8 +160,13 @@ def _message_digest(case: Case) -> bool:
     return isinstance(digest, dict) and digest.get("algorithm") != "SHA2_256"
 
 
+def _timed_by_stamps(case: Case) -> bool:
+    """Whether timestamps are all that proves the time: beside a log's promise the library passes over those that fail."""
+    return bool(case.signed.timestamps) and case.signed.entries[0].promise is None
+
+
 def _partial_authority(case: Case) -> bool:
-    return bool(case.signed.timestamps) and any(
+    return _timed_by_stamps(case) and any(
         len(authority.chain) < 2 or chains.is_authority(authority.chain[0]) for authority in case.root.timestamp_authorities
     )
 
@@ -160,7 +188,7 @@ def _unreadable_timestamp(case: Case) -> bool:
 
 def _last_moment(case: Case) -> bool:
     ends = {authority.window.end for authority in case.root.timestamp_authorities}
-    return any(_stamped_at(token) in ends for token in case.signed.timestamps)
+    return _timed_by_stamps(case) and any(_stamped_at(token) in ends for token in case.signed.timestamps)
 
 
 #: Every limit of the library, in the order in which they are asked. Each has a test that notices when it is lifted.
@@ -168,20 +196,18 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a managed key", lambda case: not case.signed.chain),
     Limit("a signature that is no Sigstore bundle", lambda case: case.signed.bundle is None),
     Limit("a root that is certificates of one's own", lambda case: case.root.document is None),
-    Limit(
-        "a certificate with another key than ECDSA on P-256",
-        lambda case: (
-            case.leaf is None
-            or not isinstance(case.leaf.key, ec.EllipticCurvePublicKey)
-            or case.leaf.key.curve.name != "secp256r1"
-        ),
-    ),
+    Limit("a certificate with an RSA or Ed25519 key", lambda case: _curve_key(case) is None),
+    Limit("a signature by the curve's own hash, where that is not SHA-256", _by_another_hash),
     Limit("a bundle without exactly one log entry", lambda case: len(case.signed.entries) != 1),
     Limit("an entry of a log that the root does not name", lambda case: case.signed.entries[0].log_id not in case.root.logs),
     Limit("a log entry without inclusion proof and checkpoint", _without_proof),
     Limit(
         "a log entry of this kind (intoto, or dsse 0.0.2)",
         lambda case: case.kind not in _KINDS[case.signed.payload is not None],
+    ),
+    Limit(
+        "an entry of Rekor v2 about a key on P-384 or P-521",
+        _on_a_larger_curve,
     ),
     Limit("a signature whose time nothing proves", _without_time),
     Limit("a certificate without exactly one certificate timestamp by a log of the root", _sct),
@@ -223,7 +249,7 @@ def ask(verifier: Verifier, signed: Signed) -> None:
 
     assert signed.bundle is not None  # a limit
     try:
-        bundle = Bundle.from_json(signed.bundle)
+        bundle = Bundle.from_json(_spelled(signed.bundle))
         # Both must speak of the same thing, or two right answers together would still be wrong.
         if bundle.signing_certificate.public_bytes(Encoding.DER) != signed.chain[0] or bundle.signature != signed.signature:
             raise EvidenceMalformed("is read by sigstore-python as another signature")
@@ -234,6 +260,19 @@ def ask(verifier: Verifier, signed: Signed) -> None:
             raise EvidenceMalformed("is read by sigstore-python as another payload")
     except Error as error:
         raise EvidenceMalformed(f"is refused by sigstore-python, whose verdict is required, too: {shown(str(error))}") from error
+
+
+def _spelled(bundle: bytes) -> bytes:
+    """The bundle with its media type as the library spells it: other writers put a ``v`` or a space before the version.
+
+    Nobody signs the media type, and one that is misspelled must not be a way around the second verdict.
+    """
+    document = read_object(bundle, _DEPTH, "a bundle")
+    kind = document.get("mediaType")
+    version = bundle_version(kind) if isinstance(kind, str) else None
+    if version is None or kind == "application/vnd.dev.sigstore.bundle.v0.3+json":
+        return bundle
+    return json.dumps({**document, "mediaType": f"application/vnd.dev.sigstore.bundle+json;version=0.{version}"}).encode()
 
 
 class _Anybody:

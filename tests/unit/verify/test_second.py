@@ -53,8 +53,16 @@ def rewritten(signed: Signed, change: Callable[[Any], None]) -> Signed:
 @pytest.mark.parametrize("make", [message, envelope])
 @pytest.mark.parametrize(
     "how",
-    [Signing(), Signing(rekor=2), Signing(timestamps=2), Signing(version="0.1"), Signing(version="0.2")],
-    ids=lambda how: f"v{how.version}-rekor{how.rekor}-{how.timestamps}",
+    [
+        Signing(),
+        Signing(rekor=2),
+        Signing(timestamps=2),
+        Signing(version="0.1"),
+        Signing(version="0.2"),
+        Signing(key="p384"),
+        Signing(key="p521"),
+    ],
+    ids=lambda how: f"v{how.version}-rekor{how.rekor}-{how.timestamps}-{how.key}",
 )
 def test_it_agrees(make: Callable[[Signing], Signed], how: Signing) -> None:
     """What the core accepts and the library can judge, the library accepts."""
@@ -166,6 +174,7 @@ def lenient() -> Root:
     return root_of(SIGSTORE, demands=NOTHING)
 
 
+OWN_HASH = "a signature by the curve's own hash, where that is not SHA-256"
 ROWS = (
     Row("a managed key", lambda: message(Signing(managed=MANAGED))),
     Row("a signature that is no Sigstore bundle", lambda: read_cosign(SIGSTORE.cosign_signature(IMAGE.digest))),
@@ -174,9 +183,12 @@ ROWS = (
         lambda: message(Signing(version="0.2", rekor=None, timestamps=1)),
         lambda: Root.of_ca("own", [SIGSTORE.own_ca()], NOTHING, [SIGSTORE.own_tsa()]),
     ),
-    Row("a certificate with another key than ECDSA on P-256", lambda: message(Signing(key="rsa2048"))),
-    Row("a certificate with another key than ECDSA on P-256", lambda: envelope(Signing(key="ed25519"))),
-    Row("a certificate with another key than ECDSA on P-256", lambda: message(Signing(key="p384", native_hash=True))),
+    Row("a certificate with an RSA or Ed25519 key", lambda: message(Signing(key="rsa2048"))),
+    Row("a certificate with an RSA or Ed25519 key", lambda: envelope(Signing(key="ed25519"))),
+    Row(OWN_HASH, lambda: message(Signing(key="p384", native_hash=True))),
+    Row(OWN_HASH, lambda: envelope(Signing(key="p521", native_hash=True, rekor=2))),
+    Row("an entry of Rekor v2 about a key on P-384 or P-521", lambda: message(Signing(key="p384", rekor=2))),
+    Row("an entry of Rekor v2 about a key on P-384 or P-521", lambda: envelope(Signing(key="p521", rekor=2))),
     Row("a bundle without exactly one log entry", lambda: message(Signing(rekor=None)), lenient),
     Row("a bundle without exactly one log entry", two_entries),
     Row(
@@ -263,6 +275,14 @@ def test_every_limit_has_a_row() -> None:
     """Nothing stands in the table that nobody has seen."""
     assert {limit.name for limit in LIMITS} | {UNREADABLE_ROOT} == {row.limit for row in ROWS}
     assert len({limit.name for limit in LIMITS}) == len(LIMITS)
+
+
+@pytest.mark.parametrize("root", [lambda: root_of(SIGSTORE, "TSA window ends at signing"), lambda: edited_root(without_tsa_leaf)])
+def test_a_promise_makes_up_for_timestamps(root: Callable[[], Root]) -> None:
+    """Where the log proves the time, timestamps that the library cannot judge are no reason to pass it over."""
+    signed = message(Signing(timestamps=1))
+    prove_certificate(signed, root(), LATER, [])
+    assert SecondVerdict().check(signed, root()) == AGREES
 
 
 # -- what goes wrong ------------------------------------------------------------------------------------------------
