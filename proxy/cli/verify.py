@@ -101,6 +101,7 @@ def _verdict_json(verdict: Verdict | None) -> dict[str, object]:
                 "source": e.source,
                 "asked": None if e.about is None else str(e.about),
                 "key": e.about.by if e.about is not None and isinstance(e.about.by, str) else None,
+                "signer": e.signer,
                 "accepted": e.accepted,
                 "reason": e.reason,
                 "valid_until": common.moment(e.valid_until),

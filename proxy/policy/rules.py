@@ -358,6 +358,7 @@ class Evidence:
     reason: str
     valid_until: datetime | None = None  #: end of the window that this acceptance leans on
     steps: tuple[str, ...] = ()  #: what each step of the judgement saw, for people who ask
+    signer: str | None = None  #: who signed, where the question does not say it: a pattern or a store may stand for many
 
 
 class Outcome(StrEnum):
@@ -470,7 +471,7 @@ def _answer(question: Question, evidence: Sequence[Evidence], unavailable: bool,
         accepted.sort(key=lambda pair: (pair[0].valid_until is None, pair[0].valid_until or _NEVER))
         best = accepted[-1][0]
         ends = {authority: piece.valid_until for piece, authority in accepted}
-        found = f"{best.format} from the {best.source}"
+        found = f"{best.format} from the {best.source}" + ("" if best.signer is None else f", by {best.signer}")
         return _Result(
             Outcome.ACCEPTED,
             (Check(depth, required, Outcome.ACCEPTED, found),),

@@ -62,6 +62,7 @@ class _Who:
     """Who made it and when, as far as that is proven."""
 
     words: str
+    signer: str | None
     authority: str
     times: tuple[datetime, ...]
     valid_until: datetime | None
@@ -108,7 +109,7 @@ class _Judgement:
             return Evidence(made.format, made.source, question, authority, accepted=False, reason=reason, steps=tuple(steps))
         kind = "signature" if isinstance(question, SignatureBy) else f"attestation {question.type}"
         reason = f"{kind} by {signer} over {self._subject.digest}"
-        return Evidence(made.format, made.source, question, authority, True, reason, until, tuple(steps))
+        return Evidence(made.format, made.source, question, authority, True, reason, until, tuple(steps), found.signer)
 
     # -- who ------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class _Judgement:
                 times = prove_times(signed, key.der, root, self._now, steps)
             except EvidenceMalformed as error:
                 raise EvidenceMalformed(f"made by key {key.name}, but it {error}") from error
-        return _Who(f"key {key.name}", key.fingerprint, times, None if times else key.valid_until)
+        return _Who(f"key {key.name}", None, key.fingerprint, times, None if times else key.valid_until)
 
     def _by_identity(self, identity: Identity, steps: list[str]) -> _Who:
         if self._made.unreadable is not None:
@@ -139,7 +140,7 @@ class _Judgement:
         assert proof.certificate is not None
         who = check_identity(proof.certificate, identity)
         steps.append(f"the certificate is of {shown(who)}, issuer {shown(identity.issuer)}")
-        return _Who(f"{shown(who)} of {identity.issuer}", f"{identity.issuer} {who}", proof.times, proof.valid_until)
+        return _Who(f"{shown(who)} of {identity.issuer}", shown(who), f"{identity.issuer} {who}", proof.times, proof.valid_until)
 
     def _proof(self, name: str) -> tuple[Proof | EvidenceMalformed, tuple[str, ...]]:
         """What the root ``name`` says of the certificate: asked once, with sigstore's own verdict."""

@@ -125,7 +125,7 @@ class NotationSignatures:
             raise EvidenceMalformed(f"has {len(body)} bytes; the limit for a signature is {self._limits.signature_size}")
         if len(body) != descriptor.size or not descriptor.digest.matches(body):
             raise EvidenceMalformed("is broken: the envelope is not what its manifest names")
-        steps.append(f"1. the envelope is {descriptor.digest.short}, as its manifest says")
+        steps.append(f"the envelope is {descriptor.digest.short}, as its manifest says")
         match descriptor.media_type:
             case "application/jose+json":
                 envelope = read_jws(body, self._limits.json_depth)
@@ -134,20 +134,20 @@ class NotationSignatures:
             case other:
                 raise EvidenceMalformed(f"is of type {shown(other)!r}, neither {JOSE} nor {COSE}")
         steps.append(
-            f"2. it is a {'JWS' if descriptor.media_type == JOSE else 'COSE_Sign1'} with {len(envelope.chain)} certificates"
+            f"it is a {'JWS' if descriptor.media_type == JOSE else 'COSE_Sign1'} with {len(envelope.chain)} certificates"
         )
         _check_attributes(envelope)
-        steps.append(f"3. its signing scheme is {envelope.scheme}; critical are {', '.join(map(shown, envelope.critical))}")
+        steps.append(f"its signing scheme is {envelope.scheme}; critical are {', '.join(map(shown, envelope.critical))}")
         if not envelope.chain:
             raise EvidenceMalformed("has no certificates")
         leaf = chains.load(envelope.chain[0], "a certificate")
         _check_algorithm(envelope, leaf)
-        steps.append(f"4. it is made by {envelope.algorithm}, as the key demands")
+        steps.append(f"it is made by {envelope.algorithm}, as the key demands")
         _check_signature(envelope, leaf)
-        steps.append("5. the signature holds")
+        steps.append("the signature holds")
         chain = (leaf, *(chains.load(der, "a certificate") for der in envelope.chain[1:]))
         _check_chain(chain)
-        steps.append(f"6. the signer is {chains.named(leaf)}; the chain of {len(chain)} ends in {chains.named(chain[-1])}")
+        steps.append(f"the signer is {chains.named(leaf)}; the chain of {len(chain)} ends in {chains.named(chain[-1])}")
         return _Signed(envelope, chain)
 
     def _judge(
@@ -167,7 +167,15 @@ class NotationSignatures:
             return Evidence(self.name, source, question, signed.authority, accepted=False, reason=str(error), steps=tuple(steps))
         reason = f"signature by {signed.signer} of notation store {store.name} over {subject.digest}"
         return Evidence(
-            self.name, source, question, signed.authority, accepted=True, reason=reason, valid_until=until, steps=tuple(steps)
+            self.name,
+            source,
+            question,
+            signed.authority,
+            accepted=True,
+            reason=reason,
+            valid_until=until,
+            steps=tuple(steps),
+            signer=signed.signer,
         )
 
     def _check(
@@ -181,20 +189,20 @@ class NotationSignatures:
                 f"is by {signed.signer}, whose chain up to {chains.named(signed.chain[-1])} has no certificate of"
                 f" notation store {store.name}"
             )
-        steps.append(f"7. notation store {store.name} holds a certificate of the chain")
+        steps.append(f"notation store {store.name} holds a certificate of the chain")
         if not store.vouches_for(signed.chain[0].subject):
             raise EvidenceMalformed(f"is by {signed.signer}, who is none of the identities of notation store {store.name}")
-        steps.append("8. the store trusts the signer" if store.subjects else "8. the store names no identities")
+        steps.append("the store trusts the signer" if store.subjects else "the store names no identities")
         if envelope.expiry is not None and now >= envelope.expiry:
             raise EvidenceMalformed(f"expired at {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
         steps.append(
-            "9. it " + ("does not expire" if envelope.expiry is None else f"expires {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
+            "it " + ("does not expire" if envelope.expiry is None else f"expires {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
         )
         until = _check_time(signed, store, now, believed, steps)
         if question.docker_reference:
             raise EvidenceMalformed("does not name a repository, as no signature of this format does")
         _check_payload(envelope.payload, subject, self._limits.json_depth)
-        steps.append(f"11. it signs {subject.digest}")
+        steps.append(f"it signs {subject.digest}")
         return min((moment for moment in (until, envelope.expiry) if moment is not None), default=None)
 
 
@@ -326,13 +334,13 @@ def _check_time(signed: _Signed, store: NotationStore, now: datetime, believed: 
         moment = envelope.authentic_time
         chains.check_windows(chain, moment, moment, "at its authentic signing time")
         if believed:
-            steps.append(f"10. the chain held at the authentic signing time {moment:%Y-%m-%d %H:%M:%S} UTC")
+            steps.append(f"the chain held at the authentic signing time {moment:%Y-%m-%d %H:%M:%S} UTC")
             return None
         chains.check_windows(chain, now, now, f"now, and notation store {store.name} believes no other time")
-        steps.append(f"10. the chain held at the signing time {moment:%Y-%m-%d %H:%M:%S} UTC, and holds now")
+        steps.append(f"the chain held at the signing time {moment:%Y-%m-%d %H:%M:%S} UTC, and holds now")
         return _end(chain)
     if all(chains.window(certificate).holds(now) for certificate in chain):
-        steps.append("10. the chain holds now")
+        steps.append("the chain holds now")
         return _end(chain)
     if not store.tsa or envelope.timestamp is None:
         lacks = f"notation store {store.name} has no tsa" if not store.tsa else "there is no timestamp"
@@ -341,7 +349,7 @@ def _check_time(signed: _Signed, store: NotationStore, now: datetime, believed: 
     authorities = [Authority((root,), Window()) for root in store.tsa]
     stamp = verify_timestamp(envelope.timestamp, envelope.signature, authorities)
     chains.check_windows(chain, stamp.time - stamp.accuracy, stamp.time + stamp.accuracy, "at the time of its timestamp")
-    steps.append(f"10. the chain held at the timestamp {stamp.time:%Y-%m-%d %H:%M:%S} UTC, give or take {stamp.accuracy}")
+    steps.append(f"the chain held at the timestamp {stamp.time:%Y-%m-%d %H:%M:%S} UTC, give or take {stamp.accuracy}")
     return None
 
 

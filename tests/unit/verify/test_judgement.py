@@ -77,6 +77,11 @@ def test_each_question_has_an_answer_of_its_own() -> None:
     key = Key.load("release", Signer.of("p256", "release").public_pem)
     asked = (SignatureBy(identity()), SignatureBy(identity("else@example.test")), SignatureBy("release"))
     evidence = signature(*asked, trusted=replace(TRUSTED, keys={"release": key}))
+    assert [each.signer for each in evidence] == [WHO.identity, None, None]
+    assert (
+        "by release@example.test"
+        in evaluate(SignatureBy(identity("*@example.test")), signature(SignatureBy(identity("*@example.test")))).reasons[0]
+    )
     assert [(each.about, each.accepted) for each in evidence] == list(zip(asked, (True, False, False), strict=True))
     assert evidence[2].reason == "is keyless, not by the managed key release"
 

@@ -88,7 +88,9 @@ def test_each_kind_of_key_signs(form: Form, kind: KeyKind) -> None:
     assert answer.accepted, answer.reason
     assert answer.authority == issued.signer.fingerprint
     assert "CN=acme" in answer.reason
-    assert [step.split(".")[0] for step in answer.steps] == [str(number) for number in range(1, 12)]
+    assert len(answer.steps) == 11
+    assert answer.signer is not None
+    assert "CN=acme" in answer.signer
     assert answer.valid_until == issued.chain[0].not_valid_after_utc
 
 
