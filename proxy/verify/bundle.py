@@ -16,7 +16,6 @@ and either a DSSE envelope with an in-toto statement or a message signature. The
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -31,12 +30,9 @@ from proxy.verify.judgement import SIGN_PREDICATE, Claim, Made, judge
 from proxy.verify.model import Document, Subject, Trusted
 from proxy.verify.parsing import items, member, read_object, shown, text, unbase64
 from proxy.verify.second import SecondVerdict
-from proxy.verify.shapes import PREDICATE_ANNOTATION, is_bundle
+from proxy.verify.shapes import PREDICATE_ANNOTATION, bundle_version, is_bundle
 from proxy.verify.tlog import LogEntry
 
-_MEDIA_TYPE = re.compile(
-    r"application/vnd\.dev\.sigstore\.bundle(?:\.v0\.([123])\+json|\+json;\s*version=(?:v)?0\.([123]))", re.ASCII
-)
 _HASHES = {"SHA2_256": "sha256", "SHA2_384": "sha384", "SHA2_512": "sha512"}
 _MAX_LOG_ENTRIES = 32
 _MAX_TIMESTAMPS = 32
@@ -133,10 +129,10 @@ class SigstoreBundles:
             raise EvidenceMalformed(f"has {len(body)} bytes; the limit for a signature is {limit}")
         bundle = read_object(body, self._limits.json_depth, "a bundle")
         media_type = text(bundle, "mediaType", "its bundle")
-        found = _MEDIA_TYPE.fullmatch(media_type)
-        if found is None:
+        version = bundle_version(media_type)
+        if version is None:
             raise EvidenceMalformed(f"is {shown(media_type)!r}, not a Sigstore bundle of version 0.1, 0.2 or 0.3")
-        return int(found[1] or found[2]), bundle
+        return version, bundle
 
 
 def _chain(material: Mapping[str, object], version: int) -> tuple[bytes, ...]:

@@ -41,6 +41,9 @@ _EVIDENCE_TYPES = (
     r"application/(?:vnd\.)?(?:open)?vex\+json",
     r"application/(?:vnd\.)?csaf\+json",
 )
+_BUNDLE = re.compile(
+    r"application/vnd\.dev\.sigstore\.bundle(?:\.v0\.([123])\+json|\+json;\s*version=(?:v)?0\.([123]))", re.ASCII
+)
 _EVIDENCE = re.compile("|".join(_EVIDENCE_TYPES), re.ASCII)
 _EVIDENCE_TAG = re.compile(r"(sha256|sha512)-([0-9a-f]{64,128})(?:\.(?:sig|att|sbom))?", re.ASCII)
 
@@ -53,6 +56,12 @@ def is_evidence_type(media_type: str) -> bool:
 def is_bundle(media_type: str) -> bool:
     """Whether this is a Sigstore bundle of whatever version."""
     return media_type.startswith("application/vnd.dev.sigstore.bundle") and is_evidence_type(media_type)
+
+
+def bundle_version(media_type: str) -> int | None:
+    """The minor version of a Sigstore bundle of version 0.1, 0.2 or 0.3, in whatever spelling; None for anything else."""
+    found = _BUNDLE.fullmatch(media_type)
+    return None if found is None else int(found[1] or found[2])
 
 
 def is_evidence(manifest: Manifest) -> bool:

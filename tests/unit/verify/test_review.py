@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -37,3 +38,29 @@ def test_swollen_envelopes_and_bundles_are_refused_unread() -> None:
     told, good = CosignAttestations(LIMITS, SECOND).judge(spoiled, subject(), asked, TRUSTED, NOW)
     assert told.reason == "has an envelope of more than 50000 values"
     assert good.accepted
+
+
+SPELLINGS = [
+    "application/vnd.dev.sigstore.bundle.v0.3+json",
+    "application/vnd.dev.sigstore.bundle+json;version=0.3",
+    "application/vnd.dev.sigstore.bundle+json; version=0.3",
+    "application/vnd.dev.sigstore.bundle+json;version=v0.3",
+    "application/vnd.dev.sigstore.bundle.v0.2+json",
+    "application/vnd.dev.sigstore.bundle+json;version=v0.2",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_bundles_version_has_both_verdicts(spelling: str) -> None:
+    """Writers spell the version in several ways: none is refused for that, and none is a way around the second verdict."""
+    held = document(SIGSTORE.attestation_referrer(IMAGE, TYPE, {}, WHO)).layers[0][2]
+    bundle = json.loads(held)
+    material = bundle["verificationMaterial"]
+    if "0.2" in spelling:
+        material["x509CertificateChain"] = {"certificates": [material.pop("certificate")]}
+    body = json.dumps({**bundle, "mediaType": spelling}).encode()
+    (told,) = SigstoreBundles(LIMITS, SECOND).judge_bytes(
+        "here", body, subject(), [AttestationBy(TYPE, identity())], TRUSTED, NOW
+    )
+    assert told.accepted, told.reason
+    assert "sigstore-python accepts it, too" in told.steps
