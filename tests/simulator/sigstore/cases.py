@@ -26,6 +26,7 @@ from tests.simulator.sigstore.root import PrivateSigstore
 
 FormName = Literal[
     "bundle, Rekor v1",
+    "bundle, Rekor v1, timestamp",
     "bundle, Rekor v1, intoto 0.0.2",
     "bundle, Rekor v2",
     "bundle, Rekor v2, dsse 0.0.2",
@@ -193,9 +194,10 @@ _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
             "TSA window starts at signing",
             "no TSA",
         },
-        # Where the log proves a time as well, a timestamp that proves nothing does no harm.
-        lambda form: form.timed and form.how.rekor != 1,
+        lambda form: form.timed,
     ),
+    # Where the log proves a time as well, a timestamp may be missing.
+    (frozenset({"no timestamp", "no TSA"}), lambda form: form.how.rekor != 1),
     # A managed key needs no log where a timestamp proves the time.
     (
         frozenset({"no log entry", "log entry of another log", "log id changed"}),
@@ -281,6 +283,7 @@ _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
 
 FORMS: tuple[Form, ...] = (
     Form("bundle, Rekor v1", "envelope", Signing()),
+    Form("bundle, Rekor v1, timestamp", "envelope", Signing(timestamps=1)),
     Form("bundle, Rekor v1, intoto 0.0.2", "envelope", Signing(kind="intoto 0.0.2")),
     Form("bundle, Rekor v2", "envelope", Signing(rekor=2)),
     Form("bundle, Rekor v2, dsse 0.0.2", "envelope", Signing(rekor=2, kind="dsse 0.0.2")),
