@@ -13,6 +13,7 @@ from proxy.verify.roots import Demands, public_good
 from proxy.verify.roots import Root as TrustRoot
 from proxy.verify.sct import verify_scts
 from tests.simulator.sigstore import Fault
+from tests.simulator.sigstore.der import octets
 from tests.unit.verify.pki import Party
 from tests.unit.verify.reading import SIGSTORE, root_of
 
@@ -72,3 +73,13 @@ def test_the_public_good_root_names_logs() -> None:
     root = TrustRoot.load("sigstore", public_good(), Demands())
     assert all(log.spki_sha256 == name for name, log in root.ct_logs.items())
     assert all(log.window.holds(datetime(2022, 10, 25, tzinfo=UTC)) for log in root.ct_logs.values())
+
+
+def test_promises_are_bounded() -> None:
+    """A certificate with very many of them is not worth the work."""
+    one = b"\x00" + b"0" * 32 + b"0" * 8 + b"\x00\x00" + b"\x04\x03\x00\x01x"
+    promises = (len(one).to_bytes(2, "big") + one) * 33
+    listed = octets(len(promises).to_bytes(2, "big") + promises)
+    party = Party("signer", more=[("1.3.6.1.4.1.11129.2.4.2", listed, False)])
+    with pytest.raises(EvidenceMalformed, match="33 certificate timestamps; the limit is 32"):
+        verify_scts(party.certificate, party.certificate, root_of(SIGSTORE))
