@@ -113,7 +113,7 @@ class SignerCertificate:
         purposes = chains.extension(certificate, x509.ExtendedKeyUsage)
         if purposes is None or ExtendedKeyUsageOID.CODE_SIGNING not in purposes.value:
             raise EvidenceMalformed("was made with a certificate that is not for signing code")
-        _check_critical(certificate)
+        check_critical(certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def _check_between(leaf: x509.Certificate, line: Sequence[x509.Certificate], cha
         purposes = chains.extension(certificate, x509.ExtendedKeyUsage)
         if purposes is not None and not FOR_CODE & set(purposes.value):
             raise EvidenceMalformed(f"has a chain over an authority that may not vouch for code: {chains.named(certificate)}")
-        _check_critical(certificate)
+        check_critical(certificate)
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -219,8 +219,13 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return algorithm is None or isinstance(algorithm, _STRONG)  # None: Ed25519, which has no choice of hash
 
 
-def _check_critical(certificate: x509.Certificate) -> None:
-    """RFC 5280, section 4.2: a critical extension that is not understood forbids the certificate."""
+def check_critical(certificate: x509.Certificate) -> None:
+    """RFC 5280, section 4.2: a critical extension that is not understood forbids the certificate.
+
+    So do name constraints, critical or not: nothing here could hold them against a signer's name.
+    """
+    if chains.extension(certificate, x509.NameConstraints) is not None:
+        raise EvidenceMalformed(f"has a certificate with name constraints, which are not supported: {chains.named(certificate)}")
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _UNDERSTOOD and not extension.oid.dotted_string.startswith(_FULCIO):
             raise EvidenceMalformed(

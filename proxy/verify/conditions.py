@@ -38,7 +38,7 @@ class Condition:
 
     def check(self, statement: Mapping[str, object], predicate: object) -> None:
         """Raises :class:`EvidenceMalformed` unless the condition holds."""
-        if _count(statement) > _MAX_VALUES:
+        if max(_count(statement), _count(predicate)) > _MAX_VALUES:
             raise EvidenceMalformed(f"has a statement of more than {_MAX_VALUES} values, too many for a condition")
         try:
             result = self._program.execute({"statement": statement, "predicate": predicate})

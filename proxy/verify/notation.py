@@ -43,6 +43,7 @@ from proxy.manifest import Entry, Manifest
 from proxy.policy.rules import Evidence, Question, SignatureBy, Store
 from proxy.settings import Limits
 from proxy.verify import chains
+from proxy.verify.certificates import check_critical
 from proxy.verify.chains import foreign
 from proxy.verify.envelopes import (
     AUTHENTIC_TIME,
@@ -304,6 +305,8 @@ def _check_chain(chain: Sequence[x509.Certificate]) -> None:
         if not strong:
             raise EvidenceMalformed(f"has a certificate that was signed with a weak or unknown hash: {chains.named(certificate)}")
     chains.check_links(chain)
+    for certificate in chain:
+        check_critical(certificate)
     for certificate in chain[1:]:
         constraints, usage = chains.extension(certificate, x509.BasicConstraints), chains.extension(certificate, x509.KeyUsage)
         if constraints is None or not constraints.critical or usage is None or not usage.critical:

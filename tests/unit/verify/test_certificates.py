@@ -277,7 +277,7 @@ STRANGER = authority("stranger")
         (branch(NOT_FOR_CERTIFICATES), "may not sign certificates"),
         (branch(WEAK), "an RSA key of 1024 bits"),
         (branch(ODD), "critical extension"),
-        (branch(BOUND), "critical extension"),
+        (branch(BOUND), "name constraints, which are not supported: CN=bound"),
         (branch(STRANGER), "no authority of root legacy issued"),
         ((Party("signer"), ()), "no authority of root legacy issued"),
         ((SIGNER, (ISSUER,)), "no authority of root legacy issued"),

@@ -6,13 +6,24 @@ import json
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import AttestationBy
+from proxy.policy.rules import AttestationBy, SignatureBy, Store
 from proxy.verify.bundle import SigstoreBundles
+from proxy.verify.certificates import SignerCertificate, verify_chain
+from proxy.verify.conditions import Condition
 from proxy.verify.cosign import CosignAttestations
+from proxy.verify.dsse import Statement
+from proxy.verify.model import Trusted
+from proxy.verify.notation import NotationSignatures, NotationStore
 from proxy.verify.parsing import read_object
+from proxy.verify.roots import Demands, Root
+from tests.simulator.notation import issue, notation_signature
+from tests.simulator.signing import Signer
 from tests.unit.verify.evidence import IMAGE, NOW, document, subject
+from tests.unit.verify.pki import BEGIN, Party, authority, pem
 from tests.unit.verify.test_judgement import LIMITS, SECOND, SIGSTORE, TRUSTED, TYPE, WHO, identity
 
 #: A document of one megabyte that would be three hundred thousand lists.
@@ -64,3 +75,50 @@ def test_every_spelling_of_a_bundles_version_has_both_verdicts(spelling: str) ->
     )
     assert told.accepted, told.reason
     assert "sigstore-python accepts it, too" in told.steps
+
+
+@pytest.mark.parametrize(
+    ("extension", "critical", "told"),
+    [
+        (x509.NameConstraints([x509.DNSName("example.test")], None), True, "name constraints, which are not supported"),
+        (x509.NameConstraints([x509.DNSName("example.test")], None), False, "name constraints, which are not supported"),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b""), True, "a critical extension that is not known"),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b""), False, None),
+    ],
+)
+def test_what_narrows_a_notation_authority_is_not_overlooked(
+    extension: x509.ExtensionType, critical: bool, told: str | None
+) -> None:
+    """An intermediate authority that may only vouch for some must not vouch for all because nobody read its bounds."""
+    good = issue("p256", "acme")
+    leaf, middle, root = good.chain
+    builder = x509.CertificateBuilder(
+        middle.issuer, middle.subject, middle.public_key(), 7, middle.not_valid_before_utc, middle.not_valid_after_utc
+    )
+    for each in middle.extensions:
+        builder = builder.add_extension(each.value, each.critical)
+    bound = builder.add_extension(extension, critical).sign(Signer.of("p384", "acme root").private, hashes.SHA384())
+    held = document(notation_signature(replace(good, chain=(leaf, bound, root)), IMAGE))
+    trusted = Trusted(stores={"acme": NotationStore.load("acme", [good.root_pem])})
+    (judged,) = NotationSignatures(LIMITS).judge(held, subject(), [SignatureBy(Store("acme"))], trusted, NOW)
+    assert judged.accepted is (told is None)
+    assert told is None or told in judged.reason
+
+
+def test_name_constraints_of_an_offered_authority_hold_though_not_critical() -> None:
+    """RFC 5280 wants them critical; where they are not, they bind all the same."""
+    root = authority("root")
+    value = x509.NameConstraints([x509.DNSName("example.test")], None).public_bytes()
+    middle = authority("middle", root, more=[("2.5.29.30", value, False)])
+    own = Root.of_ca("own", [pem(root)], Demands(log=False, sct=False))
+    signer = SignerCertificate.parse(Party("signer", middle).der)
+    with pytest.raises(EvidenceMalformed, match="name constraints, which are not supported: CN=middle"):
+        verify_chain(signer, [middle.der], own, BEGIN)
+
+
+def test_predicates_that_are_text_count_for_conditions() -> None:
+    """A predicate that is text of JSON is one value in its statement, and as many as it holds for a condition."""
+    statement = {"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicateType": TYPE}
+    read = Statement.parse(json.dumps({**statement, "predicate": json.dumps({"all": [0] * 500_001})}).encode(), 32)
+    with pytest.raises(EvidenceMalformed, match="more than 500000 values"):
+        Condition("true").check(read.document, read.predicate)
