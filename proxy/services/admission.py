@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from proxy.content import FetchedManifest
-from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import Bounds, Manifest
 from proxy.manifest import parse as read
 from proxy.policy.rules import Never, Outcome, Rule, Verdict, evaluate
@@ -127,8 +127,16 @@ class Admission:
         try:
             return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=False)
         except UpstreamError as error:
-            retry_after = error.retry_after if isinstance(error, UpstreamUnavailable) else None
-            return Verdict(Outcome.UNKNOWN, (str(error),), retry_after=retry_after)
+            return _untold(error)
+
+    async def of_candidate(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
+        """The verdict on a digest that is to be pinned: as :meth:`of_pin`, but one that the upstream does not have is refused."""
+        try:
+            return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=False)
+        except UpstreamAbsent:
+            return Verdict(Outcome.REFUSED, (f"{repository}@{digest} does not exist upstream",))
+        except UpstreamError as error:
+            return _untold(error)
 
     async def of_digest(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
         """The verdict on a manifest pulled by digest: accepted itself, reached from above, or evidence about what is.
@@ -434,6 +442,13 @@ class Admission:
 
 def _all_text(document: Document) -> bool:
     return all(is_text(content) for _, _, content in document.layers)
+
+
+def _untold(error: UpstreamError) -> Verdict:
+    """What cannot be fetched cannot be told."""
+    return Verdict(
+        Outcome.UNKNOWN, (str(error),), retry_after=error.retry_after if isinstance(error, UpstreamUnavailable) else None
+    )
 
 
 def _blocked(block: Block) -> Verdict:

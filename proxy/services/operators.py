@@ -68,7 +68,7 @@ class Operators:
         if chosen == pin.digest:
             return Act(Result.DONE, f"{pin.name} is pinned to {chosen} already", pin=pin)
         rule = self._revision.rule(repository)
-        verdict = await self._admission.of_pin(self._revision, rule, repository, chosen)
+        verdict = await self._admission.of_candidate(self._revision, rule, repository, chosen)
         if not verdict.accepted:
             return _not_passing(pin, chosen, str(rule), verdict)
         now = self._clock()

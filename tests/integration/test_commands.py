@@ -112,13 +112,15 @@ def test_an_approval_moves_the_pin_in_every_worker(pair: Tagstone, workers: Work
 def test_an_approval_does_not_stand_for_a_signature(
     pair: Tagstone, workers: Workers, upstream: Upstream, repository: str
 ) -> None:
-    """An unsigned digest cannot be approved (exit 1), nor one that cannot be had (exit 3); the pin stays."""
+    """An unsigned digest cannot be approved (exit 1), nor one that the upstream does not have; the pin stays."""
     name, path, first, _ = overwritten(upstream, pair, workers, repository)
     unsigned = upstream.push(repository, "v1", images.image(f"{repository}/unsigned"))
     refused = pair.json("pins", "approve", name, "--digest", str(unsigned.digest), code=1)
     assert refused["result"] == "refused"
     assert "a signature by key release-key is required" in " ".join(refused["reasons"])
-    assert pair.json("pins", "approve", name, "--digest", f"sha256:{'0' * 64}", code=3)["result"] == "unknown"
+    absent = pair.json("pins", "approve", name, "--digest", f"sha256:{'0' * 64}", code=1)
+    assert absent["result"] == "refused"
+    assert "does not exist upstream" in " ".join(absent["reasons"])
     assert refused["pin"]["digest"] == str(first.digest)
     assert all(ask_on(connection, "GET", path).status == 403 for connection in workers)
 
