@@ -9,6 +9,7 @@
 ``profiles``    whole upstreams by name: ``async with profile("quay-redirect") as world``
 ``images``      pure builders of images, indexes, artifacts
 ``signing``     pure builders of cosign signatures and Sigstore bundles, right or wrong on purpose
+``sigstore``    a private Sigstore: keyless signatures, trusted roots, a TUF repository, right or wrong on purpose
 ``push``        uploads what these build to a real registry
 ``tls``         certificates for simulated hosts
 ``server``      the HTTP server below all this, and its record of requests
