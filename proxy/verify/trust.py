@@ -1,7 +1,6 @@
 """Managed keys: public keys that an operator names in ``trust.keys``, with the time in which each is believed.
 
-Signature schemes are those of cosign: ECDSA over SHA-256 whatever the curve (for P-384 and P-521 the curve's own hash too),
-RSA with PKCS#1 v1.5 over SHA-256, Ed25519 over the message itself.
+Signature schemes are those of cosign (:mod:`proxy.verify.keys`).
 """
 
 from __future__ import annotations
@@ -9,30 +8,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
+from proxy.verify.keys import SUPPORTED, PublicKey, holds, spki, supported
 from proxy.verify.model import TrustedKey
-
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 #: A key file is a few hundred bytes; what is larger is something else.
 _MAX_PEM = 64 << 10
-_MIN_RSA_BITS = 2048
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,60})-----")
-#: Supported curves, and the hashes with which signatures by each are accepted.
-_CURVES: Mapping[str, tuple[hashes.HashAlgorithm, ...]] = {
-    "secp256r1": (hashes.SHA256(),),
-    "secp384r1": (hashes.SHA256(), hashes.SHA384()),
-    "secp521r1": (hashes.SHA256(), hashes.SHA512()),
-}
-_SUPPORTED = "supported are ECDSA on P-256, P-384 or P-521, RSA from 2048 bits, and Ed25519"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +53,8 @@ class Key:
         if valid_from is not None and valid_until is not None and valid_until < valid_from:
             raise ValueError(f"the validity window ends ({_when(valid_until)}) before it begins ({_when(valid_from)})")
         public = _read(pem)
-        spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return cls(name, hashlib.sha256(spki).hexdigest(), valid_from, valid_until, root, spki, public)
+        der = spki(public)
+        return cls(name, hashlib.sha256(der).hexdigest(), valid_from, valid_until, root, der, public)
 
     @property
     def hint(self) -> str:
@@ -82,22 +69,7 @@ class Key:
 
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether ``signature`` over ``message`` is this key's, by any scheme that is accepted for its type."""
-        match self._public:
-            case ed25519.Ed25519PublicKey() as public:
-                return _holds(partial(public.verify, signature, message))
-            case rsa.RSAPublicKey() as public:
-                return _holds(partial(public.verify, signature, message, padding.PKCS1v15(), hashes.SHA256()))
-            case public:
-                algorithms = _CURVES[public.curve.name]
-                return any(_holds(partial(public.verify, signature, message, ec.ECDSA(algorithm))) for algorithm in algorithms)
-
-
-def _holds(attempt: Callable[[], None]) -> bool:
-    try:
-        attempt()
-    except InvalidSignature:
-        return False
-    return True
+        return holds(self._public, signature, message)
 
 
 def _read(pem: bytes) -> PublicKey:
@@ -120,20 +92,11 @@ def _read(pem: bytes) -> PublicKey:
     try:
         public = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"this public key cannot be read; {_SUPPORTED}") from error
-    match public:
-        case ec.EllipticCurvePublicKey():
-            if public.curve.name not in _CURVES:
-                raise ValueError(f"this is a key on the curve {public.curve.name}; {_SUPPORTED}")
-            return public
-        case rsa.RSAPublicKey():
-            if public.key_size < _MIN_RSA_BITS:
-                raise ValueError(f"this RSA key has {public.key_size} bits, which is too short; {_SUPPORTED}")
-            return public
-        case ed25519.Ed25519PublicKey():
-            return public
-        case _:
-            raise ValueError(f"this kind of key cannot be used; {_SUPPORTED}")
+        raise ValueError(f"this public key cannot be read; {SUPPORTED}") from error
+    try:
+        return supported(public)
+    except ValueError as error:
+        raise ValueError(f"this is {error}") from error
 
 
 def _when(moment: datetime) -> str:
