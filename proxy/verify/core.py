@@ -95,7 +95,8 @@ def prove_certificate(signed: Signed, root: Root, now: datetime, steps: list[str
     times = _times(logged, stamps)
     _check_logs(logged, times or (now,), root)  # step 4
     chain = _vouched(signed, leaf, root, times, now)  # step 5
-    valid_until = None if times else min(leaf.certificate.not_valid_after_utc, chain.until)
+    ends = [entry.log.window.end for entry in logged if entry.log.window.end is not None]
+    valid_until = None if times else min(leaf.certificate.not_valid_after_utc, chain.until, *ends)
     told = ", ".join(map(_when, times)) or f"now ({_when(now)}), since no time is proven"
     steps.append(f"root {root.name} vouches for the certificate at {told}")
     promises = verify_scts(leaf.certificate, chain.issuers[0], root)  # step 6

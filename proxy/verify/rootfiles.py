@@ -61,7 +61,7 @@ def load(name: str, body: bytes, demands: Demands) -> Root:
     ):
         if demanded and not there:
             raise ValueError(f"this trusted root has no {of} that can be used, so nothing could pass: say `{key}: none`")
-    identity = _identity(authorities, timestamping, logs, ct_logs, demands)
+    identity = _identity("trusted root", authorities, timestamping, logs, ct_logs, demands)
     return Root(name, authorities, logs, ct_logs, timestamping, demands, identity, body)
 
 
@@ -79,7 +79,8 @@ def of_ca(name: str, pems: Sequence[bytes], demands: Demands, tsa: Sequence[byte
         raise ValueError(f"this certificate file {error}") from error
     if not authorities:
         raise ValueError("no certificate of an authority is named")
-    return Root(name, authorities, {}, {}, timestamping, demands, _identity(authorities, timestamping, {}, {}, demands))
+    identity = _identity("certificates", authorities, timestamping, {}, {}, demands)
+    return Root(name, authorities, {}, {}, timestamping, demands, identity)
 
 
 # -- a trusted root -------------------------------------------------------------------------------------------------
@@ -267,6 +268,7 @@ def _check_chain(chain: tuple[x509.Certificate, ...], issuing: bool) -> None:
 
 
 def _identity(
+    kind: str,  # certificates of one's own also believe intermediates that come with a signature
     authorities: Sequence[Authority],
     timestamping: Sequence[Authority],
     logs: Mapping[bytes, LogKey],
@@ -286,6 +288,7 @@ def _identity(
         return sorted([each.log_id.hex(), spki(each.key).hex(), when(each.window)] for each in entries.values())
 
     whole = [
+        kind,
         certified(authorities),
         certified(timestamping),
         logged(logs),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
@@ -14,17 +16,20 @@ from proxy.policy.rules import AttestationBy, SignatureBy, Store
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.certificates import SignerCertificate, verify_chain
 from proxy.verify.conditions import Condition
+from proxy.verify.core import prove_certificate
 from proxy.verify.cosign import CosignAttestations
 from proxy.verify.dsse import Statement
 from proxy.verify.model import Trusted
 from proxy.verify.notation import NotationSignatures, NotationStore
 from proxy.verify.parsing import read_object
-from proxy.verify.roots import Demands, Root
+from proxy.verify.roots import Demands, Root, Window
 from tests.simulator.notation import issue, notation_signature
 from tests.simulator.signing import Signer
+from tests.simulator.sigstore import SIGNING_TIME
 from tests.unit.verify.evidence import IMAGE, NOW, document, subject
 from tests.unit.verify.pki import BEGIN, Party, authority, pem
-from tests.unit.verify.test_judgement import LIMITS, SECOND, SIGSTORE, TRUSTED, TYPE, WHO, identity
+from tests.unit.verify.reading import read_bundle
+from tests.unit.verify.test_judgement import LIMITS, ROOT, SECOND, SIGSTORE, TRUSTED, TYPE, WHO, identity
 
 #: A document of one megabyte that would be three hundred thousand lists.
 SWOLLEN = b'{"payload":[' + b"[]," * 333_333 + b"[]]}"
@@ -122,3 +127,28 @@ def test_predicates_that_are_text_count_for_conditions() -> None:
     read = Statement.parse(json.dumps({**statement, "predicate": json.dumps({"all": [0] * 500_001})}).encode(), 32)
     with pytest.raises(EvidenceMalformed, match="more than 500000 values"):
         Condition("true").check(read.document, read.predicate)
+
+
+def test_what_is_only_known_by_now_ends_with_its_log() -> None:
+    """Without a proven time everything that an acceptance leans on is believed now: the log's window is part of it."""
+    bundle = json.loads(SIGSTORE.signature_bundle(IMAGE.digest, WHO))
+    del bundle["verificationMaterial"]["tlogEntries"][0]["inclusionPromise"]
+    end = SIGNING_TIME + timedelta(minutes=1)
+    logs = {log_id: replace(log, window=Window(log.window.start, end)) for log_id, log in ROOT.logs.items()}
+    proof = prove_certificate(read_bundle(json.dumps(bundle).encode()), replace(ROOT, logs=logs), SIGNING_TIME, [])
+    assert proof.times == ()
+    assert proof.valid_until == end
+
+
+def test_certificates_of_ones_own_are_another_trust_than_a_trusted_root_of_them() -> None:
+    """The same certificates, but only one of both believes intermediates that come along: old verdicts answer one of them."""
+    root = authority("root")
+    demands = Demands(log=False, sct=False)
+    chain = {"certificates": [{"rawBytes": base64.b64encode(root.der).decode()}]}
+    document = {
+        "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+        "certificateAuthorities": [{"certChain": chain}],
+    }
+    loaded, own = Root.load("it", json.dumps(document).encode(), demands), Root.of_ca("it", [pem(root)], demands)
+    assert loaded.authorities == own.authorities
+    assert loaded.identity != own.identity
