@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 
 def examples(count: int) -> settings:
     """How many examples a test tries: ``count``, or FUZZ_TIMES as many (an environment variable, for long runs)."""
-    return settings(max_examples=count * int(os.environ.get("FUZZ_TIMES", "1")), deadline=None)
+    times = int(os.environ.get("FUZZ_TIMES", "1"))
+    # A machine that does other things as well is slow now and then, which says nothing about what is tested.
+    return settings(max_examples=count * times, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 #: JSON that has nothing to do with anything, with the values at which readers stumble.
