@@ -229,7 +229,7 @@ class AttestationSettings(Model):
     max_age: Duration | None = Field(
         None,
         description="How long ago it may have been signed. The time must be proven, by log entry or timestamp: a key needs a "
-        "`root` for that.",
+        "`root` for that, whose logs and authorities strangers cannot use, or an old attestation can be logged anew.",
     )
 
 
