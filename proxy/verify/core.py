@@ -85,6 +85,8 @@ def prove_certificate(signed: Signed, root: Root, now: datetime, steps: list[str
     )
     if not leaf.identities:
         raise EvidenceMalformed("was made with a certificate that names nobody")
+    if len(leaf.identities) > 1:  # one signer would count as several where a rule asks for several
+        raise EvidenceMalformed(f"was made with a certificate that names {len(leaf.identities)} signers; one is expected")
     deed = Deed(signed.signature, signed.message, signed.payload, signed.envelope, leaf.der, by_certificate=True)
     logged = _log(signed, deed, root, steps)  # step 2
     if root.demands.log and not logged:

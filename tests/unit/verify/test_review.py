@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import AttestationBy, SignatureBy, Store
+from proxy.policy.rules import AtLeast, AttestationBy, Identity, Outcome, Pattern, SignatureBy, Store, evaluate
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.certificates import SignerCertificate, verify_chain
 from proxy.verify.conditions import Condition
 from proxy.verify.core import prove_certificate
-from proxy.verify.cosign import CosignAttestations
+from proxy.verify.cosign import CERTIFICATE, SIGNATURE, CosignAttestations, CosignSignatures
 from proxy.verify.dsse import Statement
-from proxy.verify.model import Trusted
+from proxy.verify.model import Document, Trusted
 from proxy.verify.notation import NotationSignatures, NotationStore
 from proxy.verify.parsing import read_object
 from proxy.verify.roots import Demands, Root, Window
+from storage.digest import Digest
 from tests.simulator.notation import issue, notation_signature
-from tests.simulator.signing import Signer
+from tests.simulator.signing import Signer, simple_signing
 from tests.simulator.sigstore import SIGNING_TIME
 from tests.unit.verify.evidence import IMAGE, NOW, document, subject
 from tests.unit.verify.pki import BEGIN, Party, authority, pem
@@ -152,3 +155,34 @@ def test_certificates_of_ones_own_are_another_trust_than_a_trusted_root_of_them(
     loaded, own = Root.load("it", json.dumps(document).encode(), demands), Root.of_ca("it", [pem(root)], demands)
     assert loaded.authorities == own.authorities
     assert loaded.identity != own.identity
+
+
+def signed_by(*names: str) -> Document:
+    """A cosign v2 signature by a certificate for these e-mail addresses, of the authority ``OWN``."""
+    issuer = b"\x0c\x0fhttps://i.test/"
+    people = [x509.RFC822Name(name) for name in names]
+    signer = Party("signer", OWN, names=people, more=[("1.3.6.1.4.1.57264.1.8", issuer, False)])
+    assert isinstance(signer.key, ec.EllipticCurvePrivateKey)
+    payload = json.dumps(simple_signing(IMAGE.digest)).encode()
+    signature = signer.key.sign(payload, ec.ECDSA(hashes.SHA256()))
+    notes = {SIGNATURE: base64.b64encode(signature).decode(), CERTIFICATE: pem(signer).decode()}
+    held = document(SIGSTORE.signature_image(IMAGE.digest, WHO))
+    descriptor = replace(held.layers[0][0], digest=Digest.of(payload), size=len(payload))
+    return replace(held, layers=((descriptor, notes, payload),))
+
+
+OWN = authority("own")
+
+
+@pytest.mark.parametrize(
+    ("names", "outcome"),
+    [([("alice@a.test",), ("bob@a.test",)], Outcome.ACCEPTED), ([("alice@a.test", "bob@a.test")], Outcome.REFUSED)],
+    ids=["two certificates", "one for both"],
+)
+def test_one_certificate_is_one_signer(names: Sequence[tuple[str, ...]], outcome: Outcome) -> None:
+    """GHSA-9vcr-p3rj-q5q6: a certificate with two names is no two signatures."""
+    trusted = Trusted(roots={"own": Root.of_ca("own", [pem(OWN)], Demands(log=False, sct=False))})
+    asked = tuple(SignatureBy(Identity("own", "https://i.test/", Pattern.compile(f"{who}@a.test"))) for who in ("alice", "bob"))
+    verifier = CosignSignatures(LIMITS, SECOND)
+    evidence = [each for who in names for each in verifier.judge(signed_by(*who), subject(), asked, trusted, BEGIN)]
+    assert evaluate(AtLeast(2, asked), evidence).outcome is outcome
