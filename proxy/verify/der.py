@@ -12,6 +12,7 @@ from proxy.errors import EvidenceMalformed
 INTEGER, OCTETS, OID, GENERALIZED_TIME, SEQUENCE, SET, CONTEXT_0 = 0x02, 0x04, 0x06, 0x18, 0x30, 0x31, 0xA0
 _MULTI_BYTE_TAG = 0x1F
 _LONG = 0x80
+_LONGEST_OID = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class Node:
 
     def oid(self) -> str:
         """The dotted form of an object identifier; empty for anything else."""
-        if self.tag != OID or not self.content or self.content[-1] & _LONG:
+        if self.tag != OID or not 0 < len(self.content) <= _LONGEST_OID or self.content[-1] & _LONG:
             return ""
         arcs: list[int] = []
         value = 0
-        for byte in self.content[:64]:
+        for byte in self.content:
             value = value << 7 | byte & 0x7F
             if not byte & _LONG:
                 arcs.append(value)

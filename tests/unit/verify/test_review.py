@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.errors import EvidenceMalformed
 from proxy.policy.rules import AtLeast, AttestationBy, Identity, Outcome, Pattern, SignatureBy, Store, evaluate
+from proxy.verify import der
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.certificates import SignerCertificate, verify_chain
 from proxy.verify.conditions import Condition
@@ -25,6 +26,7 @@ from proxy.verify.model import Document, Trusted
 from proxy.verify.notation import NotationSignatures, NotationStore
 from proxy.verify.parsing import read_object
 from proxy.verify.roots import Demands, Root, Window
+from proxy.verify.timestamps import verify_timestamp
 from storage.digest import Digest
 from tests.simulator.notation import issue, notation_signature
 from tests.simulator.signing import Signer, simple_signing
@@ -186,3 +188,11 @@ def test_one_certificate_is_one_signer(names: Sequence[tuple[str, ...]], outcome
     verifier = CosignSignatures(LIMITS, SECOND)
     evidence = [each for who in names for each in verifier.judge(signed_by(*who), subject(), asked, trusted, BEGIN)]
     assert evaluate(AtLeast(2, asked), evidence).outcome is outcome
+
+
+@pytest.mark.parametrize("identifier", [b"\x80" * 70 + b"\x01", b"\xff" * 64 + b"\x7f", b"\x80", b""], ids=bytes.hex)
+def test_endless_object_identifiers_are_refused(identifier: bytes) -> None:
+    """A timestamp whose type is an identifier without an end is one more that says nothing, and no fault of the reader."""
+    content = der.encode(der.CONTEXT_0, der.encode(der.SEQUENCE, b"\x02\x01\x01"))
+    with pytest.raises(EvidenceMalformed, match="no CMS signed data"):
+        verify_timestamp(der.encode(der.SEQUENCE, der.encode(der.OID, identifier) + content), b"", ())
