@@ -7,8 +7,8 @@ A format's reader takes a :class:`Signed` out of its bytes; nothing of it is bel
 1. The certificate: what it says (:mod:`proxy.verify.certificates`). A managed key has none.
 2. The log: each entry of a log that the root knows holds (:mod:`proxy.verify.tlog`) and is about this signature, this signer and
    these bytes (:mod:`proxy.verify.bodies`). Entries of other logs say nothing. A log's promise proves a time.
-3. The timestamps (:mod:`proxy.verify.timestamps`): where there are timestamps and the root has authorities for them, one at
-   least holds. Timestamps of other authorities say nothing. Each that holds proves a time.
+3. The timestamps (:mod:`proxy.verify.timestamps`): of those by the root's authorities one at least holds, if there are any.
+   Timestamps of other authorities say nothing. Each that holds proves a time.
 4. Every log entry's log was trusted at the times that are proven; at its own time, if it has one; now, if there is none.
 5. The chain: the root vouches for the certificate at every time that is proven, for every certificate up to the root; now,
    if there is none, and then the proof ends with the certificate.
@@ -31,7 +31,7 @@ from proxy.verify.keys import holds
 from proxy.verify.parsing import shown
 from proxy.verify.roots import LogKey, Root
 from proxy.verify.sct import verify_scts
-from proxy.verify.timestamps import verify_timestamp
+from proxy.verify.timestamps import UntrustedAuthority, verify_timestamp
 from proxy.verify.tlog import LogEntry, verify_entry
 
 MAX_ENTRIES = 32
@@ -169,8 +169,10 @@ def _timestamps(signed: Signed, root: Root, steps: list[str]) -> list[datetime]:
     for token in signed.timestamps:
         try:
             stamp = verify_timestamp(token, signed.stamped, root.timestamp_authorities)
-        except EvidenceMalformed as error:
+        except UntrustedAuthority as error:
             steps.append(f"a timestamp says nothing: it {error}")
+        except EvidenceMalformed as error:
+            steps.append(f"a timestamp does not hold: it {error}")
             told = told or error
         else:
             steps.append(f"timestamp of {_when(stamp.time)} by {stamp.authority.uri or 'an authority of the root'}")

@@ -78,8 +78,14 @@ def verify_timestamp(token: bytes, stamped: bytes, authorities: Sequence[Authori
             continue
         return Timestamp(parsed.time, parsed.accuracy, authority)
     # Whichever authority came furthest has the most to say; most are simply not the one.
-    told = next((refusal for refusal in refusals if not refusal.startswith(_STRANGER)), refusals[0])
+    told = next((refusal for refusal in refusals if not refusal.startswith(_STRANGER)), None)
+    if told is None:
+        raise UntrustedAuthority(refusals[0])
     raise EvidenceMalformed(told)
+
+
+class UntrustedAuthority(EvidenceMalformed):
+    """The timestamp is by somebody who is not trusted here: it neither proves nor disproves anything."""
 
 
 _STRANGER = "has a timestamp by an authority that is not trusted"

@@ -60,14 +60,12 @@ UNSEEN: Mapping[str, frozenset[Fault]] = {
 OVERLOOKED: frozenset[Fault] = frozenset(
     {
         "timestamp over other bytes",
-        "timestamp by another TSA",
         "timestamp broken",
         "timestamp altered",
         "timestamp rejected",
         "TSA leaf without EKU",
         "TSA leaf EKU not critical",
         "TSA leaf expired",
-        "TSA leaf by another CA",
         "TSA window ends before",
         "TSA window starts after",
     }

@@ -121,6 +121,8 @@ def _bundled(form: Form) -> bool:
 
 #: Faults, and the forms that can have them.
 _ONLY: tuple[tuple[frozenset[Fault], Callable[[Form], bool]], ...] = (
+    # Nobody's timestamp says nothing: a fault only where nothing else proves when a certificate was used.
+    (frozenset({"timestamp by another TSA", "TSA leaf by another CA"}), lambda form: form.keyless and form.how.rekor != 1),
     # Where there is a certificate, a certificate transparency log, a log, a timestamp; and a file that says since when.
     (
         frozenset(CERTIFICATE_FAULTS)

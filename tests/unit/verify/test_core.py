@@ -200,13 +200,16 @@ def test_the_window_of_a_log_without_any_time() -> None:
 
 
 def test_timestamps_of_others_say_nothing_beside_one_that_holds() -> None:
-    """Who stamps twice may be known for one of the two."""
+    """Who stamps twice may be known for one of the two, and who is in the log needs no stamp."""
     signed = message(Signing(rekor=2))
     strange = ANOTHER.timestamp_authority.response(signed.signature, NOW)
     proof, steps = prove(replace(signed, timestamps=(strange, *signed.timestamps)))
     assert proof.times == (NOW,)
     assert any(line.startswith("a timestamp says nothing: it ") for line in steps)
-    refused(replace(signed, timestamps=(strange,)), "has a timestamp by an authority that is not trusted")
+    refused(replace(signed, timestamps=(strange,)), "no time of signing is proven")
+    logged = message()
+    strange = ANOTHER.timestamp_authority.response(logged.signature, NOW)
+    assert prove(replace(logged, timestamps=(strange,)))[0].times == prove(logged)[0].times
 
 
 def test_timestamps_under_a_root_without_authorities_for_them() -> None:
