@@ -137,9 +137,7 @@ class CertificateClaims(Model):
 
     source_repository: str | None = Field(None, description="URI of the source repository.")
     source_ref: str | None = Field(None, description="Ref of the source, such as `refs/tags/v*`.")
-    source_repository_id: str | None = Field(
-        None, description="Identifier of the source repository; a rename leaves it alone."
-    )
+    source_repository_id: str | None = Field(None, description="Identifier of the source repository; a rename leaves it alone.")
     owner: str | None = Field(None, description="URI of the source repository's owner.")
     owner_id: str | None = Field(None, description="Identifier of the source repository's owner.")
     build_config: str | None = Field(None, description="URI of the build's configuration, such as the calling workflow.")
