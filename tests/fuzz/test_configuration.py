@@ -47,7 +47,7 @@ TREES = st.recursive(
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["C", "Python"])
-@settings(examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=YAML)
 @example(text="a: &a [*a]")
 @example(text="? - ? - ? -")
@@ -67,7 +67,7 @@ def test_any_text_is_read_or_refused(monkeypatch: pytest.MonkeyPatch, compiled: 
     assert all(problem.line >= 1 and problem.message for problem in problems)
 
 
-@settings(examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(tree=st.dictionaries(st.sampled_from(KEYS), TREES, max_size=5))
 def test_any_tree_is_a_configuration_or_refused(tmp_path: Path, tree: dict[str, object]) -> None:
     """With the models behind it: no exception but the one that tells."""

@@ -115,7 +115,7 @@ def test_the_ground_is_good() -> None:
     assert judge(cose(COSE_PROTECTED, payload_of(IMAGE), {}), "cose").accepted
 
 
-@examples(200)
+@examples(80)
 @given(protected=HEADERS, header=HEADERS)
 @example(protected={SIGNING_TIME: "0001-01-01T00:00:00+23:59"}, header={})
 @example(protected={"crit": [SCHEME, EXPIRY], EXPIRY: "9999-12-31T23:59:59-23:59"}, header={})
@@ -127,7 +127,7 @@ def test_any_jws_header_is_judged(protected: dict[str, Any], header: dict[str, A
         assert "crit" not in header
 
 
-@examples(200)
+@examples(80)
 @given(protected=COSE_HEADERS, header=COSE_HEADERS)
 @example(protected={SIGNING_TIME: cbor2.CBORTag(1, 2**62)}, header={})
 @example(protected={SIGNING_TIME: cbor2.CBORTag(1, 1e300)}, header={})
@@ -140,7 +140,7 @@ def test_any_cose_header_is_judged(protected: dict[Any, Any], header: dict[Any, 
         assert 2 not in header
 
 
-@examples(150)
+@examples(60)
 @given(payload=JSON.map(lambda tree: json.dumps(tree).encode()) | st.binary(max_size=60))
 def test_any_payload_is_judged(payload: bytes) -> None:
     """Only the one that names the image is accepted, and that is not among these."""
@@ -148,7 +148,7 @@ def test_any_payload_is_judged(payload: bytes) -> None:
     assert not judge(cose(COSE_PROTECTED, payload, {}), "cose").accepted
 
 
-@examples(300)
+@examples(120)
 @given(body=st.binary(max_size=64) | CBOR.map(cbor2.dumps))
 @example(body=b"\xd2\x84\x5b\xff\xff\xff\xff\xff\xff\xff\xff")
 @example(body=b"\xd2\x9b\xff\xff\xff\xff\xff\xff\xff\xff")
@@ -226,7 +226,7 @@ def grafted(token: bytes, at: int, graft: bytes) -> bytes:
 TOKEN = TSA.response(b"stamped", NOW)
 
 
-@examples(400)
+@examples(150)
 @given(at=st.integers(0, 120), graft=DER)
 def test_any_element_of_a_timestamp_may_be_another(at: int, graft: bytes) -> None:
     """The token is well-formed DER still: it is refused, or what changed was not signed and the time is the same."""

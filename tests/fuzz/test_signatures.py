@@ -39,9 +39,9 @@ from tests.simulator.sigstore.bundles import layers_image
 from tests.simulator.sigstore.cases import FORMS, IMAGE, PREDICATE_TYPE
 from tests.unit.verify.evidence import document
 
-EXAMPLES = examples(150)
+EXAMPLES = examples(60)
 #: More for what costs little.
-CHEAP = examples(400)
+CHEAP = examples(150)
 
 HOW = Signing(timestamps=1)
 ROOT_JSON = SIGSTORE.trusted_root()
