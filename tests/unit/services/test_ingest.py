@@ -399,8 +399,10 @@ async def test_a_resumed_lie_is_found(bench: Bench, origin: Origin, descriptor: 
     release = asyncio.Event()
     lie = Behaviour(flip_at=3, hold_at=HALF - 1, break_at=HALF, release=release)
     origin.script(REPOSITORY, lie, Behaviour(refuse=UpstreamDenied("token expired")))
-    pulls = [asyncio.ensure_future(bench.pull(descriptor, repository)) for repository in (REPOSITORY, OTHER)]
-    await bench.joined(descriptor, 2)
+    pulls = []
+    for number, repository in enumerate((REPOSITORY, OTHER), 1):  # one after the other: the liar is asked first
+        pulls.append(asyncio.ensure_future(bench.pull(descriptor, repository)))
+        await bench.joined(descriptor, number)
     release.set()
     results = await gathered(*pulls)
     assert [type(result) for result in results] == [UpstreamMisbehaved, UpstreamMisbehaved]
