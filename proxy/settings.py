@@ -101,7 +101,7 @@ class Limits(Model):
     signature_size: Size = Field(1 << 20, description="Largest signature, with all that comes beside it.")
     attestation_size: Size = Field(32 << 20, description="Largest attestation or signature document.")
     evidence_total: Size = Field(
-        64 << 20,
+        100 << 20,
         description="Most bytes of evidence fetched for one image, in equal shares from the places where it may be.",
     )
     evidence_timeout: Timeout = Field(

@@ -16,6 +16,7 @@ from proxy.policy.rules import (
     AllOf,
     AnyOf,
     AtLeast,
+    AttestationBy,
     Evidence,
     FirstUse,
     Never,
@@ -31,7 +32,7 @@ from proxy.policy.rules import (
 from proxy.settings import Limits
 from proxy.verify.cosign import CosignSignatures
 from proxy.verify.model import Document, Found, Harvest, Subject, Trusted
-from proxy.verify.pipeline import Pipeline, default_verifiers, judge_documents
+from proxy.verify.pipeline import Pipeline, default_verifiers, judge_documents, places_of
 from proxy.verify.second import SecondVerdict
 from tests.simulator import images
 from tests.simulator.signing import (
@@ -319,3 +320,11 @@ async def test_every_word_is_fit_for_a_header(upstream: Upstream) -> None:
         assert reason.isascii()
         assert reason.isprintable()
     assert json.dumps(verdict.reasons)
+
+
+def test_each_place_has_room_for_an_attestation() -> None:
+    """The bytes of evidence are shared by the places that are searched; the largest attestation still fits into one share."""
+    limits = Limits()
+    places = places_of([SignatureBy("release"), AttestationBy("t", "release")])
+    assert len(places) == 3
+    assert limits.evidence_total // len(places) > limits.attestation_size
