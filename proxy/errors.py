@@ -7,9 +7,7 @@ Storage has its own root (:mod:`storage.errors`). Here::
      ├── UpstreamDenied           401 / 403 after one re-authorisation: "denied or missing", nobody can tell which
      ├── UpstreamUnavailable      outage: 429, 5xx, timeout, TLS, DNS, open breaker; carries ``retry_after`` in seconds
      └── UpstreamMisbehaved       it broke a promise: wrong digest, too long, redirect to a private address, encoded body
-    VerificationError             evidence
-     ├── EvidenceMalformed        bytes that are no evidence of the format they claim
-     └── EvidenceUnavailable      the evidence could not be fetched: not the same as unsigned
+    EvidenceMalformed             evidence that does not hold: why, in words
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
     ConfigurationError            a file that does not check out; carries every problem with line and key
@@ -47,20 +45,8 @@ class UpstreamMisbehaved(UpstreamError):
     """The upstream, or something in between, sent what it must not send."""
 
 
-class VerificationError(Exception):
-    """Evidence could not be judged."""
-
-
-class EvidenceMalformed(VerificationError):
+class EvidenceMalformed(Exception):
     """Not what its media type says; counts as a failed check, with this text as the reason."""
-
-
-class EvidenceUnavailable(VerificationError):
-    """The evidence may exist but could not be had."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class ManifestRefused(Exception):

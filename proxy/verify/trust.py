@@ -5,7 +5,6 @@ Signature schemes are those of cosign (:mod:`proxy.verify.keys`).
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -55,11 +54,6 @@ class Key:
         public = _read(pem)
         der = spki(public)
         return cls(name, hashlib.sha256(der).hexdigest(), valid_from, valid_until, root, der, public)
-
-    @property
-    def hint(self) -> str:
-        """How a Sigstore bundle names this key: base64 of the sha256 of the SubjectPublicKeyInfo."""
-        return base64.b64encode(bytes.fromhex(self.fingerprint)).decode()
 
     @property
     def identity(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -80,7 +79,6 @@ def test_names_of_a_key(kind: KeyKind) -> None:
     loaded = key(signer)
     assert loaded.name == signer.name
     assert loaded.fingerprint == hashlib.sha256(signer.spki).hexdigest() == signer.fingerprint
-    assert loaded.hint == base64.b64encode(hashlib.sha256(signer.spki).digest()).decode() == signer.hint
 
 
 def test_pkcs1_public_keys_are_read() -> None:
