@@ -53,14 +53,11 @@ class Spool(Protocol):
         """Descriptor of the growing file, readable by pread and sendfile up to ``written``."""
         ...
 
-    async def append(self, *data: Buffer) -> None:
-        """Hash and append, all in one turn of a thread. Raises DigestMismatch as soon as the total exceeds ``size``."""
-        ...
+    async def append(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
+        """Hash and append what ``take`` gives until it gives nothing, all in one turn of a thread.
 
-    async def append_all(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
-        """:meth:`append` what ``take`` gives until it gives nothing, in one turn of a thread.
-
-        Both are called in that thread: ``take`` may wait for a moment, ``appended`` hears how many bytes each time.
+        Both are called in that thread: ``take`` may wait for a moment, ``appended`` hears how many bytes each time. Raises
+        DigestMismatch as soon as the total exceeds ``size``.
         """
         ...
 

@@ -213,12 +213,11 @@ class FileSpool:
         """Descriptor of the growing file; :meth:`reset` changes it, :meth:`commit` and :meth:`discard` close it."""
         return self._fd
 
-    async def append(self, *data: Buffer) -> None:
-        """Write and hash ``data``. Raises DigestMismatch above :attr:`size`, BlobStoreUnavailable where the system refuses."""
-        await self._place.workers.quick(lambda: self._append(data))
+    async def append(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
+        """Write and hash what ``take`` gives until it gives nothing; both are called in the thread that writes.
 
-    async def append_all(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:
-        """:meth:`append` what ``take`` gives until it gives nothing; both are called in the thread that writes."""
+        Raises DigestMismatch above :attr:`size`, BlobStoreUnavailable where the system refuses.
+        """
         await self._place.workers.steady(lambda: self._append_all(take, appended))
 
     def _append_all(self, take: Callable[[], Sequence[Buffer]], appended: Callable[[int], None]) -> None:

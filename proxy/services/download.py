@@ -186,7 +186,7 @@ class _Pieces:
         try:
             while self._writing:
                 self._left = _TURN
-                await self._spool.append_all(self._take, self._written)
+                await self._spool.append(self._take, self._written)
         finally:
             self._room.set()
 

@@ -16,6 +16,7 @@ from storage.blobs import Buffer, Spool
 from storage.digest import Digest
 from storage.errors import BlobStoreUnavailable, DigestMismatch, MalformedName
 from storage.filesystem import FilesystemBlobStore
+from tests.simulator.spooling import append
 
 DATA = bytes(range(256)) * 400
 DIGEST = Digest.of(DATA)
@@ -77,7 +78,7 @@ async def keep(store: FilesystemBlobStore, data: bytes = DATA) -> Digest:
     """Store ``data`` by way of a spool."""
     digest = Digest.of(data)
     spool = await claimed(store, digest, len(data))
-    await spool.append(data)
+    await append(spool, data)
     await spool.verify()
     await spool.commit()
     return digest
@@ -109,9 +110,9 @@ async def test_what_was_committed_can_be_opened(store: FilesystemBlobStore, othe
     """A committed blob is there whole, in this process and in another."""
     spool = await claimed(store)
     assert (spool.digest, spool.size, spool.written) == (DIGEST, len(DATA), 0)
-    await spool.append(DATA[:HALF])
+    await append(spool, DATA[:HALF])
     assert spool.written == HALF
-    await spool.append(DATA[HALF:])
+    await append(spool, DATA[HALF:])
     await spool.verify()
     await spool.commit()
     assert await content(store) == DATA
@@ -121,7 +122,7 @@ async def test_what_was_committed_can_be_opened(store: FilesystemBlobStore, othe
 async def test_nothing_is_visible_before_commit(store: FilesystemBlobStore, other: FilesystemBlobStore) -> None:
     """All bytes written, even verified, is not stored."""
     spool = await claimed(store)
-    await spool.append(DATA)
+    await append(spool, DATA)
     await spool.verify()
     for one in (store, other):
         assert await one.open(DIGEST) is None
@@ -198,7 +199,7 @@ async def test_many_put_at_once(store: FilesystemBlobStore, other: FilesystemBlo
 async def test_put_beside_a_writer(store: FilesystemBlobStore) -> None:
     """Storing whole does not wait for one who is still writing, and does not disturb it."""
     spool = await claimed(store)
-    await spool.append(DATA)
+    await append(spool, DATA)
     await store.put(DIGEST, DATA)
     assert await content(store) == DATA
     await spool.verify()
@@ -210,7 +211,7 @@ async def test_put_beside_a_writer(store: FilesystemBlobStore) -> None:
 async def test_wrong_bytes_are_not_verified(store: FilesystemBlobStore, wrong: bytes) -> None:
     """What is short or altered fails, is not committed, and leaves nothing once discarded."""
     spool = await claimed(store)
-    await spool.append(wrong)
+    await append(spool, wrong)
     with pytest.raises(DigestMismatch):
         await spool.verify()
     with pytest.raises(RuntimeError, match="verified"):
@@ -223,11 +224,11 @@ async def test_wrong_bytes_are_not_verified(store: FilesystemBlobStore, wrong: b
 async def test_too_many_bytes_are_refused(store: FilesystemBlobStore) -> None:
     """A spool never takes more than its size."""
     spool = await claimed(store)
-    await spool.append(DATA[:10])
+    await append(spool, DATA[:10])
     with pytest.raises(DigestMismatch):
-        await spool.append(DATA)
+        await append(spool, DATA)
     assert spool.written == 10
-    await spool.append(DATA[10:])
+    await append(spool, DATA[10:])
     await spool.verify()
     await spool.commit()
     assert await content(store) == DATA
@@ -237,7 +238,7 @@ async def test_too_many_bytes_are_refused(store: FilesystemBlobStore) -> None:
 async def test_every_kind_of_buffer_is_taken(store: FilesystemBlobStore, wrap: Callable[[bytes], Buffer]) -> None:
     """bytes, bytearray and memoryview are all the same."""
     spool = await claimed(store)
-    await spool.append(wrap(DATA))
+    await append(spool, wrap(DATA))
     await spool.verify()
     await spool.commit()
     assert await content(store) == DATA
@@ -251,7 +252,7 @@ async def test_one_writer_at_a_time(store: FilesystemBlobStore, other: Filesyste
     await spool.discard()
     spool = await claimed(other)
     assert await store.spool(DIGEST, len(DATA)) is None
-    await spool.append(DATA)
+    await append(spool, DATA)
     await spool.verify()
     await spool.commit()
     spool = await claimed(store)
@@ -282,10 +283,10 @@ async def test_a_follower_sees_the_spool_grow(store: FilesystemBlobStore, other:
     assert follower is not None
     assert follower.size == len(DATA)
     assert await follower.written() == 0
-    await spool.append(DATA[:HALF])
+    await append(spool, DATA[:HALF])
     assert await follower.written() == HALF
     assert os.pread(follower.fileno(), HALF, 0) == DATA[:HALF]
-    await spool.append(DATA[HALF:])
+    await append(spool, DATA[HALF:])
     assert await follower.written() == len(DATA)
     await spool.verify()
     await spool.commit()
@@ -311,7 +312,7 @@ async def test_a_follower_sees_the_writer_give_up(store: FilesystemBlobStore, ot
 async def test_starting_again_does_not_alter_what_was_read(store: FilesystemBlobStore, other: FilesystemBlobStore) -> None:
     """reset() begins at zero in another file; the right to write is kept throughout, a follower is told to look again."""
     spool = await claimed(store)
-    await spool.append(b"x" * 100)
+    await append(spool, b"x" * 100)
     follower = await other.follow(DIGEST, len(DATA))
     assert follower is not None
     await spool.reset()
@@ -320,7 +321,7 @@ async def test_starting_again_does_not_alter_what_was_read(store: FilesystemBlob
     assert os.pread(follower.fileno(), 100, 0) == b"x" * 100
     follower.close()
     assert await other.spool(DIGEST, len(DATA)) is None
-    await spool.append(DATA)
+    await append(spool, DATA)
     await spool.verify()
     await spool.commit()
     assert await content(other) == DATA
@@ -329,13 +330,13 @@ async def test_starting_again_does_not_alter_what_was_read(store: FilesystemBlob
 async def test_giving_back_is_final_and_repeatable(store: FilesystemBlobStore) -> None:
     """discard() works any number of times, also after commit; nothing else works after it."""
     spool = await claimed(store)
-    await spool.append(DATA)
+    await append(spool, DATA)
     await spool.verify()
     await spool.commit()
     await spool.discard()
     await spool.discard()
     assert await content(store) == DATA
-    for step in (spool.append(b"x"), spool.verify(), spool.commit(), spool.reset()):
+    for step in (append(spool, b"x"), spool.verify(), spool.commit(), spool.reset()):
         with pytest.raises(BlobStoreUnavailable, match="given back"):
             await step
 
@@ -343,9 +344,9 @@ async def test_giving_back_is_final_and_repeatable(store: FilesystemBlobStore) -
 async def test_recovering_leaves_live_writers_alone(store: FilesystemBlobStore, other: FilesystemBlobStore) -> None:
     """Start-up of one process does not take the spool from under another."""
     spool = await claimed(store)
-    await spool.append(DATA[:HALF])
+    await append(spool, DATA[:HALF])
     assert await other.recover() == 0
-    await spool.append(DATA[HALF:])
+    await append(spool, DATA[HALF:])
     await spool.verify()
     await spool.commit()
     assert await content(other) == DATA

@@ -116,11 +116,12 @@ import asyncio, sys
 from pathlib import Path
 from storage.filesystem import FilesystemBlobStore
 from tests.faults.crash import DATA, described
+from tests.simulator.spooling import append
 
 async def main():
     blob = described()
     spool = await FilesystemBlobStore(Path(sys.argv[1])).spool(blob.digest, blob.size)
-    await spool.append(DATA[: len(DATA) // 2])
+    await append(spool, DATA[: len(DATA) // 2])
     print("written", flush=True)
     await asyncio.sleep(600)
 

@@ -20,6 +20,7 @@ from storage.files import Files
 from storage.records import Descriptor
 from storage.reference import Repository
 from tests.simulator.origin import Behaviour, Origin
+from tests.simulator.spooling import append
 from tests.unit.services.ingesting import DATA, HOLDBACK, OTHER, PIECE, REPOSITORY, Bench, MakeBench, drain, until
 from tests.unit.storage.faulty import FailingFiles, WaitingFiles, open_files
 
@@ -646,7 +647,7 @@ async def test_a_reader_takes_over_from_a_writer_that_dies(
     writer, reader = await make_bench(), await make_bench()
     spool = await writer.store.spool(descriptor.digest, SIZE)
     assert spool is not None
-    await spool.append(DATA[:HALF])
+    await append(spool, DATA[:HALF])
     pulling = asyncio.ensure_future(reader.pull(descriptor))
     async with await reader.ingest.open(REPOSITORY, descriptor) as source:
         assert await source.available(0) == HALF
@@ -664,7 +665,7 @@ async def test_a_reader_is_cut_when_the_writer_throws_its_bytes_away(
     writer, reader = await make_bench(), await make_bench()
     spool = await writer.store.spool(descriptor.digest, SIZE)
     assert spool is not None
-    await spool.append(b"x" * HALF)
+    await append(spool, b"x" * HALF)
     async with await reader.ingest.open(REPOSITORY, descriptor) as source:
         assert await source.available(0) == HALF
         await spool.discard()
@@ -679,7 +680,7 @@ async def test_a_reader_that_has_seen_nothing_starts_afresh(make_bench: MakeBenc
     writer, reader = await make_bench(), await make_bench()
     spool = await writer.store.spool(descriptor.digest, HOLDBACK)
     assert spool is not None
-    await spool.append(b"x" * 100)
+    await append(spool, b"x" * 100)
     pulling = asyncio.ensure_future(reader.pull(descriptor))
     await asyncio.sleep(0.02)
     assert origin.requests == []

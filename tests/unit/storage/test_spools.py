@@ -15,6 +15,7 @@ from storage.errors import BlobStoreUnavailable
 from storage.files import Files, Tree
 from storage.filesystem import FilesystemBlobStore
 from storage.spools import FileSpool, claim
+from tests.simulator.spooling import append
 from tests.unit.storage.conftest import MakeStore
 from tests.unit.storage.faulty import FailingFiles, WaitingFiles, open_files
 
@@ -47,7 +48,7 @@ async def test_promise_51_an_abandoned_spool_is_continued(store: FilesystemBlobS
     spool = await claimed(store)
     assert spool.written == left
     assert os.fstat(spool.fileno()).st_ino == inode
-    await spool.append(DATA[left:])
+    await append(spool, DATA[left:])
     await spool.verify()
     await spool.commit()
     assert await store.read(DIGEST, len(DATA)) == DATA
@@ -192,15 +193,15 @@ async def test_promise_52_a_failed_write_ends_the_spool(make_store: MakeStore, r
     files = FailingFiles()
     store = make_store(files)
     spool = await claimed(store)
-    await spool.append(DATA[:100])
+    await append(spool, DATA[:100])
     files.arm(FULL, only="write")
     with pytest.raises(BlobStoreUnavailable, match=rf"^cannot write .*/spool/{NAME}: No space left on device$"):
-        await spool.append(DATA[100:])
-    for step in (spool.append(DATA[100:]), spool.verify()):
+        await append(spool, DATA[100:])
+    for step in (append(spool, DATA[100:]), spool.verify()):
         with pytest.raises(BlobStoreUnavailable, match="takes no more"):
             await step
     await spool.reset()
-    await spool.append(DATA)
+    await append(spool, DATA)
     await spool.verify()
     await spool.commit()
     assert await store.read(DIGEST, len(DATA)) == DATA
@@ -211,7 +212,7 @@ async def test_promise_52_a_spool_that_cannot_be_removed_is_let_go(make_store: M
     files = FailingFiles()
     store = make_store(files)
     spool = await claimed(store)
-    await spool.append(DATA[:100])
+    await append(spool, DATA[:100])
     files.arm(OSError(30, "Read-only file system"), only="remove")
     with pytest.raises(BlobStoreUnavailable, match=r"^cannot remove"):
         await spool.discard()
@@ -227,7 +228,7 @@ async def test_a_spool_that_cannot_begin_again_says_so(make_store: MakeStore, ro
     files = FailingFiles()
     store = make_store(files)
     spool = await claimed(store)
-    await spool.append(DATA[:100])
+    await append(spool, DATA[:100])
     files.arm(FULL, only="rename")
     with pytest.raises(BlobStoreUnavailable, match="No space"):
         await spool.reset()
@@ -267,11 +268,11 @@ async def test_a_cancelled_writer_finishes_its_step_first(make_store: MakeStore,
     store = make_store(files)
     spool = await claimed(store)
     files.on = True
-    append = asyncio.create_task(spool.append(DATA))
+    writing = asyncio.create_task(append(spool, DATA))
     assert await asyncio.to_thread(files.reached.wait, 10)
-    append.cancel()
+    writing.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await append
+        await writing
     discard = asyncio.create_task(spool.discard())
     done, _ = await asyncio.wait({discard}, timeout=0.05)
     assert not done
@@ -301,7 +302,7 @@ async def test_a_cancelled_claim_is_given_back(make_store: MakeStore, root: Path
 async def test_the_spool_of_a_stored_blob_is_the_blob(store: FilesystemBlobStore, root: Path) -> None:
     """Committing renames: a reader of the spool holds the very file that is stored."""
     spool = await claimed(store)
-    await spool.append(DATA)
+    await append(spool, DATA)
     reader = os.dup(spool.fileno())
     await spool.verify()
     await spool.commit()
@@ -321,14 +322,14 @@ async def test_promise_37_a_spool_that_somebody_else_wrote_to_is_not_sealed(
 ) -> None:
     """What is altered on disk between hashing and storing is found when the blob is first opened."""
     spool = await claimed(store)
-    await spool.append(DATA[:written])
+    await append(spool, DATA[:written])
     await asyncio.sleep(0.02)  # the kernel's clock for files moves in steps
     with (root / "spool" / NAME).open("r+b") as file:
         file.seek(position)
         file.write(b"?")
     await asyncio.sleep(0.02)
     for piece in (DATA[written:-1], DATA[-1:]) if written < len(DATA) else ():
-        await spool.append(piece)
+        await append(spool, piece)
     await spool.verify()
     await spool.commit()
     stored = await store.open(DIGEST)
