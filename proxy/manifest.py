@@ -43,6 +43,7 @@ _MEDIA_TYPE = re.compile(
 _TOP_KEYS = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
 _FOREIGN_KEYS = ("fsLayers", "history", "signatures", "blobs")
 _DESCRIPTOR_KEYS = ("mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 _PLATFORM_KEYS = ("architecture", "os", "os.version", "os.features", "variant", "features")
 
 
@@ -66,6 +67,7 @@ class Entry:
     descriptor: Descriptor
     annotations: Mapping[str, str]
     artifact_type: str | None = None
+    platform: str = ""  #: ``linux/arm64/v8``, as an index says; empty where it says none in plain words
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,14 @@ def _entry(value: object, where: str, limit: int, seen: dict[Digest, int]) -> En
         if not isinstance(platform, dict):
             raise ManifestRefused(f"{where}: platform is not an object")
         _known_spelling(platform, _PLATFORM_KEYS, f"{where}: platform")
-    return Entry(Descriptor(media_type, digest, size), _annotations(value.get("annotations"), where), artifact_type)
+    descriptor, annotations = Descriptor(media_type, digest, size), _annotations(value.get("annotations"), where)
+    return Entry(descriptor, annotations, artifact_type, _platform(platform or {}))
+
+
+def _platform(value: Mapping[str, object]) -> str:
+    parts = [value.get(key) for key in ("os", "architecture", "variant")]
+    plain = [part for part in parts if isinstance(part, str) and _PLAIN.fullmatch(part)]
+    return "/".join(plain) if len(plain) >= 2 else ""
 
 
 def _embedded(data: object, digest: Digest, size: int, where: str) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from proxy.manifest import Bounds
 from proxy.policy.document import RuleSettings, Trust
 from proxy.schema import Duration, EmptyMapping, FilePath, Listen, Model, Secret, Size, Switch, Timeout
 
@@ -104,6 +105,13 @@ class Limits(Model):
         100 << 20,
         description="Most bytes of evidence fetched for one image, in equal shares from the places where it may be.",
     )
+    platforms: int = Field(
+        64,
+        ge=1,
+        le=1000,
+        description="Most manifests of an index that are judged each by attestations of its own (`on: platform`, `on: either`); "
+        "they share `evidence_total`. An image with more does not pass by them.",
+    )
     evidence_timeout: Timeout = Field(
         15.0, description="How long an image's signatures are looked for; what did not answer by then counts as unavailable."
     )
@@ -124,6 +132,17 @@ class Limits(Model):
     )
     drain_timeout: Duration = Field(30.0, description="After SIGTERM, how long answers that are under way may take.")
     client_stall_timeout: Timeout = Field(60.0, description="Longest time for which a client may take no byte.")
+
+    def bounds(self) -> Bounds:
+        """The part of the limits that reading a manifest needs."""
+        return Bounds(
+            manifest_size=self.manifest_size,
+            json_depth=self.json_depth,
+            index_manifests=self.index_manifests,
+            layers=self.layers,
+            blob_size=self.blob_size,
+            index_depth=self.index_depth,
+        )
 
 
 # -- the server -----------------------------------------------------------------------------------------------------

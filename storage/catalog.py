@@ -50,18 +50,18 @@ class Catalog:
         manifest: Descriptor | None,
         edges: Sequence[Edge],
         verdict: StoredVerdict | None,
-        evidence: Sequence[Descriptor] = (),
+        below: Sequence[Descriptor] = (),
     ) -> None:
         """Remember a manifest, what it reaches, and how it was judged, in one transaction. What is known stays as it is.
 
-        ``evidence`` are the manifests of the evidence that it was judged by; ``edges`` say what they reach, too.
+        ``below`` are further manifests that were read with it: its evidence, what it lists. ``edges`` say what they reach, too.
 
         When an accepted verdict ends here, or will end sooner, a notice of kind :data:`ADMISSION_NOTICE` is left; what is
         only added needs none.
         """
         if verdict is not None and verdict.repository != repository:
             raise ValueError(f"a verdict for {verdict.repository} cannot be recorded in {repository}")
-        manifests = evidence if manifest is None else (manifest, *evidence)
+        manifests = below if manifest is None else (manifest, *below)
         await self._database.write(_record, repository, manifests, edges, verdict)
 
     async def lineage(

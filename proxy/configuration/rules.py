@@ -38,6 +38,7 @@ from proxy.policy.rules import (
     FirstUse,
     Identity,
     Never,
+    On,
     OnOverwrite,
     Pattern,
     Regex,
@@ -192,7 +193,7 @@ class RuleBuilder:
         if signer is None:
             return None
         age = None if written.max_age is None else timedelta(seconds=written.max_age)
-        return AttestationBy(written.type, signer, written.when, age)
+        return AttestationBy(written.type, signer, written.when, age, On(written.on))
 
     def _identity(self, written: CertificateIdentity | Attester, location: Location) -> Identity | None:
         if written.root is None or written.issuer is None or not self._knows("roots", written.root, (*location, "root")):

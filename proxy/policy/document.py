@@ -229,6 +229,11 @@ class AttestationSettings(Model):
         description="How long ago it may have been signed. The time must be proven, by log entry or timestamp: a key needs a "
         "`root` for that, whose logs and authorities strangers cannot use, or an old attestation can be logged anew.",
     )
+    on: Literal["index", "platform", "either"] = Field(
+        "index",
+        description="Where an image has several platforms: `index` wants an attestation about the manifest that is pulled, "
+        "`platform` one about each manifest that the index lists, `either` one or the other.",
+    )
 
 
 class SignatureForm(Model):

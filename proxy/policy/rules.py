@@ -155,6 +155,14 @@ class SignatureBy:
         return f"a signature {_by(self.by)}{' that names this repository' if self.docker_reference else ''}"
 
 
+class On(StrEnum):
+    """Which manifest of an image of several platforms an attestation must be about."""
+
+    INDEX = "index"  #: the one that is pulled, whatever it is
+    PLATFORM = "platform"  #: each that the index lists
+    EITHER = "either"  #: the index, or each that it lists
+
+
 @dataclass(frozen=True, slots=True)
 class AttestationBy:
     """An in-toto statement about the image: predicate type, signer, and what it must say.
@@ -166,11 +174,13 @@ class AttestationBy:
     by: str | Identity
     when: str | None = None
     max_age: timedelta | None = None
+    on: On = On.INDEX
 
     def __str__(self) -> str:
         condition = "" if self.when is None else f" with {self.when}"
         age = "" if self.max_age is None else f", at most {self.max_age} old"
-        return f"an attestation {self.type} {_by(self.by)}{age}{condition}"
+        where = {On.INDEX: "", On.PLATFORM: " on each platform", On.EITHER: " on the index or each platform"}[self.on]
+        return f"an attestation {self.type}{where} {_by(self.by)}{age}{condition}"
 
 
 #: What evidence can be an answer to.
@@ -318,8 +328,9 @@ def fingerprint(requirement: Requirement, trusted: Mapping[str | Root | Store, s
         match node:
             case SignatureBy(by, docker_reference):
                 return ["signature", signer(by), *(["docker-reference"] if docker_reference else [])]
-            case AttestationBy(kind, by, when, max_age):
-                return ["attestation", kind, signer(by), when, None if max_age is None else max_age.total_seconds()]
+            case AttestationBy(kind, by, when, max_age, on):
+                seconds = None if max_age is None else max_age.total_seconds()
+                return ["attestation", kind, signer(by), when, seconds, *([] if on is On.INDEX else [on])]
             case FirstUse():
                 return ["first-use"]
             case Never():

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
-from proxy.manifest import Bounds, Manifest
+from proxy.manifest import Manifest
 from proxy.manifest import parse as read
 from proxy.policy.rules import Never, Outcome, Rule, Verdict, evaluate
 from proxy.services.evidence import StoredEvidence, UpstreamEvidence
@@ -74,7 +74,7 @@ class Admission:
         self._blobs = blobs
         self._upstreams = upstreams
         self._limits = limits
-        self._bounds = bounds_of(limits)
+        self._bounds = limits.bounds()
         self._clock = clock
         self._recording = record
         self._online = UpstreamEvidence(upstreams)
@@ -275,15 +275,24 @@ class Admission:
         if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
             return admitted
         pipeline, now = question.revision.pipeline, self._clock()
-        subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type)
+        listed = manifest.manifests if manifest.is_index else None
+        subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
         verdict, harvest = await pipeline.judge(self._online, subject, rule, now)
-        if not verdict.accepted and await self._catalog.evidence(repository, fetched.digest):
+        if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
             from_store, stored_harvest = await pipeline.judge(self._stored, subject, rule, now)
             if from_store.accepted:
                 verdict, harvest = from_store, stored_harvest
         if verdict.accepted and self._recording:
             await self._record(question, fetched, manifest, harvest, verdict)
         return verdict
+
+    async def _kept(self, repository: Repository, digest: Digest, manifest: Manifest) -> bool:
+        """Whether evidence was stored about a manifest, or about one that it lists."""
+        about = (digest, *(entry.descriptor.digest for entry in manifest.manifests[: self._limits.platforms]))
+        for each in about:
+            if await self._catalog.evidence(repository, each):
+                return True
+        return False
 
     async def _about_admitted(self, question: _Question, fetched: FetchedManifest, manifest: Manifest) -> Verdict | None:
         """Whether a manifest is evidence, by shape, about a subject that is admitted itself; None when it is not."""
@@ -419,8 +428,15 @@ class Admission:
         repository, digest = question.repository, fetched.digest
         puts = [self._blobs.put(digest, fetched.body)]
         edges = list(manifest.edges(digest))
-        evidence: list[Descriptor] = []
-        for document in harvest.documents:
+        below: list[Descriptor] = []  # manifests: evidence, and what an index lists where that was judged, too
+        about = [(digest, harvest.documents), *((listed.manifest.digest, listed.documents) for listed in harvest.listed)]
+        for listed in harvest.listed:
+            child = listed.manifest
+            puts.append(self._blobs.put(child.digest, child.body))
+            puts += [self._blobs.put(text.digest, content) for text, content in listed.texts]
+            below.append(Descriptor(listed.parsed.media_type, child.digest, len(child.body)))
+            edges += listed.parsed.edges(child.digest)
+        for subject, document in ((subject, document) for subject, documents in about for document in documents):
             found, body = document.parsed, document.manifest.body
             texts = not has_image_config(found) or await asyncio.to_thread(_all_text, document)
             whole = len(document.layers) == len(found.layers)
@@ -429,15 +445,15 @@ class Admission:
             puts.append(self._blobs.put(document.manifest.digest, body))
             puts += [self._blobs.put(blob.digest, content) for blob, _, content in document.layers]
             named = Descriptor(found.media_type, document.manifest.digest, len(body))
-            evidence.append(named)
-            edges += [Edge(digest, named, Kind.EVIDENCE), *found.edges(named.digest)]
+            below.append(named)
+            edges += [Edge(subject, named, Kind.EVIDENCE), *found.edges(named.digest)]
         for done in await asyncio.gather(*puts, return_exceptions=True):
             if done is not None:
                 raise done
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
         decided = self._clock()
         stored = StoredVerdict(repository, digest, question.rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
-        await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, evidence=evidence)
+        await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, below=below)
 
 
 def _all_text(document: Document) -> bool:
@@ -453,18 +469,6 @@ def _untold(error: UpstreamError) -> Verdict:
 
 def _blocked(block: Block) -> Verdict:
     return Verdict(Outcome.REFUSED, (f"{block.digest} is blocked by {block.by}: {block.reason}",))
-
-
-def bounds_of(limits: Limits) -> Bounds:
-    """The part of the limits that reading a manifest needs."""
-    return Bounds(
-        manifest_size=limits.manifest_size,
-        json_depth=limits.json_depth,
-        index_manifests=limits.index_manifests,
-        layers=limits.layers,
-        blob_size=limits.blob_size,
-        index_depth=limits.index_depth,
-    )
 
 
 def _names(edge: Edge, blob: Digest) -> bool:

@@ -16,23 +16,22 @@ could not be had becomes a line in ``unavailable``. Neither is ever silently not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from proxy.content import FetchedManifest, ReferrersSource
-from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import ManifestRefused
 from proxy.manifest import Bounds, Entry, Manifest, parse
 from proxy.policy.rules import Evidence
 from proxy.settings import Limits
+from proxy.verify.asking import AT_A_TIME, Trouble, all_of, ask, end
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, source_of
 from proxy.verify.parsing import shown
 from proxy.verify.shapes import attestation_tag, describe, is_evidence, signature_tag
 from storage.digest import Digest
 from storage.records import Descriptor
 
-#: How many requests one search has open at a time.
-_AT_A_TIME = 8
 #: Larger documents are parsed in a thread.
 _PARSE_INLINE = 64 << 10
 #: Share of the time after which manifests still under way are given up, so that what they did not hold up can be fetched.
@@ -51,14 +50,20 @@ Wants = Callable[[Manifest, Entry], int | None]
 
 
 async def discover(
-    fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: Sequence[Found] = PLACES
+    fetcher: Fetcher,
+    subject: Subject,
+    limits: Limits,
+    wants: Wants,
+    places: Sequence[Found] = PLACES,
+    slots: asyncio.Semaphore | None = None,
 ) -> AsyncGenerator[tuple[int, Harvest], None]:
     """Search the places at once; yield the rank of a place (for a stable order) and its harvest, as each ends.
 
-    Close the generator (:func:`contextlib.aclosing`) to give up what is still under way. Raises nothing for what an upstream
-    does; what a fetcher raises beyond :class:`UpstreamError` passes through.
+    ``slots`` bounds the requests that are open at a time, where several searches share them. Close the generator
+    (:func:`contextlib.aclosing`) to give up what is still under way. Raises nothing for what an upstream does; what a fetcher
+    raises beyond :class:`proxy.errors.UpstreamError` passes through.
     """
-    search = _Search(fetcher, subject, limits, wants, len(places))
+    search = _Search(fetcher, subject, limits, wants, len(places), slots or asyncio.Semaphore(AT_A_TIME))
     ranks = {asyncio.create_task(search.place(place)): rank for rank, place in enumerate(places)}
     waiting = set(ranks)
     try:
@@ -67,24 +72,7 @@ async def discover(
             for task in sorted(done, key=ranks.__getitem__):
                 yield ranks[task], task.result()
     finally:
-        await _end(ranks)
-
-
-async def _all(coroutines: Sequence[Coroutine[object, object, _T]]) -> list[_T]:
-    """The results of all, in order. When one raises, or the caller is cancelled, none of the others is left running."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        await _end(tasks)
-
-
-async def _end(tasks: Iterable[asyncio.Task[_T]]) -> None:
-    """Cancel what still runs and wait for it; what it would have said is of no more use."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        await end(ranks)
 
 
 def merge(harvests: Sequence[Harvest]) -> Harvest:
@@ -94,17 +82,8 @@ def merge(harvests: Sequence[Harvest]) -> Harvest:
         tuple(evidence for harvest in harvests for evidence in harvest.malformed),
         tuple(line for harvest in harvests for line in harvest.unavailable),
         max((harvest.retry_after for harvest in harvests if harvest.retry_after is not None), default=None),
+        tuple(listed for harvest in harvests for listed in harvest.listed),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Why something was not had: an outage (it may be there) or a failing (it is there, and useless)."""
-
-    source: str
-    reason: str
-    outage: bool = False
-    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +124,7 @@ class _Findings:
     def fail(self, source: str, reason: str) -> None:
         self.failed.append(Evidence("evidence", source, None, None, accepted=False, reason=reason))
 
-    def note(self, trouble: _Trouble) -> None:
+    def note(self, trouble: Trouble) -> None:
         if not trouble.outage:
             self.fail(trouble.source, trouble.reason)
             return
@@ -160,13 +139,15 @@ class _Findings:
 class _Search:
     """One search about one subject."""
 
-    def __init__(self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: int) -> None:
+    def __init__(
+        self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: int, slots: asyncio.Semaphore
+    ) -> None:
         self._fetcher = fetcher
         self._share = limits.evidence_total // places
         self._subject = subject
         self._limits = limits
         self._wants = wants
-        self._slots = asyncio.Semaphore(_AT_A_TIME)
+        self._slots = slots
         self._parser = asyncio.Lock()  # hostile JSON swells in memory: one document at a time
         now = asyncio.get_running_loop().time()
         self._manifests_until = now + limits.evidence_timeout * _MANIFEST_SHARE
@@ -192,7 +173,7 @@ class _Search:
         if tag is not None:
             source = source_of(found, subject.digest, subject.digest)
             fetched = await self._ask(source, lambda: self._fetcher.tagged(subject.repository, tag), self._manifests_until)
-            if isinstance(fetched, _Trouble):
+            if isinstance(fetched, Trouble):
                 findings.note(fetched)
             elif fetched is not None:
                 await self._collect(source, [await self._look(found, source, fetched, budget)], budget, findings)
@@ -206,7 +187,7 @@ class _Search:
         listed = await self._ask(
             source, lambda: self._fetcher.referrers(subject.repository, subject.digest), self._manifests_until
         )
-        if isinstance(listed, _Trouble):
+        if isinstance(listed, Trouble):
             findings.note(listed)
             return findings.harvest()
         # A list may name an entry twice, and some registries answer the fallback tag with the subject itself.
@@ -217,20 +198,20 @@ class _Search:
         elif not listed.complete:
             findings.fail(source, f"more than {len(digests)} are listed; only the first {len(digests)} were looked at")
         found = Found.REFERRERS_API if listed.source is ReferrersSource.API else Found.REFERRERS_TAG
-        candidates = await _all([self._referrer(found, digest, budget) for digest in digests[:most]])
+        candidates = await all_of([self._referrer(found, digest, budget) for digest in digests[:most]])
         await self._collect(source, candidates, budget, findings)
         return findings.harvest()
 
-    async def _referrer(self, found: Found, digest: Digest, budget: _Budget) -> _Candidate | _Trouble:
+    async def _referrer(self, found: Found, digest: Digest, budget: _Budget) -> _Candidate | Trouble:
         repository = self._subject.repository
         source = source_of(found, self._subject.digest, digest)
         fetched = await self._ask(source, lambda: self._fetcher.manifest(repository, digest), self._manifests_until)
-        if isinstance(fetched, _Trouble):
+        if isinstance(fetched, Trouble):
             return fetched
         if fetched is None:
-            return _Trouble(source, "is listed, but the upstream does not have it")
+            return Trouble(source, "is listed, but the upstream does not have it")
         if fetched.digest != digest:
-            return _Trouble(source, f"is refused: the upstream sent {fetched.digest} for it")
+            return Trouble(source, f"is refused: the upstream sent {fetched.digest} for it")
         return await self._look(found, source, fetched, budget)
 
     def _budget(self) -> _Budget:
@@ -238,24 +219,24 @@ class _Search:
 
     # -- from manifests to documents --------------------------------------------------------------------------------
 
-    async def _look(self, found: Found, source: str, fetched: FetchedManifest, budget: _Budget) -> _Candidate | _Trouble:
+    async def _look(self, found: Found, source: str, fetched: FetchedManifest, budget: _Budget) -> _Candidate | Trouble:
         """Read a manifest strictly, and see whether it is evidence about the subject."""
         try:
             manifest = await self._parse(found, fetched)
         except ManifestRefused as error:
-            return _Trouble(source, f"is no acceptable manifest: {shown(str(error))}")
+            return Trouble(source, f"is no acceptable manifest: {shown(str(error))}")
         if found not in _TAGS:
             if manifest.subject is None:
-                return _Trouble(source, "is listed as a referrer, but its manifest names no subject")
+                return Trouble(source, "is listed as a referrer, but its manifest names no subject")
             if manifest.subject.digest != self._subject.digest:
-                return _Trouble(source, f"is about another image: its subject is {manifest.subject.digest}")
+                return Trouble(source, f"is about another image: its subject is {manifest.subject.digest}")
         if not is_evidence(manifest):
-            return _Trouble(source, f"holds no signature: it is {shown(describe(manifest))}")
+            return Trouble(source, f"holds no signature: it is {shown(describe(manifest))}")
         wanted = tuple((layer, size) for layer in manifest.layers if (size := self._wants(manifest, layer)) is not None)
         if not wanted:
-            return _Trouble(source, f"holds no signature that is asked for: it is {shown(describe(manifest))}")
+            return Trouble(source, f"holds no signature that is asked for: it is {shown(describe(manifest))}")
         if not budget.take(len(fetched.body)):
-            return _Trouble(source, self._too_much)
+            return Trouble(source, self._too_much)
         return _Candidate(found, source, fetched, manifest, wanted)
 
     async def _parse(self, found: Found, fetched: FetchedManifest) -> Manifest:
@@ -268,7 +249,7 @@ class _Search:
             return await asyncio.to_thread(parse, fetched.body, fetched.media_type, bounds)
 
     async def _collect(
-        self, source: str, candidates: Sequence[_Candidate | _Trouble], budget: _Budget, findings: _Findings
+        self, source: str, candidates: Sequence[_Candidate | Trouble], budget: _Budget, findings: _Findings
     ) -> None:
         """Fetch the wanted layers of what was found, within the bounds, and put the documents together."""
         chosen: list[tuple[_Candidate, list[Entry]]] = []
@@ -276,13 +257,13 @@ class _Search:
         if wanted > budget.signatures:
             findings.fail(source, f"{wanted} signatures are there; only the first {budget.signatures} were judged")
         for candidate in candidates:
-            if isinstance(candidate, _Trouble):
+            if isinstance(candidate, Trouble):
                 findings.note(candidate)
                 continue
             layers = self._choose(candidate, budget, findings)
             if layers:
                 chosen.append((candidate, layers))
-        documents = await _all([self._document(candidate, layers, findings) for candidate, layers in chosen])
+        documents = await all_of([self._document(candidate, layers, findings) for candidate, layers in chosen])
         findings.documents += [document for document in documents if document.layers]
 
     def _choose(self, candidate: _Candidate, budget: _Budget, findings: _Findings) -> list[Entry]:
@@ -303,14 +284,14 @@ class _Search:
 
     @property
     def _too_much(self) -> str:
-        return f"is beyond the {self._share} bytes of evidence that are fetched from one source"
+        return f"is beyond the {self._share} bytes that one source has of limits.evidence_total"
 
     async def _document(self, candidate: _Candidate, layers: Sequence[Entry], findings: _Findings) -> Document:
         descriptors = list(dict.fromkeys(layer.descriptor for layer in layers))
-        answers = await _all([self._layer(candidate.source, descriptor) for descriptor in descriptors])
+        answers = await all_of([self._layer(candidate.source, descriptor) for descriptor in descriptors])
         bodies: dict[Descriptor, bytes] = {}
         for descriptor, answer in zip(descriptors, answers, strict=True):
-            if isinstance(answer, _Trouble):
+            if isinstance(answer, Trouble):
                 findings.note(answer)
             else:
                 bodies[descriptor] = answer
@@ -323,26 +304,12 @@ class _Search:
             ),
         )
 
-    async def _layer(self, source: str, descriptor: Descriptor) -> bytes | _Trouble:
+    async def _layer(self, source: str, descriptor: Descriptor) -> bytes | Trouble:
         repository = self._subject.repository
         answer = await self._ask(source, lambda: self._fetcher.blob(repository, descriptor, descriptor.size), self._layers_until)
         if answer is None:
-            return _Trouble(source, f"is incomplete: the upstream does not have its layer {descriptor.digest}")
+            return Trouble(source, f"is incomplete: the upstream does not have its layer {descriptor.digest}")
         return answer
 
-    # -- one question -----------------------------------------------------------------------------------------------
-
-    async def _ask(self, source: str, question: Callable[[], Awaitable[_T]], until: float) -> _T | _Trouble:
-        """Ask the fetcher, within the time that is left; what an upstream does wrong becomes a value."""
-        try:
-            async with asyncio.timeout_at(until), self._slots:
-                return await question()
-        except TimeoutError:
-            return _Trouble(source, "did not answer in time", outage=True)
-        except UpstreamMisbehaved as error:
-            return _Trouble(source, f"is refused: {error}")
-        except UpstreamUnavailable as error:
-            return _Trouble(source, str(error), outage=True, retry_after=error.retry_after)
-        except UpstreamError as error:
-            # Denied is not absent: registries hide one behind the other.
-            return _Trouble(source, str(error), outage=True)
+    async def _ask(self, source: str, question: Callable[[], Awaitable[_T]], until: float) -> _T | Trouble:
+        return await ask(source, question, until, self._slots)

@@ -79,6 +79,16 @@ def source_of(found: Found, subject: Digest, manifest: Digest) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A manifest that an index lists, judged with it, and what was found about it."""
+
+    manifest: FetchedManifest
+    parsed: Manifest  #: ``manifest.body``, read strictly
+    texts: tuple[tuple[Descriptor, bytes], ...] = ()  #: its layers, where it is evidence itself and these had to be looked at
+    documents: tuple[Document, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Harvest:
     """What discovery brought home for one subject.
 
@@ -89,6 +99,7 @@ class Harvest:
     malformed: tuple[Evidence, ...]  #: failed evidence for what was found but could not be read
     unavailable: tuple[str, ...]
     retry_after: float | None = None
+    listed: tuple[Listed, ...] = ()  #: of an index, where these were judged each by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,7 @@ class Subject:
     digest: Digest
     body: bytes = field(repr=False)  #: the raw manifest, which message signatures are made over
     media_type: str = ""  #: the manifest's; empty where only the manifest itself can say
+    listed: tuple[Entry, ...] | None = None  #: the manifests in it, where it is known to be an index
 
 
 class Verifier(Protocol):

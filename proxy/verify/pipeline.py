@@ -8,19 +8,24 @@ Each signature format is one :class:`proxy.verify.model.Verifier`, listed in :fu
 The pipeline stops as soon as the verdict is settled: a signature tag that satisfies the rule does not wait for referrers that
 are slow or down, and the other way round. It fails closed: what a verifier did not foresee is failed evidence, and what was not
 found in time is unavailable.
+
+Where a rule asks for attestations on each platform, what an index lists is searched in the same way, each manifest by itself
+(:mod:`proxy.policy.platforms`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
 
 import structlog
 
 from proxy.manifest import Entry, Manifest
+from proxy.policy.platforms import each_platform, of_index, of_platforms
 from proxy.policy.rules import (
     AttestationBy,
     Evidence,
@@ -35,11 +40,13 @@ from proxy.policy.rules import (
     questions_of,
 )
 from proxy.settings import Limits
+from proxy.verify.asking import AT_A_TIME, Trouble, all_of
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignAttestations, CosignSignatures, answers
 from proxy.verify.discovery import discover, merge
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, Trusted, Verifier
 from proxy.verify.notation import NotationSignatures
+from proxy.verify.platforms import entries_of, is_platform, name_of, read_listed
 from proxy.verify.second import SecondVerdict
 
 _log = structlog.get_logger(__name__)
@@ -83,28 +90,119 @@ class Pipeline:
         if verdict.outcome is not Outcome.UNKNOWN:
             return verdict, merge(())
         questions = questions_of(rule.require)
-        unknown = tuple(piece for question in questions if (piece := _not_configured(question, self._trusted)) is not None)
+        missing = tuple(piece for question in questions if (piece := _not_configured(question, self._trusted)) is not None)
+        below = () if subject.listed is None else of_platforms(questions)
+        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, asyncio.Semaphore(AT_A_TIME))
+
+        def settled(found: Sequence[Evidence]) -> Verdict | None:
+            verdict = evaluate(rule.require, (*missing, *found), _NOT_YET)
+            return None if verdict.outcome is Outcome.UNKNOWN else verdict
+
+        own = await search.about(subject, of_index(questions) if below else questions, settled)
+        if own.verdict is not None:
+            return own.verdict, own.harvest
+        if below:
+            return await _on_each(search, subject, rule, below, (*missing, *own.evidence), own.harvest)
+        verdict = evaluate(rule.require, (*missing, *own.evidence), own.harvest.unavailable, own.harvest.retry_after)
+        return verdict, own.harvest
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a search brought. ``verdict`` is there when it was settled before all was found."""
+
+    evidence: tuple[Evidence, ...]
+    harvest: Harvest
+    verdict: Verdict | None = None
+    platform: bool = True  #: whether what it is about is something to be run
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Searching for one verdict: whom to ask, who judges, who is believed, when."""
+
+    fetcher: Fetcher
+    verifiers: tuple[Verifier, ...]
+    trusted: Trusted
+    limits: Limits
+    now: datetime
+    slots: asyncio.Semaphore
+
+    async def about(
+        self, subject: Subject, questions: Sequence[Question], settled: Callable[[Sequence[Evidence]], Verdict | None]
+    ) -> _Found:
+        """Search all places for answers about one manifest, and judge them as they come, until ``settled`` says a verdict."""
         harvests: dict[int, Harvest] = {}
         judged: dict[int, tuple[Evidence, ...]] = {}
+        evidence: tuple[Evidence, ...] = ()
+        if not questions:
+            return _Found((), merge(()))
 
         def wants(manifest: Manifest, layer: Entry) -> int | None:
-            sizes = (verifier.wants(manifest, layer, questions) for verifier in self._verifiers)
+            sizes = (verifier.wants(manifest, layer, questions) for verifier in self.verifiers)
             return max((size for size in sizes if size is not None), default=None)
 
         places = places_of(questions)
-        async with aclosing(discover(fetcher, subject, self._limits, wants, places)) as sources:
+        async with aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.slots)) as sources:
             async for rank, harvest in sources:
                 found = await asyncio.to_thread(
-                    judge_documents, self._verifiers, harvest.documents, subject, questions, self._trusted, now
+                    judge_documents, self.verifiers, harvest.documents, subject, questions, self.trusted, self.now
                 )
                 harvests[rank], judged[rank] = harvest, (*found, *harvest.malformed)
-                evidence = (*unknown, *(piece for rank in sorted(judged) for piece in judged[rank]))
-                verdict = evaluate(rule.require, evidence, _NOT_YET)
-                if verdict.outcome is not Outcome.UNKNOWN:
-                    return verdict, _in_order(harvests)
-        whole = _in_order(harvests)
-        evidence = (*unknown, *(piece for rank in sorted(judged) for piece in judged[rank]))
-        return evaluate(rule.require, evidence, whole.unavailable, whole.retry_after), whole
+                evidence = tuple(piece for rank in sorted(judged) for piece in judged[rank])
+                if (verdict := settled(evidence)) is not None:
+                    return _Found(evidence, _in_order(harvests), verdict)
+        return _Found(evidence, _in_order(harvests))
+
+    async def about_listed(
+        self,
+        subject: Subject,
+        entry: Entry,
+        questions: Sequence[Question],
+        settled: Callable[[Sequence[Evidence]], Verdict | None],
+    ) -> _Found:
+        """The same about a manifest that ``subject`` lists."""
+        read = await read_listed(self.fetcher, subject, entry, self.limits, self.slots)
+        if isinstance(read, Trouble):
+            if read.outage:
+                return _Found((), Harvest((), (), (f"{read.source}: {read.reason}",), read.retry_after))
+            failed = Evidence("manifest", read.source, None, None, accepted=False, reason=read.reason)
+            return _Found((failed,), merge(()))
+        if not is_platform(read):
+            return _Found((), Harvest((), (), (), listed=(read,)), platform=False)
+        listed = Subject(subject.repository, read.manifest.digest, read.manifest.body, read.parsed.media_type)
+        found = await self.about(listed, questions, settled)
+        whole = replace(read, documents=found.harvest.documents)
+        return replace(found, harvest=replace(found.harvest, documents=(), listed=(whole,)))
+
+
+async def _on_each(
+    search: _Search, subject: Subject, rule: Rule, questions: Sequence[Question], evidence: Sequence[Evidence], harvest: Harvest
+) -> tuple[Verdict, Harvest]:
+    """The verdict on an index by what was found about it and, for ``questions``, about each manifest that it lists."""
+    entries = entries_of(subject)
+    most = search.limits.platforms
+    if len(entries) > most:
+        reason = f"lists {len(entries)} manifests; at most {most} are judged each by itself (limits.platforms)"
+        failed = Evidence("index", f"index {subject.digest.short}", None, None, accepted=False, reason=reason)
+        return evaluate(rule.require, (*evidence, failed), harvest.unavailable, harvest.retry_after), harvest
+    share = search.limits.evidence_total // max(len(entries), 1)
+    search = replace(search, limits=search.limits.model_copy(update={"evidence_total": share}))
+
+    def settled(found: Sequence[Evidence]) -> Verdict | None:
+        verdict = evaluate(rule.require, (*evidence, *found), _NOT_YET)
+        return None if verdict.outcome is Outcome.UNKNOWN else verdict
+
+    def verdict_of(found: _Found) -> Verdict:
+        asked = merge((harvest, found.harvest))
+        return found.verdict or evaluate(rule.require, (*evidence, *found.evidence), asked.unavailable, asked.retry_after)
+
+    found = await all_of([search.about_listed(subject, entry, questions, settled) for entry in entries])
+    whole = merge((harvest, *(each.harvest for each in found)))
+    platforms = [(name_of(entry), verdict_of(each)) for entry, each in zip(entries, found, strict=True) if each.platform]
+    if not platforms:  # nothing to be run, and nothing that attestations could be about
+        return evaluate(rule.require, evidence, harvest.unavailable, harvest.retry_after), whole
+    return each_platform(platforms), whole
 
 
 def judge_documents(

@@ -25,7 +25,6 @@ from proxy.manifest import (
     parse,
     strict_json,
 )
-from proxy.services.admission import bounds_of
 from proxy.settings import Limits
 from storage.digest import Digest
 from storage.records import Descriptor, Edge, Kind
@@ -583,7 +582,7 @@ def test_embedded_data_of_another_size_is_refused() -> None:
 
 def test_promise_14_the_bounds_are_those_of_the_settings() -> None:
     """Who configures nothing gets the same bounds here as in the configuration."""
-    assert bounds_of(Limits()) == BOUNDS
+    assert Limits().bounds() == BOUNDS
     assert (BOUNDS.manifest_size, BOUNDS.json_depth) == (4 * 1024 * 1024, 32)  # what the specification asks for, at least
 
 

@@ -285,7 +285,7 @@ async def test_the_bytes_of_a_source_are_bounded() -> None:
     found = await harvest(upstream, Limits(evidence_total=2 * sizes + 200))
     assert [d.found for d in found.documents] == [Found.SIGNATURE_TAG] + [Found.REFERRERS_API] * 2
     assert len(failures(found)) == 6
-    assert f"is beyond the {sizes + 100} bytes of evidence that are fetched from one source" in failures(found)[0]
+    assert f"is beyond the {sizes + 100} bytes that one source has of limits.evidence_total" in failures(found)[0]
     found = await harvest(upstream, Limits(evidence_total=2 * len(SIGNATURES.body)))
     assert [d.found for d in found.documents] == []
 
