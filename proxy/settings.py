@@ -101,6 +101,9 @@ class Limits(Model):
     )
     signature_size: Size = Field(1 << 20, description="Largest signature, with all that comes beside it.")
     attestation_size: Size = Field(32 << 20, description="Largest attestation or signature document.")
+    log_entries: int = Field(32, ge=1, le=10_000, description="Most entries of transparency logs beside one signature.")
+    timestamps: int = Field(32, ge=1, le=10_000, description="Most timestamps beside one signature.")
+    subjects: int = Field(1024, ge=1, le=1_000_000, description="Most subjects that one attestation may speak of.")
     evidence_total: Size = Field(
         100 << 20,
         description="Most bytes of evidence fetched for one image, in equal shares from the places where it may be.",

@@ -34,8 +34,6 @@ from proxy.verify.shapes import PREDICATE_ANNOTATION, bundle_version, is_bundle
 from proxy.verify.tlog import LogEntry
 
 _HASHES = {"SHA2_256": "sha256", "SHA2_384": "sha384", "SHA2_512": "sha512"}
-_MAX_LOG_ENTRIES = 32
-_MAX_TIMESTAMPS = 32
 _MAX_CHAIN = 10
 
 
@@ -93,7 +91,7 @@ class SigstoreBundles:
             made = self._read(source, body, subject, self._limit(asked))
         except EvidenceMalformed as error:
             return (Evidence(self.name, source, None, None, accepted=False, reason=str(error)),)
-        return judge(made, subject, asked, trusted, now, self._second)
+        return judge(made, subject, asked, trusted, self._limits, now, self._second)
 
     def _limit(self, asked: Sequence[Question]) -> int:
         """Bytes of the largest bundle that could answer these questions."""
@@ -104,8 +102,8 @@ class SigstoreBundles:
         version, bundle = self._open(body, limit)
         material = member(bundle, "verificationMaterial", "its bundle")
         chain = _chain(material, version)
-        entries = _entries(material, version)
-        timestamps = _timestamps(material)
+        entries = _entries(material, version, self._limits.log_entries)
+        timestamps = _timestamps(material, self._limits.timestamps)
         envelope, message = bundle.get("dsseEnvelope"), bundle.get("messageSignature")
         if (envelope is None) == (message is None):
             raise EvidenceMalformed("must hold either an envelope or a message signature")
@@ -159,9 +157,9 @@ def _der(node: object) -> bytes:
     return unbase64(text(node, "rawBytes", "its certificate"), "the certificate")
 
 
-def _entries(material: Mapping[str, object], version: int) -> tuple[LogEntry, ...]:
+def _entries(material: Mapping[str, object], version: int, most: int) -> tuple[LogEntry, ...]:
     entries = []
-    for node in items(material, "tlogEntries", "its bundle", _MAX_LOG_ENTRIES):
+    for node in items(material, "tlogEntries", "its bundle", most):
         if not isinstance(node, dict):
             raise EvidenceMalformed("holds a log entry that is not an object")
         entry = LogEntry.of_bundle(node)
@@ -175,12 +173,12 @@ def _entries(material: Mapping[str, object], version: int) -> tuple[LogEntry, ..
     return tuple(entries)
 
 
-def _timestamps(material: Mapping[str, object]) -> tuple[bytes, ...]:
+def _timestamps(material: Mapping[str, object], most: int) -> tuple[bytes, ...]:
     if material.get("timestampVerificationData") is None:
         return ()
     node = member(material, "timestampVerificationData", "its bundle")
     stamps = []
-    for each in items(node, "rfc3161Timestamps", "its bundle", _MAX_TIMESTAMPS):
+    for each in items(node, "rfc3161Timestamps", "its bundle", most):
         if not isinstance(each, dict):
             raise EvidenceMalformed("holds a timestamp that is not an object")
         stamps.append(unbase64(text(each, "signedTimestamp", "its timestamp"), "the timestamp"))

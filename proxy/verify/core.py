@@ -3,7 +3,7 @@
 A format's reader takes a :class:`Signed` out of its bytes; nothing of it is believed yet. What must be there the root says
 (:class:`proxy.verify.roots.Demands`), which the operator wrote; the evidence never chooses. The steps:
 
-0. Bounds: at most 32 log entries and 32 timestamps, none of them twice (GHSA-cq38-jh5f-37mq).
+0. Bounds: at most ``limits.log_entries`` and ``limits.timestamps``, none of them twice (GHSA-cq38-jh5f-37mq).
 1. The certificate: what it says (:mod:`proxy.verify.certificates`). A managed key has none.
 2. The log: each entry of a log that the root knows holds (:mod:`proxy.verify.tlog`) and is about this signature, this signer and
    these bytes (:mod:`proxy.verify.bodies`). Entries of other logs say nothing. A log's promise proves a time.
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from proxy.errors import EvidenceMalformed
+from proxy.settings import Limits
 from proxy.verify.bodies import Deed, check_body
 from proxy.verify.certificates import Chain, SignerCertificate, verify_chain
 from proxy.verify.keys import holds
@@ -33,9 +34,6 @@ from proxy.verify.roots import LogKey, Root
 from proxy.verify.sct import verify_scts
 from proxy.verify.timestamps import UntrustedAuthority, verify_timestamp
 from proxy.verify.tlog import LogEntry, verify_entry
-
-MAX_ENTRIES = 32
-MAX_TIMESTAMPS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +68,12 @@ class _Logged:
     time: datetime | None  #: that its log promised
 
 
-def prove_certificate(signed: Signed, root: Root, now: datetime, steps: list[str]) -> Proof:
+def prove_certificate(signed: Signed, root: Root, limits: Limits, now: datetime, steps: list[str]) -> Proof:
     """Prove a keyless signature by a root of trust. Raises :class:`EvidenceMalformed`.
 
     ``steps`` collects what each step saw, also when a later one fails.
     """
-    _check_bounds(signed)  # step 0
+    _check_bounds(signed, limits)  # step 0
     if not signed.chain:
         raise EvidenceMalformed("is made with a bare key, not with a certificate")
     leaf = SignerCertificate.parse(signed.chain[0])  # step 1
@@ -112,13 +110,15 @@ def prove_certificate(signed: Signed, root: Root, now: datetime, steps: list[str
     return Proof(times, leaf, valid_until)
 
 
-def prove_times(signed: Signed, key_der: bytes, root: Root, now: datetime, steps: list[str]) -> tuple[datetime, ...]:
+def prove_times(
+    signed: Signed, key_der: bytes, root: Root, limits: Limits, now: datetime, steps: list[str]
+) -> tuple[datetime, ...]:
     """Steps 0, 2, 3 and 4 for a managed key (DER SubjectPublicKeyInfo): when its signature is proven to have been there.
 
     Log entries and timestamps are not demanded of managed keys: without any of them no time is proven, and the key's window is
     judged now. Those that are there must hold. Raises :class:`EvidenceMalformed`.
     """
-    _check_bounds(signed)
+    _check_bounds(signed, limits)
     deed = Deed(signed.signature, signed.message, signed.payload, signed.envelope, key_der, by_certificate=False)
     logged = _log(signed, deed, root, steps)
     times = _times(logged, _timestamps(signed, root, steps))
@@ -129,11 +129,11 @@ def prove_times(signed: Signed, key_der: bytes, root: Root, now: datetime, steps
 # -- the steps ------------------------------------------------------------------------------------------------------
 
 
-def _check_bounds(signed: Signed) -> None:
+def _check_bounds(signed: Signed, limits: Limits) -> None:
     """Step 0."""
     for what, count, limit in (
-        ("log entries", len(signed.entries), MAX_ENTRIES),
-        ("timestamps", len(signed.timestamps), MAX_TIMESTAMPS),
+        ("log entries", len(signed.entries), limits.log_entries),
+        ("timestamps", len(signed.timestamps), limits.timestamps),
     ):
         if count > limit:
             raise EvidenceMalformed(f"has {count} {what}; the limit is {limit}")

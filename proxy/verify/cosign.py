@@ -132,7 +132,7 @@ class CosignSignatures:
         beside, unreadable = _beside(notes, self._limits.json_depth)
         signed = Signed(signature, payload, None, None, beside.chain, beside.entries, beside.timestamps, signature, None)
         made = Made(self.name, source, signed, lambda: self._claim(payload, subject.digest), unreadable)
-        return judge(made, subject, asked, trusted, now, self._second)
+        return judge(made, subject, asked, trusted, self._limits, now, self._second)
 
     def _claim(self, payload: bytes, digest: Digest) -> Claim:
         """Step 4. Raises :class:`EvidenceMalformed`."""
@@ -189,7 +189,7 @@ class CosignAttestations:
             except EvidenceMalformed as error:
                 evidence.append(Evidence(self.name, place, None, None, accepted=False, reason=str(error)))
             else:
-                evidence += judge(made, subject, asked, trusted, now, self._second)
+                evidence += judge(made, subject, asked, trusted, self._limits, now, self._second)
         return tuple(evidence)
 
     def _made(self, source: str, descriptor: Descriptor, notes: Mapping[str, str], body: bytes, subject: Subject) -> Made:
@@ -215,7 +215,7 @@ class CosignAttestations:
 
 def statement_claim(envelope: Envelope, subject: Subject, limits: Limits) -> Claim:
     """What an envelope's statement says about the subject. Raises :class:`EvidenceMalformed` when it is about another."""
-    statement = Statement.parse(envelope.payload, limits.json_depth)
+    statement = Statement.parse(envelope.payload, limits)
     statement.check_subject(subject.digest)
     return Claim(statement.predicate_type, statement.document, statement.predicate)
 

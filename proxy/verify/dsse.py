@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.errors import EvidenceMalformed
+from proxy.settings import Limits
 from proxy.verify.parsing import items, read_object, shown, text, unbase64
 from storage.digest import Digest
 
@@ -17,8 +18,6 @@ IN_TOTO = "application/vnd.in-toto+json"
 STATEMENTS = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
 #: Specifications foresee one signature; some envelopes carry several.
 MAX_SIGNATURES = 32
-#: GHSA-cq38-jh5f-37mq: every subject costs, so their number is bounded.
-MAX_SUBJECTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +60,16 @@ class Statement:
     predicate: object = field(repr=False)  #: what it says; where that is text which holds JSON, as older tools write, the JSON
 
     @classmethod
-    def parse(cls, payload: bytes, depth: int) -> Statement:
+    def parse(cls, payload: bytes, limits: Limits) -> Statement:
         """Read a statement; the caller has bounded its size and verified its signature. Raises :class:`EvidenceMalformed`."""
+        depth = limits.json_depth
         document = read_object(payload, depth, "a statement", most=None)
         kind = text(document, "_type", "its statement")
         if kind not in STATEMENTS:
             raise EvidenceMalformed(f"is no in-toto statement but {shown(kind)!r}")
         subjects: list[Mapping[str, object]] = []
-        for entry in items(document, "subject", "its statement", MAX_SUBJECTS):
+        # GHSA-cq38-jh5f-37mq: every subject costs, so their number is bounded.
+        for entry in items(document, "subject", "its statement", limits.subjects):
             digests = entry.get("digest") if isinstance(entry, dict) else None
             if not isinstance(digests, dict):
                 raise EvidenceMalformed("is broken: a subject of its statement has no digest")

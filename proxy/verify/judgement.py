@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.policy.rules import AttestationBy, Evidence, Identity, Question, SignatureBy
+from proxy.settings import Limits
 from proxy.verify.certificates import SignerCertificate
 from proxy.verify.conditions import Condition
 from proxy.verify.core import Proof, Signed, prove_certificate, prove_times
@@ -69,20 +70,29 @@ class _Who:
 
 
 def judge(
-    made: Made, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime, second: SecondVerdict
+    made: Made,
+    subject: Subject,
+    questions: Sequence[Question],
+    trusted: Trusted,
+    limits: Limits,
+    now: datetime,
+    second: SecondVerdict,
 ) -> tuple[Evidence, ...]:
     """Judge one signature for each question. Never raises for what it contains."""
-    judgement = _Judgement(made, subject, trusted, now, second)
+    judgement = _Judgement(made, subject, trusted, limits, now, second)
     return tuple(evidence for question in questions if (evidence := judgement.answer(question)) is not None)
 
 
 class _Judgement:
     """One signature, whose expensive steps are taken once for all questions."""
 
-    def __init__(self, made: Made, subject: Subject, trusted: Trusted, now: datetime, second: SecondVerdict) -> None:
+    def __init__(
+        self, made: Made, subject: Subject, trusted: Trusted, limits: Limits, now: datetime, second: SecondVerdict
+    ) -> None:
         self._made = made
         self._subject = subject
         self._trusted = trusted
+        self._limits = limits
         self._now = now
         self._second = second
         self._proofs: dict[str, tuple[Proof | EvidenceMalformed, tuple[str, ...]]] = {}
@@ -123,7 +133,7 @@ class _Judgement:
         times: tuple[datetime, ...] = ()
         if key.root is not None and (root := self._trusted.roots.get(key.root)) is not None:
             try:
-                times = prove_times(signed, key.der, root, self._now, steps)
+                times = prove_times(signed, key.der, root, self._limits, self._now, steps)
             except EvidenceMalformed as error:
                 raise EvidenceMalformed(f"made by key {key.name}, but it {error}") from error
         return _Who(f"key {key.name}", None, key.fingerprint, times, None if times else key.valid_until)
@@ -148,7 +158,7 @@ class _Judgement:
             root, steps = self._trusted.roots[name], list[str]()
             proof: Proof | EvidenceMalformed
             try:
-                proof = prove_certificate(self._made.signed, root, self._now, steps)
+                proof = prove_certificate(self._made.signed, root, self._limits, self._now, steps)
                 steps.append(self._second.check(self._made.signed, root))
             except EvidenceMalformed as error:
                 proof = error

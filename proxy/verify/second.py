@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from sigstore.verify import Verifier
 
 _MOST_ROOTS = 32
+#: What the library bears, whatever ``limits.timestamps`` allows.
+_MOST_TIMESTAMPS = 32
 _T = TypeVar("_T")
 _DEPTH = 64
 
@@ -199,6 +201,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a certificate with an RSA or Ed25519 key", lambda case: _curve_key(case) is None),
     Limit("a signature by the curve's own hash, where that is not SHA-256", _by_another_hash),
     Limit("a bundle without exactly one log entry", lambda case: len(case.signed.entries) != 1),
+    Limit(f"more than {_MOST_TIMESTAMPS} timestamps", lambda case: len(case.signed.timestamps) > _MOST_TIMESTAMPS),
     Limit("an entry of a log that the root does not name", lambda case: case.signed.entries[0].log_id not in case.root.logs),
     Limit("a log entry without inclusion proof and checkpoint", _without_proof),
     Limit(

@@ -253,8 +253,8 @@ STATEMENT = statement(IMAGE.digest, PREDICATE_TYPE, {"a": [1, {"b": "c"}]})
 @given(payload=altered(json.loads(STATEMENT)).map(lambda tree: json.dumps(tree).encode()) | damaged(STATEMENT))
 def test_any_statement(payload: bytes) -> None:
     """It is read or refused, and is about an image only if that image's digest stands in it."""
-    if read(lambda: Statement.parse(payload, LIMITS.json_depth)):
-        parsed = Statement.parse(payload, LIMITS.json_depth)
+    if read(lambda: Statement.parse(payload, LIMITS)):
+        parsed = Statement.parse(payload, LIMITS)
         if read(lambda: parsed.check_subject(IMAGE.digest)):
             assert IMAGE.digest.hex in json.dumps(json.loads(payload))
 

@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 
 from proxy.errors import EvidenceMalformed
+from proxy.settings import Limits
 from proxy.verify.core import Proof, Signed, prove_certificate, prove_times
 from proxy.verify.roots import Demands, Root
 from proxy.verify.tlog import LogEntry
@@ -21,6 +22,7 @@ from tests.simulator.sigstore.rekor import Deed
 from tests.unit.verify.pki import Party, authority, pem
 from tests.unit.verify.reading import GITHUB, SIGSTORE, read_bundle, read_cosign, root_of
 
+LIMITS = Limits()
 SECOND = timedelta(seconds=1)
 NOW = SIGSTORE.now
 LATER = NOW + timedelta(days=400)
@@ -38,14 +40,14 @@ def message(how: Signing | None = None, fault: Fault | None = None, sigstore: Pr
 def prove(signed: Signed, root: Root | None = None, now: datetime = LATER) -> tuple[Proof, list[str]]:
     """The proof, and what the steps saw."""
     steps: list[str] = []
-    return prove_certificate(signed, root or root_of(SIGSTORE), now, steps), steps
+    return prove_certificate(signed, root or root_of(SIGSTORE), LIMITS, now, steps), steps
 
 
 def refused(signed: Signed, told: str, root: Root | None = None, now: datetime = LATER) -> list[str]:
     """What the steps saw of a signature that is refused with these words."""
     steps: list[str] = []
     with pytest.raises(EvidenceMalformed, match=told):
-        prove_certificate(signed, root or root_of(SIGSTORE), now, steps)
+        prove_certificate(signed, root or root_of(SIGSTORE), LIMITS, now, steps)
     return steps
 
 
@@ -236,7 +238,7 @@ def test_ghsa_cq38_jh5f_37mq_bounds(fault: Fault, told: str) -> None:
     signed = message(Signing(rekor=2), fault)
     assert refused(signed, told) == []
     with pytest.raises(EvidenceMalformed, match=told):
-        prove_times(signed, MANAGED.spki, root_of(SIGSTORE), LATER, [])
+        prove_times(signed, MANAGED.spki, root_of(SIGSTORE), LIMITS, LATER, [])
 
 
 # -- formats, roots of one's own, keys ------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ def managed(how: Signing, fault: Fault | None = None) -> Signed:
 
 def times(signed: Signed, root: Root | None = None, steps: Sequence[str] = ()) -> tuple[datetime, ...]:
     """When a managed key's signature is proven to have been there."""
-    return prove_times(signed, MANAGED.spki, root or root_of(SIGSTORE), LATER, list(steps))
+    return prove_times(signed, MANAGED.spki, root or root_of(SIGSTORE), LIMITS, LATER, list(steps))
 
 
 @pytest.mark.parametrize(

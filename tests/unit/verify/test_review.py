@@ -129,7 +129,7 @@ def test_name_constraints_of_an_offered_authority_hold_though_not_critical() -> 
 def test_predicates_that_are_text_count_for_conditions() -> None:
     """A predicate that is text of JSON is one value in its statement, and as many as it holds for a condition."""
     statement = {"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicateType": TYPE}
-    read = Statement.parse(json.dumps({**statement, "predicate": json.dumps({"all": [0] * 500_001})}).encode(), 32)
+    read = Statement.parse(json.dumps({**statement, "predicate": json.dumps({"all": [0] * 500_001})}).encode(), LIMITS)
     with pytest.raises(EvidenceMalformed, match="more than 500000 values"):
         Condition("true").check(read.document, read.predicate)
 
@@ -140,7 +140,7 @@ def test_what_is_only_known_by_now_ends_with_its_log() -> None:
     del bundle["verificationMaterial"]["tlogEntries"][0]["inclusionPromise"]
     end = SIGNING_TIME + timedelta(minutes=1)
     logs = {log_id: replace(log, window=Window(log.window.start, end)) for log_id, log in ROOT.logs.items()}
-    proof = prove_certificate(read_bundle(json.dumps(bundle).encode()), replace(ROOT, logs=logs), SIGNING_TIME, [])
+    proof = prove_certificate(read_bundle(json.dumps(bundle).encode()), replace(ROOT, logs=logs), LIMITS, SIGNING_TIME, [])
     assert proof.times == ()
     assert proof.valid_until == end
 

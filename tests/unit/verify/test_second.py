@@ -15,6 +15,7 @@ import sigstore.verify
 from cryptography import x509
 
 from proxy.errors import EvidenceMalformed
+from proxy.settings import Limits
 from proxy.verify import second
 from proxy.verify.core import Signed, prove_certificate, prove_times
 from proxy.verify.roots import Demands, Root
@@ -27,6 +28,8 @@ from tests.unit.verify.reading import GITHUB, SIGSTORE, read_bundle, read_cosign
 
 NOW = SIGSTORE.now
 LATER = NOW + timedelta(days=400)
+#: Wider than the library bears.
+BOUNDS = Limits(timestamps=64)
 NOTHING = Demands(log=False, sct=False)
 AGREES = "sigstore-python accepts it, too"
 MANAGED = Signer.of("p256", "release")
@@ -191,6 +194,8 @@ ROWS = (
     Row("an entry of Rekor v2 about a key on P-384 or P-521", lambda: envelope(Signing(key="p521", rekor=2))),
     Row("a bundle without exactly one log entry", lambda: message(Signing(rekor=None)), lenient),
     Row("a bundle without exactly one log entry", two_entries),
+    Row("more than 32 timestamps", lambda: message(Signing(timestamps=33))),
+    Row("more than 32 timestamps", lambda: envelope(Signing(rekor=2, timestamps=33))),
     Row(
         "an entry of a log that the root does not name",
         lambda: message(Signing(timestamps=1), "log entry of another log"),
@@ -247,9 +252,9 @@ def test_limits(row: Row) -> None:
     """The core accepts it, and the library is passed over with these words."""
     signed, root = row.signed(), row.root()
     if signed.chain:
-        prove_certificate(signed, root, NOW if row.at_signing else LATER, [])
+        prove_certificate(signed, root, BOUNDS, NOW if row.at_signing else LATER, [])
     else:
-        prove_times(signed, MANAGED.spki, root, LATER, [])
+        prove_times(signed, MANAGED.spki, root, BOUNDS, LATER, [])
     assert SecondVerdict().check(signed, root) == f"sigstore-python cannot judge this: {row.limit}"
 
 
@@ -281,7 +286,7 @@ def test_every_limit_has_a_row() -> None:
 def test_a_promise_makes_up_for_timestamps(root: Callable[[], Root]) -> None:
     """Where the log proves the time, timestamps that the library cannot judge are no reason to pass it over."""
     signed = message(Signing(timestamps=1))
-    prove_certificate(signed, root(), LATER, [])
+    prove_certificate(signed, root(), BOUNDS, LATER, [])
     assert SecondVerdict().check(signed, root()) == AGREES
 
 
@@ -344,6 +349,6 @@ def _until(year: int, document: Any) -> None:
 def test_github_is_not_its_business() -> None:
     """A root without logs: the private profile has one verifier, and the step says so."""
     signed = read_bundle(GITHUB.dsse_bundle(statement(IMAGE.digest)))
-    prove_certificate(signed, root_of(GITHUB), LATER, [])
+    prove_certificate(signed, root_of(GITHUB), BOUNDS, LATER, [])
     told = SecondVerdict().check(signed, root_of(GITHUB))
     assert told == "sigstore-python cannot judge this: a bundle without exactly one log entry"
