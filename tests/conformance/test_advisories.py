@@ -26,8 +26,8 @@ from proxy.verify.roots import Demands, Root
 from proxy.verify.trust import Key
 from tests.conformance.verdicts import JUDGED, LIMITS, ROOT, SIGSTORE, SUBJECT
 from tests.simulator.images import Blob, Image
-from tests.simulator.signing import SIMPLE_SIGNING, CosignSignature, Signer, signature_tag
-from tests.simulator.sigstore import PrivateSigstore, Signing, attestation_tag
+from tests.simulator.signing import SIGN_PREDICATE, SIMPLE_SIGNING, CosignSignature, Signer, bundle_manifest, signature_tag
+from tests.simulator.sigstore import PrivateSigstore, Signing, attestation_tag, statement
 from tests.simulator.sigstore.bundles import layers_image
 from tests.simulator.sigstore.cases import IMAGE
 from tests.simulator.sigstore.faults import Fault
@@ -101,8 +101,13 @@ async def test_cve_2022_35929_cve_2022_35930_cve_2026_39395_the_type_is_matched(
     """An attestation of another type counted as the one that was asked for, or as a signature."""
     other = SIGSTORE.attestation_referrer(IMAGE, VULN, {})
     layer = SIGSTORE.cosign_attestation(IMAGE.digest, VULN, {})
-    for require in (AttestationBy(SLSA, IDENTITY), SIGNED):
+    for require, wanted in ((AttestationBy(SLSA, IDENTITY), SLSA), (SIGNED, SIGN_PREDICATE)):
         assert (await verdict(other, attestations=(layer,), require=require)).outcome is Outcome.REFUSED
+        # Its manifest may call it what is wanted: nobody signed that.
+        named = bundle_manifest(SIGSTORE.dsse_bundle(statement(IMAGE.digest, VULN, {})), IMAGE, predicate=wanted)
+        found = await verdict(named, require=require)
+        assert found.outcome is Outcome.REFUSED
+        assert "is an attestation" in found.reasons[0]
     assert (await verdict(other, attestations=(layer,), require=AttestationBy(VULN, IDENTITY))).accepted
 
 
