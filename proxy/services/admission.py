@@ -78,7 +78,7 @@ class Admission:
         self._clock = clock
         self._recording = record
         self._online = UpstreamEvidence(upstreams)
-        self._stored = StoredEvidence(catalog, blobs, self._bounds)
+        self._stored = StoredEvidence(catalog, blobs, self._bounds, limits)
         self._flights: Flights[tuple[Repository, Digest, str, bool], Verdict] = Flights()
         self._refusals: Memory[tuple[Repository, Digest, str, bool], Verdict] = Memory(10_000)
         self._readings: Flights[Repository, UpstreamUnavailable | None] = Flights()

@@ -6,9 +6,13 @@ replaced) while the upstream is gone, or after a signature was removed there.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+
 from proxy.content import FetchedManifest, ListedReferrer, Referrers, ReferrersSource
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamMisbehaved
 from proxy.manifest import Bounds, Manifest, parse
+from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from proxy.verify.shapes import evidence_tag
 from storage.blobs import BlobStore
@@ -17,6 +21,9 @@ from storage.digest import Digest
 from storage.records import Descriptor
 from storage.reference import Repository
 
+#: Larger manifests are read in a thread.
+_PARSE_INLINE = 16 << 10
+
 
 class UpstreamEvidence:
     """Evidence as the upstream has it now."""
@@ -24,12 +31,12 @@ class UpstreamEvidence:
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
 
-    async def tagged(self, repository: Repository, tag: str) -> FetchedManifest | None:
+    async def tagged(self, repository: Repository, tag: str) -> Sequence[FetchedManifest]:
         """See :meth:`proxy.verify.model.Fetcher.tagged`."""
         try:
-            return await self._upstreams.manifest(repository, tag)
+            return (await self._upstreams.manifest(repository, tag),)
         except UpstreamAbsent:
-            return None
+            return ()
 
     async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:
         """See :meth:`proxy.verify.model.Fetcher.manifest`."""
@@ -64,39 +71,73 @@ class UpstreamEvidence:
 
 
 class StoredEvidence:
-    """Evidence as it was stored at acceptance; what is not stored is simply not there."""
+    """Evidence as it was stored at acceptance, the oldest first; what is not stored is simply not there.
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, bounds: Bounds) -> None:
+    What the upstream has overwritten since is still evidence: a signature does not end because another one took its place. At
+    most ``limits.referrers`` manifests of a kind are read, of ``limits.evidence_total`` bytes together: what was stored later
+    cannot drown what was stored first.
+    """
+
+    def __init__(self, catalog: Catalog, blobs: BlobStore, bounds: Bounds, limits: Limits) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._bounds = bounds
+        self._limits = limits
 
-    async def documents(self, repository: Repository, subject: Digest) -> list[tuple[FetchedManifest, Manifest]]:
-        """All stored evidence manifests for a subject, in the order in which they were recorded."""
+    async def tagged(self, repository: Repository, tag: str) -> Sequence[FetchedManifest]:
+        """All stored evidence of the shape that ``tag`` names (``.sig``: simple signing, ``.att``: DSSE)."""
+        stored = await self._under(repository, tag, await self._recorded(repository, tag))
+        return [fetched for fetched, _ in stored]
+
+    async def newest(self, repository: Repository, tag: str) -> FetchedManifest | None:
+        """The last of these, which is what the tag named when it was last seen; None where there is none."""
+        for descriptor in reversed(await self._recorded(repository, tag)):
+            for fetched, _ in await self._under(repository, tag, [descriptor]):
+                return fetched
+        return None
+
+    async def _recorded(self, repository: Repository, tag: str) -> list[Descriptor]:
+        subject = evidence_tag(tag)
+        return [] if subject is None else await self._catalog.evidence(repository, subject)
+
+    async def _under(
+        self, repository: Repository, tag: str, recorded: Sequence[Descriptor]
+    ) -> list[tuple[FetchedManifest, Manifest]]:
+        wanted = {".sig": "application/vnd.dev.cosign.simplesigning.", ".att": "application/vnd.dsse.envelope."}.get(tag[-4:])
+        if wanted is None:
+            return []
+
+        def fits(manifest: Manifest) -> bool:
+            first = manifest.layers[0].descriptor.media_type if manifest.layers else ""
+            return manifest.subject is None and first.startswith(wanted)
+
+        return await self._read(recorded, fits)
+
+    async def _read(
+        self, recorded: Sequence[Descriptor], fits: Callable[[Manifest], bool]
+    ) -> list[tuple[FetchedManifest, Manifest]]:
+        """Those that fit, within the bounds; one more than may be looked at, so that it can be told."""
         found: list[tuple[FetchedManifest, Manifest]] = []
-        for descriptor in await self._catalog.evidence(repository, subject):
-            body = await self._blobs.read(descriptor.digest, self._bounds.manifest_size)
+        left = self._limits.evidence_total
+        for descriptor in recorded:
+            body = await self._blobs.read(descriptor.digest, min(left, self._bounds.manifest_size))
             if body is None:
                 continue
             try:
-                manifest = parse(body, descriptor.media_type, self._bounds)
+                manifest = await self._parse(body, descriptor.media_type)
             except ManifestRefused:
                 continue  # bounds were tightened since it was stored: it no longer counts as evidence
-            found.append((FetchedManifest(body, descriptor.digest, descriptor.media_type), manifest))
+            if fits(manifest):
+                found.append((FetchedManifest(body, descriptor.digest, descriptor.media_type), manifest))
+                left -= len(body)
+            if len(found) > self._limits.referrers:
+                break
         return found
 
-    async def tagged(self, repository: Repository, tag: str) -> FetchedManifest | None:
-        """The newest stored evidence of the shape that ``tag`` names (``.sig``: simple signing, ``.att``: DSSE)."""
-        subject = evidence_tag(tag)
-        wanted = {".sig": "application/vnd.dev.cosign.simplesigning.", ".att": "application/vnd.dsse.envelope."}.get(tag[-4:])
-        if subject is None or wanted is None:
-            return None
-        fitting = [
-            fetched
-            for fetched, manifest in await self.documents(repository, subject)
-            if manifest.subject is None and manifest.layers and manifest.layers[0].descriptor.media_type.startswith(wanted)
-        ]
-        return fitting[-1] if fitting else None
+    async def _parse(self, body: bytes, media_type: str) -> Manifest:
+        if len(body) <= _PARSE_INLINE:
+            return parse(body, media_type, self._bounds)
+        return await asyncio.to_thread(parse, body, media_type, self._bounds)
 
     async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:
         """See :meth:`proxy.verify.model.Fetcher.manifest`."""
@@ -106,14 +147,15 @@ class StoredEvidence:
 
     async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
         """The stored evidence that names ``subject`` as its subject."""
+        recorded = await self._catalog.evidence(repository, subject)
+        stored = await self._read(recorded, lambda manifest: manifest.subject is not None)
         entries = tuple(
             ListedReferrer(
                 Descriptor(fetched.media_type, fetched.digest, len(fetched.body)),
                 manifest.artifact_type or (manifest.config.media_type if manifest.config is not None else None),
                 tuple(manifest.annotations.items()),
             )
-            for fetched, manifest in await self.documents(repository, subject)
-            if manifest.subject is not None
+            for fetched, manifest in stored
         )
         return Referrers(ReferrersSource.API if entries else ReferrersSource.NONE, entries)
 

@@ -275,7 +275,7 @@ class Gate:
         try:
             fetched = await self._upstreams.manifest(repository, tag)
         except UpstreamUnavailable as error:
-            stored = await self._admission.stored_evidence.tagged(repository, tag)
+            stored = await self._admission.stored_evidence.newest(repository, tag)
             if stored is None:
                 return self._upstream_refusal(name, error, Thing.MANIFEST)
             fetched, warning = stored, f"the upstream could not be asked about {name}; the stored evidence is served"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from proxy.content import FetchedManifest, ReferrersSource
@@ -136,6 +136,21 @@ class _Findings:
         return Harvest(tuple(self.documents), tuple(self.failed), tuple(self.unavailable), self.retry_after)
 
 
+def _without_repeats(candidates: Sequence[_Candidate | Trouble]) -> list[_Candidate | Trouble]:
+    """Each signature once: what stood under cosign's tag grew from manifest to manifest, and each is bounded as a whole."""
+    seen: set[object] = set()
+    kept: list[_Candidate | Trouble] = []
+    for each in candidates:
+        if isinstance(each, Trouble) or len(candidates) == 1:
+            kept.append(each)
+            continue
+        named = {(layer.descriptor, *sorted(layer.annotations.items())): (layer, size) for layer, size in each.wanted}
+        if wanted := tuple(pair for name, pair in named.items() if name not in seen):
+            kept.append(replace(each, wanted=wanted))
+        seen |= named.keys()
+    return kept
+
+
 class _Search:
     """One search about one subject."""
 
@@ -175,8 +190,12 @@ class _Search:
             fetched = await self._ask(source, lambda: self._fetcher.tagged(subject.repository, tag), self._manifests_until)
             if isinstance(fetched, Trouble):
                 findings.note(fetched)
-            elif fetched is not None:
-                await self._collect(source, [await self._look(found, source, fetched, budget)], budget, findings)
+            else:
+                most = self._limits.referrers
+                if len(fetched) > most:
+                    findings.fail(source, f"more than {most} were stored; only the first {most} were looked at")
+                looked = [await self._look(found, source, each, budget) for each in fetched[:most]]
+                await self._collect(source, _without_repeats(looked), budget, findings)
         return findings.harvest()
 
     async def referrers(self) -> Harvest:

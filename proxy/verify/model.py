@@ -32,8 +32,8 @@ class Fetcher(Protocol):
     absence is None, never an exception.
     """
 
-    async def tagged(self, repository: Repository, tag: str) -> FetchedManifest | None:
-        """The manifest under ``tag``; None when the upstream says that there is none."""
+    async def tagged(self, repository: Repository, tag: str) -> Sequence[FetchedManifest]:
+        """What stands under ``tag``: one manifest, or none; of what was stored, all that ever stood there, the oldest first."""
         ...
 
     async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:

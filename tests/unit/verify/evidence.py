@@ -63,6 +63,8 @@ class Upstream:
     """A fetcher over memory. ``faults`` maps a name to what is raised: ``tagged``, ``referrers``, or a digest's text."""
 
     tags: dict[str, Image] = field(default_factory=dict)
+    #: What stood under a tag before, for a fetcher that remembers.
+    earlier: dict[str, list[Image]] = field(default_factory=dict)
     listed: list[Image] = field(default_factory=list)
     source: ReferrersSource = ReferrersSource.API
     complete: bool = True
@@ -100,11 +102,11 @@ class Upstream:
         if fault is not None:
             raise fault
 
-    async def tagged(self, repository: Repository, tag: str) -> FetchedManifest | None:
+    async def tagged(self, repository: Repository, tag: str) -> Sequence[FetchedManifest]:
         assert repository == REPOSITORY
         await self._answer("tagged")
-        found = self.tags.get(tag)
-        return None if found is None else fetched(found)
+        earlier = self.earlier.get(tag, [])
+        return [fetched(each) for each in (*earlier, *([self.tags[tag]] if tag in self.tags else []))]
 
     async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:
         assert repository == REPOSITORY

@@ -420,3 +420,32 @@ async def test_text_of_strangers_is_shown_safely() -> None:
 def test_the_signature_tag_is_cosigns() -> None:
     """The tests' upstream and the product agree on the tag that is meant."""
     assert signature_tag(IMAGE.digest) == f"sha256-{IMAGE.digest.hex}.sig"
+
+
+async def test_of_all_that_stood_under_a_tag_so_many_are_looked_at() -> None:
+    """What a store remembers is bounded as lists are, the oldest first, and what is left out is said."""
+    stored = [signature_manifest([cosign_signature(RELEASE, IMAGE.digest, reference=f"r.test/{n}")]) for n in range(4)]
+    upstream = Upstream(earlier={signature_tag(IMAGE.digest): stored})
+    for manifest in stored:
+        upstream._hold(manifest)
+    found = await harvest(upstream, Limits(referrers=2))
+    assert [document.manifest.digest for document in found.documents] == [each.digest for each in stored[:2]]
+    assert [(piece.source, piece.reason) for piece in found.malformed] == [
+        (TAG_SOURCE, "more than 2 were stored; only the first 2 were looked at")
+    ]
+    assert len((await harvest(upstream)).documents) == 4
+
+
+async def test_what_is_repeated_under_a_tag_is_looked_at_once() -> None:
+    """A manifest that adds a signature to those of the one before brings that one alone; one that adds none brings nothing."""
+    one, two = (cosign_signature(RELEASE, IMAGE.digest, reference=f"r.test/{number}") for number in range(2))
+    stored = [signature_manifest(each) for each in ([one], [one, two], [two])]
+    upstream = Upstream(earlier={signature_tag(IMAGE.digest): stored})
+    for manifest in stored:
+        upstream._hold(manifest)
+    found = await harvest(upstream, Limits(signatures=2))
+    assert [[layer[0].digest for layer in document.layers] for document in found.documents] == [
+        [one.blob.digest],
+        [two.blob.digest],
+    ]
+    assert found.malformed == ()

@@ -1,0 +1,138 @@
+"""Evidence that was stored stays evidence: what the upstream put in its place later takes nothing away."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from storage.digest import Digest
+from tests.harness import Proxy
+from tests.simulator import when
+from tests.simulator.behaviours import status
+from tests.simulator.images import Blob, Image
+from tests.simulator.registry import Registry
+from tests.simulator.signing import (
+    CosignSignature,
+    Signer,
+    cosign_signature,
+    many_signatures,
+    pae,
+    signature_manifest,
+    signature_tag,
+)
+from tests.simulator.sigstore import attestation_tag, statement
+from tests.simulator.sigstore.bundles import envelope_json, layers_image
+
+ANN, BEN = Signer.of("p256", "release"), Signer.of("p256", "ben")
+TYPE = "https://slsa.dev/provenance/v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+def rules(*signers: str, attested: bool = False) -> str:
+    """Everything needs a signature, or an attestation, by each of these keys."""
+    forms = [
+        f"{{attestation: {{type: {TYPE}, by: {{key: {each}}}}}}}" if attested else f"{{signature: {{key: {each}}}}}"
+        for each in signers
+    ]
+    return f'rules: [{{match: "**", require: {{all: [{", ".join(forms)}]}}}}]\n'
+
+
+def proxy_of(folder: Path, upstream: Registry, top: str = "", *, attested: bool = False) -> Proxy:
+    """A proxy that knows both signers, and asks for the first."""
+    (folder / "ben.pub").write_bytes(BEN.public_pem)
+    first = rules("release-key", attested=attested)
+    return Proxy(folder, upstream, signer=ANN, keys=f"ben: {{file: {folder}/ben.pub}}", rules=first, top=top)
+
+
+@lru_cache
+def signature(image: Digest, signer: Signer) -> CosignSignature:
+    """The one signature by this signer: ECDSA makes another one each time."""
+    return cosign_signature(signer, image)
+
+
+def signed(image: Image, *signers: Signer) -> Image:
+    """What stands under the signature tag."""
+    return signature_manifest([signature(image.digest, each) for each in signers])
+
+
+def attestation(image: Image, signer: Signer) -> Image:
+    """What stands under the attestation tag."""
+    payload = statement(image.digest, TYPE, {})
+    body = envelope_json(payload, PAYLOAD_TYPE, [signer.sign(pae(PAYLOAD_TYPE, payload))])
+    return layers_image([CosignSignature(Blob("application/vnd.dsse.envelope.v1+json", body), {})])
+
+
+@pytest.mark.parametrize("attested", [False, True], ids=["signatures", "attestations"])
+@pytest.mark.parametrize("online", [True, False])
+async def test_what_was_overwritten_upstream_is_judged_still(tmp_path: Path, online: bool, attested: bool) -> None:
+    """Signed by one, stored, overwritten with a signature of another: a rule that asks for both finds both, in the store."""
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, "check_interval: 1h\n", attested=attested) as proxy:
+        image = upstream.image("acme/app", "v1")
+        tag = attestation_tag(image.digest) if attested else signature_tag(image.digest)
+        make = attestation if attested else signed
+        by_ann, by_ben = make(image, ANN), make(image, BEN)
+        upstream.add("acme/app", by_ann, tag)
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        upstream.add("acme/app", by_ben, tag)
+        await proxy.reload(rules("ben", attested=attested))
+        assert (await proxy.manifest("acme/app", image.digest)).status == 200
+        if not online:
+            upstream.on(when.registry(), status(503))
+        await proxy.reload(rules("release-key", "ben", attested=attested))
+        assert (await proxy.manifest("acme/app", image.digest)).status == 200
+        await proxy.restart()
+        await proxy.reload(rules("ben", "release-key", attested=attested))
+        assert (await proxy.manifest("acme/app", "v1")).body == image.body
+        served = await proxy.manifest("acme/app", tag)
+        assert served.body == by_ben.body, "the tag itself names what it named last"
+
+
+async def test_what_is_stored_later_does_not_drown_what_was_stored_first(tmp_path: Path) -> None:
+    """Whoever may push could fill the store with signatures of nobody: the first are looked at first, and the limits hold."""
+    limits = "check_interval: 1h\nlimits: {signatures: 3}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, limits) as proxy:
+        image = upstream.image("acme/app", "v1")
+        tag = signature_tag(image.digest)
+        upstream.add("acme/app", signed(image, ANN), tag)
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        for flood in (2, 3, 4):
+            upstream.add("acme/app", many_signatures(ANN, image.digest, flood), tag)
+            assert (await proxy.manifest("acme/app", tag)).status == 200  # a client's pull of it stores it
+        upstream.add("acme/app", signed(image, BEN), tag)
+        assert (await proxy.manifest("acme/app", tag)).status == 200
+        upstream.on(when.registry(), status(503))
+        await proxy.reload(rules("release-key", "release-key"))
+        assert (await proxy.manifest("acme/app", image.digest)).status == 200
+        await proxy.reload(rules("ben"))
+        answer = await proxy.manifest("acme/app", image.digest)
+        assert answer.status == 503, "not looked at, and the upstream cannot be asked: no verdict"
+
+
+async def test_signatures_that_are_kept_beside_each_other_count_once(tmp_path: Path) -> None:
+    """cosign adds to what stands under the tag: manifests that repeat it do not use up what may be looked at."""
+    limits = "check_interval: 1h\nlimits: {signatures: 3}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, limits) as proxy:
+        image = upstream.image("acme/app", "v1")
+        tag = signature_tag(image.digest)
+        others = [Signer.of("p256", name) for name in ("one", "two")]
+        for count in (0, 1, 2):
+            upstream.add("acme/app", signed(image, ANN, *others[:count]), tag)
+            assert (await proxy.manifest("acme/app", "v1")).status == 200
+            assert (await proxy.manifest("acme/app", tag)).status == 200
+        upstream.add("acme/app", signed(image, others[1], BEN), tag)
+        assert (await proxy.manifest("acme/app", tag)).status == 200
+        upstream.on(when.registry(), status(503))
+        await proxy.reload(rules("release-key", "ben"))
+        assert (await proxy.manifest("acme/app", image.digest)).status == 503, "a fourth signature is beyond the limit"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, limits) as proxy:
+        image = upstream.image("acme/other", "v1", seed="other")
+        tag = signature_tag(image.digest)
+        for signers in ((ANN,), (ANN, others[0]), (ANN, others[0], BEN)):
+            upstream.add("acme/other", signed(image, *signers), tag)
+            assert (await proxy.manifest("acme/other", "v1")).status == 200
+            assert (await proxy.manifest("acme/other", tag)).status == 200
+        upstream.on(when.registry(), status(503))
+        await proxy.reload(rules("release-key", "ben"))
+        assert (await proxy.manifest("acme/other", image.digest)).status == 200
