@@ -11,21 +11,29 @@ import structlog
 
 from proxy import __version__
 from proxy.configuration import Configuration
+from proxy.configuration.access import AccessConfiguration, read_passwords
 from proxy.routing import Router
 from proxy.services.admission import Admission
+from proxy.services.authentication import Authenticator
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest
 from proxy.services.metrics import Gauge, Metrics
 from proxy.services.news import News
+from proxy.services.oidc import Issuers
 from proxy.services.revision import Revision, utc_now
+from proxy.services.sessions import Sessions, session_key
+from proxy.services.watched import FileWatch
 from proxy.upstream.client import Upstreams
+from proxy.upstream.keysets import fetch_key_set
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
 from proxy.web.listener import Handler
+from proxy.web.login import Door
+from proxy.web.pulls import PullLog
 from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import BlobStoreUnavailable, StorageError
 from storage.filesystem import FilesystemBlobStore
 from storage.notices import Notices
 from storage.pins import PinStore
@@ -52,9 +60,21 @@ def router_of(configuration: Configuration) -> Router:
     return Router(frozenset(configuration.upstreams), configuration.hosts, configuration.default_registry)
 
 
+def issuers_of(configuration: Configuration) -> Issuers:
+    """Those whose signed tokens count."""
+    return Issuers.of(configuration.access.issuers, fetch_key_set)
+
+
 def upstreams_of(configuration: Configuration) -> Upstreams:
     """The clients of the configured upstreams; nothing is dialled yet."""
     return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=_USER_AGENT)
+
+
+async def _session_key(data_dir: Path) -> bytes:
+    try:
+        return await asyncio.to_thread(session_key, data_dir)
+    except OSError as error:
+        raise BlobStoreUnavailable(f"the key for sessions cannot be read or made: {error}") from error
 
 
 class Application:
@@ -81,15 +101,23 @@ class Application:
         self.gate = Gate(
             revision_of(configuration, self._number), self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now
         )
+        access = configuration.access
+        self._data_dir = data_dir
+        self._authenticator = Authenticator(access.credentials, issuers_of(configuration), utc_now)
+        self._door = Door(access.rules, self._authenticator, access.service, access.realm)
         self._api = RegistryApi(
             self.gate,
             router_of(configuration),
             self.ingest,
             limits,
             self.metrics,
+            self._door,
+            PullLog(settings.log.pulls, self.gate.rule_of),
             rehash=settings.cache.serve == "rehash",
         )
-        self._admin_api = AdminApi(self.trouble, self.metrics)
+        operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
+        self._admin_api = AdminApi(self.trouble, self.metrics, operators)
+        self._passwords = FileWatch((), self._read_passwords)
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -117,6 +145,10 @@ class Application:
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
             exits.push_async_callback(self.gate.close)
+            self._session_key = await _session_key(self._data_dir)
+            self._follow(self._configuration.access)
+            await self._passwords.start()
+            exits.push_async_callback(self._passwords.close)
             self._watcher = asyncio.create_task(self._watch(await self._notices.latest()), name="notices")
             exits.push_async_callback(self._end_watch)
             self._exits = exits.pop_all()
@@ -128,16 +160,40 @@ class Application:
 
     def adopt(self, configuration: Configuration) -> tuple[str, ...]:
         """Decide by another configuration from now on; the keys that only a restart can change are returned."""
+        access = configuration.access
+        # Who may pull comes first: what is taken away is taken away before anything else is done.
+        self._authenticator.adopt(access.credentials, issuers_of(configuration))
+        self._door.adopt(access.rules, access.service, access.realm)
         self._number += 1
         self.gate.adopt(revision_of(configuration, self._number))
         old, new = self._configuration.settings, configuration.settings
-        fixed = ("listen", "admin", "data_dir", "limits", "cache", "log", "workers")
+        fixed = ("listen", "tls", "admin", "data_dir", "limits", "cache", "log", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
         if configuration.upstreams != self._configuration.upstreams:
             waiting.append("upstreams")
         else:
             self._api.adopt(router_of(configuration))
+        self._follow(access)
         return tuple(waiting)
+
+    # -- who may pull ---------------------------------------------------------------------------------------------------
+
+    def _follow(self, access: AccessConfiguration) -> None:
+        self._access = access
+        self._authenticator.keep(Sessions(self._session_key, access.service, access.lifetime))
+        self._passwords.follow(() if access.htpasswd is None else (access.htpasswd,))
+
+    async def _read_passwords(self) -> None:
+        path = self._access.htpasswd
+        if path is None:
+            return
+        try:
+            passwords = await asyncio.to_thread(read_passwords, path)
+        except (OSError, ValueError) as error:
+            log.error("htpasswd.unreadable", file=str(path), error=str(error), kept="the users as they were")
+            return
+        self._authenticator.adopt_passwords(passwords)
+        log.info("htpasswd.read", file=str(path), users=len(passwords))
 
     async def trouble(self) -> dict[str, str]:
         """Why pulls cannot be decided now, by component; empty when they can."""

@@ -10,6 +10,9 @@ Storage has its own root (:mod:`storage.errors`). Here::
     EvidenceMalformed             evidence that does not hold: why, in words
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
+    LoginError                    whoever asks did not show who they are
+     ├── LoginRefused             wrong, unknown or expired credentials
+     └── LoginUnavailable         it cannot be told now; carries ``retry_after`` in seconds
     ConfigurationError            a file that does not check out; carries every problem with line and key
 
 A refusal by policy is not an exception: see :class:`proxy.policy.decision.Decision`. Only :mod:`proxy.web` turns any of
@@ -51,6 +54,22 @@ class EvidenceMalformed(Exception):
 
 class ManifestRefused(Exception):
     """The document is not one that Tagstone hands out; ``str(error)`` says which rule it breaks."""
+
+
+class LoginError(Exception):
+    """Somebody did not show who they are. ``str(error)`` is one line for them, without secrets."""
+
+
+class LoginRefused(LoginError):
+    """The credentials are not (any more) those of anybody here."""
+
+
+class LoginUnavailable(LoginError):
+    """Whether the credentials are good cannot be told now: never a yes."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class MalformedRequest(Exception):

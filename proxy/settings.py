@@ -17,7 +17,7 @@ from pydantic import Discriminator, Field, Tag
 
 from proxy.manifest import Bounds
 from proxy.policy.document import RuleSettings, Trust
-from proxy.schema import Duration, EmptyMapping, FilePath, Listen, Model, Secret, Size, Switch, Timeout
+from proxy.schema import Duration, EmptyMapping, End, FilePath, Listen, Model, Name, Secret, Size, Switch, Timeout
 
 # -- upstreams ------------------------------------------------------------------------------------------------------
 
@@ -151,10 +151,90 @@ class Limits(Model):
 # -- the server -----------------------------------------------------------------------------------------------------
 
 
-class Admin(Model):
-    """The listener for health and metrics: loopback only."""
+class Tls(Model):
+    """TLS on a listener. The files are read again when they change; no restart is needed."""
 
-    listen: Listen = Field("127.0.0.1:5001", description="Address for health and metrics. In this version: loopback only.")
+    certificate: FilePath = Field(description="PEM file with the server's certificate, and the intermediate ones after it.")
+    key: FilePath = Field(description="PEM file with its private key, without a passphrase.")
+    client_ca: FilePath | None = Field(
+        None, description="PEM file with the authorities whose certificates clients may show (mutual TLS)."
+    )
+    client_certificates: Literal["optional", "required"] = Field(
+        "required", description="With `client_ca`: whether a client without a certificate is turned away at once."
+    )
+    min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest version of TLS that is spoken.")
+
+
+class StaticTokenSettings(Model):
+    """A token for a robot. `tagstone access token NAME` makes one and prints its hash for here."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 of the token, in hex.")
+    expires: End | None = Field(None, description="Last moment at which it is good.")
+
+
+class OidcSettings(Model):
+    """Whose signed tokens name principals: an OpenID Connect issuer, or a Kubernetes cluster."""
+
+    issuer: str = Field(description="The issuer's name for itself (`iss`), exactly.")
+    audience: tuple[str, ...] = Field(min_length=1, description="For whom tokens must be made (`aud`): one of these.")
+    jwks: str | None = Field(None, description="Address of its key set. By default the issuer's discovery document says it.")
+    jwks_file: FilePath | None = Field(None, description="File with its key set, instead of fetching it.")
+    ca: FilePath | None = Field(None, description="PEM file with the authorities for the issuer's own TLS certificate.")
+    bearer_file: FilePath | None = Field(
+        None, description="File with a token to show when fetching the keys, as a Kubernetes API server wants one."
+    )
+    username: str = Field("sub", description="Which claim is the principal's name.")
+
+
+class AccessRuleSettings(Model):
+    """One grant: whoever matches, from these networks, may pull these repositories."""
+
+    who: tuple[str, ...] = Field(
+        ("authenticated",),
+        min_length=1,
+        description="Patterns for principals: `user:alice`, `token:ci`, `certificate:*.nodes.example`, "
+        "`oidc:k8s:system:serviceaccount:web:*`; `**` crosses `/`. The words `anonymous`, `authenticated` and `anyone` stand for "
+        "many.",
+    )
+    networks: tuple[str, ...] = Field((), description="Networks that they must ask from, such as `10.0.0.0/8`; none: any.")
+    pull: tuple[str, ...] = Field(("**",), min_length=1, description="Patterns for `registry/repository`, as in `rules`.")
+
+
+class AccessSettings(Model):
+    """Who may pull what. Without this section everybody who reaches the port may pull what the rules let through."""
+
+    htpasswd: FilePath | None = Field(
+        None, description="Apache password file with bcrypt hashes (`htpasswd -B`); read again when it changes."
+    )
+    tokens: Annotated[Mapping[Name, StaticTokenSettings], EmptyMapping] = Field({}, description="Static tokens, by name.")
+    oidc: Annotated[Mapping[Name, OidcSettings], EmptyMapping] = Field(
+        {}, description="Issuers of signed tokens, by the name that their principals carry."
+    )
+    rules: tuple[AccessRuleSettings, ...] = Field(
+        (AccessRuleSettings(),),
+        description="Grants; one that matches suffices. By default everybody who logs in may pull everything.",
+    )
+    realm: str | None = Field(
+        None,
+        description="Address of the token endpoint as clients reach it, where that is not `/token` at the address that they ask: "
+        "behind a proxy that ends TLS, say `https://mirror.example/token`.",
+    )
+    service: Name = Field("tagstone", description="Name of this service in tokens and challenges.")
+    token_lifetime: Duration = Field(300.0, description="How long a token of the token endpoint is good.")
+
+
+class Admin(Model):
+    """The listener for health and metrics."""
+
+    listen: Listen = Field(
+        "127.0.0.1:5001",
+        description="Address for health and metrics. Reachable from elsewhere it needs `tokens`, or `tls` with `client_ca`.",
+    )
+    tls: Tls | None = Field(None, description="TLS on this listener.")
+    tokens: Annotated[Mapping[Name, StaticTokenSettings], EmptyMapping] = Field(
+        {},
+        description="Who may ask, by a Bearer token, or as a password: name → token. `/healthz` and `/readyz` say ok to anybody.",
+    )
 
 
 class Log(Model):
@@ -162,6 +242,11 @@ class Log(Model):
 
     format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object per line.")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least important level that is written.")
+    pulls: Literal["all", "decided", "none"] = Field(
+        "decided",
+        description="One line for each request: who asked for what, by which rule, the answer and why, bytes, milliseconds, and "
+        "where it came from. `decided` leaves out what was answered from memory, `none` all but refusals.",
+    )
 
 
 class Cache(Model):
@@ -189,6 +274,8 @@ class Settings(Model):
     """Configuration of Tagstone: one file for `serve`, `verify` and the operator's commands."""
 
     listen: Listen = Field("127.0.0.1:5000", description="Address for container clients. Port 0 takes any free one.")
+    tls: Tls | None = Field(None, description="TLS for container clients.")
+    access: AccessSettings | None = Field(None, description="Who may pull what.")
     admin: Admin = Field(Admin(), description="The listener for health and metrics.")
     data_dir: FilePath = Field(
         Path("/var/lib/tagstone"), description="Folder for the database and the cached blobs. Made if it is missing."

@@ -1,6 +1,7 @@
 """One worker process: it listens at once, and loads and opens everything else behind the listeners.
 
-``GET /v2/`` depends on nothing and is answered from the first moment; what needs the services waits until they are there. The
+``GET /v2/`` depends on nothing and is answered from the first moment, unless people have to log in; what needs the services
+waits until they are there. The
 heavy imports (database, verification) happen in a thread meanwhile.
 """
 
@@ -16,9 +17,10 @@ from proxy import __version__
 from proxy.configuration import Configuration
 from proxy.policy.decision import Answer
 from proxy.services.answers import Refused
-from proxy.settings import Log
+from proxy.settings import Log, Tls
 from proxy.web import responses
 from proxy.web.listener import Listener
+from proxy.web.tls import ServerTls
 
 if TYPE_CHECKING:
     from proxy.app import Application
@@ -39,8 +41,10 @@ class Worker:
         self._patience = limits.request_timeout
         self._opened = asyncio.Event()
         self._started = False
-        self._registry = Listener(self._early, listen.host, listen.port, limits, reuse_port=reuse_port)
-        self._admin = Listener(self._early_admin, admin.host, admin.port, limits, reuse_port=reuse_port)
+        settings = configuration.settings
+        tls, admin_tls = _tls(settings.tls), _tls(settings.admin.tls)
+        self._registry = Listener(self._early, listen.host, listen.port, limits, reuse_port=reuse_port, tls=tls)
+        self._admin = Listener(self._early_admin, admin.host, admin.port, limits, reuse_port=reuse_port, tls=admin_tls)
 
     @property
     def ports(self) -> tuple[int, int]:
@@ -76,7 +80,7 @@ class Worker:
             await self.application.close()
 
     async def _early(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path in _PINGS and request.method in {"GET", "HEAD"}:
+        if request.path in _PINGS and request.method in {"GET", "HEAD"} and self._configuration.access.rules is None:
             return responses.ping()
         try:
             async with asyncio.timeout(self._patience):
@@ -89,6 +93,14 @@ class Worker:
         if self._started:
             return await self.application.handle_admin(request)
         return web.Response(status=503, text="starting\n")
+
+
+def _tls(settings: Tls | None) -> ServerTls | None:
+    """Raises OSError where the files do not fit any more: when the configuration was read they did."""
+    try:
+        return None if settings is None else ServerTls(settings)
+    except ValueError as error:
+        raise OSError(str(error)) from error
 
 
 def _load(settings: Log) -> type[Application]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -79,7 +80,7 @@ class Proxy:
     ``top`` is YAML put before the rules (``limits: {…}``, ``check_interval: …``). ``name`` is the registry's; a ``World`` brings
     the settings that it needs. ``upstream_options`` go into its entry, ``key_options`` into that of ``release-key``, both as
     YAML flow text; ``upstreams`` and ``keys`` are further entries (``b.example: {…}``), one a line, and ``trust`` further
-    sections beside the keys (``roots: {…}``).
+    sections beside the keys (``roots: {…}``). With ``tls`` clients use this context, and ``top`` has the server's half.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Proxy:
         keys: str = "",
         key_options: str = "",
         trust: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.folder = folder
         self.upstream = upstream.registry if isinstance(upstream, World) else upstream
@@ -111,6 +113,7 @@ class Proxy:
         self._keys = keys
         self._key_options = _flow(key_options)
         self._trust = trust
+        self._client_tls = tls
         self._session: aiohttp.ClientSession | None = None
         self.worker: Worker
 
@@ -130,8 +133,9 @@ class Proxy:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "release.pub").write_bytes(self.signer.public_pem)
         interval = "" if "check_interval" in self._top else "check_interval: 0s\n"
+        admin = "" if "admin:" in self._top else "admin: {listen: 127.0.0.1:0}\n"
         self.config.write_text(
-            f"listen: 127.0.0.1:0\nadmin: {{listen: 127.0.0.1:0}}\ndata_dir: {self.data_dir}\n{interval}{self._top}\n"
+            f"listen: 127.0.0.1:0\n{admin}data_dir: {self.data_dir}\n{interval}{self._top}\n"
             f"upstreams:\n  {self.name}: {{url: {self.upstream.url}, allow_private: true{self._options}}}\n"
             f"{indent(self._upstreams, '  ')}\n"
             f"trust:\n  keys:\n    release-key: {{file: {self.folder}/release.pub{self._key_options}}}\n"
@@ -144,8 +148,10 @@ class Proxy:
         self.worker = Worker(load(self.config), self.data_dir)
         await self.worker.start()
         port, admin = self.worker.ports
-        self.url, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
-        self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=60))
+        scheme = "http" if self._client_tls is None else "https"
+        self.url, self.admin = f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+        connector = None if self._client_tls is None else aiohttp.TCPConnector(ssl=self._client_tls)
+        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False, timeout=aiohttp.ClientTimeout(total=60))
 
     async def stop(self) -> None:
         """Stop; the data directory stays."""

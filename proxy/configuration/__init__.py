@@ -8,6 +8,7 @@ each with its line and the way out. In between::
     upstreams  registries, endpoints, credentials, host names
     trust      keys, roots and trust stores
     rules      requirements, patterns
+    access     who may pull: grants, credentials, issuers
     wellknown  the rules that ``extends`` brings
     schema     the JSON Schema, for editors and for "did you mean"
     reference  the tables of docs/configuration.md
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from proxy.configuration.access import AccessConfiguration, build_access
 from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import MAX_DEPTH, Node, parse, read
@@ -61,6 +63,7 @@ class Configuration:
     default_registry: str
     listen: Address
     admin_listen: Address
+    access: AccessConfiguration
     warnings: tuple[Problem, ...] = ()
     #: Where each of ``rules`` stands in the file; the line of ``extends`` for those that it brought.
     rule_lines: tuple[int, ...] = ()
@@ -101,11 +104,14 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
     upstreams = build_upstreams(settings, report)
     hosts = build_hosts(settings, registries, report)
     default_registry = build_default_registry(settings, registries, report)
-    admin = Address.parse(settings.admin.listen)
-    if not admin.loopback:
-        report.error(("admin", "listen"), f"must be on this machine alone in this version: write 127.0.0.1:{admin.port}")
+    moment = now or datetime.now(UTC)
+    for section in ("access", "tls"):
+        if root.child(section) is not None and getattr(settings, section) is None and not wrong:
+            # Empty would mean "without": too much of a change for lines that were only commented out.
+            report.error((section,), "has nothing in it: remove the key, or say what is meant")
+    access = build_access(settings, registries, moment, report)
     names = Names(*(_names(root, "trust", section) for section in ("keys", "roots", "notation")))
-    trusted = build_trust(settings, names, now or datetime.now(UTC), report)
+    trusted = build_trust(settings, names, moment, report)
     rules = RuleBuilder(trusted, names, registries, report).build(settings)
     lines = [report.line(("rules", index)) for index in range(len(rules))]
     pages: Mapping[str, str] = {}
@@ -126,7 +132,8 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
         MappingProxyType(hosts),
         default_registry,
         Address.parse(settings.listen),
-        admin,
+        Address.parse(settings.admin.listen),
+        access,
         tuple(sorted(report.warnings, key=lambda problem: problem.line)),
         tuple(lines),
         pages,

@@ -39,6 +39,7 @@ class ServedManifest:
     descriptor: Descriptor
     body: bytes
     warning: str | None = None
+    reasons: tuple[str, ...] = ()  #: why, for people
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -47,6 +48,7 @@ class GrantedBlob:
 
     descriptor: Descriptor
     body: bytes | None = None
+    reasons: tuple[str, ...] = ()  #: why, for people
 
 
 @dataclass(frozen=True, slots=True)

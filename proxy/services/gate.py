@@ -117,6 +117,10 @@ class Gate:
         await self._list_flights.close()
         await self._admission.close()
 
+    def rule_of(self, repository: Repository) -> str:
+        """The rule that holds for a repository, for people."""
+        return str(self._revision.rule(repository))
+
     # -- manifests ------------------------------------------------------------------------------------------------------
 
     def recall_tag(self, repository: Repository, tag: str) -> ServedManifest | None:
@@ -223,11 +227,11 @@ class Gate:
         self, ask: _Ask, tag: str, decision: Decision, interval: float, generation: int
     ) -> ServedManifest | Refused:
         if decision.answer is not Answer.SERVE or decision.digest is None:
-            return self._refused(f"{ask.repository}:{tag}", decision)
+            return Refused.of(decision)
         held = await self._hold(ask.repository, decision.digest)
         if isinstance(held, Refused):
             return held
-        served = replace(held, warning=decision.warning)
+        served = replace(held, warning=decision.warning, reasons=decision.reasons)
         # Fresh until the next check is due; an answer that leans on a key's window ends with it.
         seconds = min(interval, self._seconds_until(decision.valid_until))
         key = (ask.repository, tag)
@@ -244,9 +248,10 @@ class Gate:
             return self._upstream_refusal(name, error, Thing.MANIFEST)
         decision = decide_digest(repository, digest, ask.rule, verdict)
         if decision.answer is not Answer.SERVE:
-            return self._refused(name, decision)
+            return Refused.of(decision)
         served = await self._hold(repository, digest)
         if isinstance(served, ServedManifest):
+            served = replace(served, reasons=decision.reasons)
             seconds = self._seconds_until(verdict.valid_until)
             self._manifests.put(
                 (repository, digest), served, seconds=seconds, cost=len(served.body) + 1000, generation=generation
@@ -312,7 +317,7 @@ class Gate:
         if verdict.accepted:
             return None
         decision = decide_digest(ask.repository, subject, ask.rule, verdict)
-        return self._refused(name, replace(decision, reasons=(f"{name} speaks about what is not admitted", *decision.reasons)))
+        return Refused.of(replace(decision, reasons=(f"{name} speaks about what is not admitted", *decision.reasons)))
 
     async def referrers(self, repository: Repository, subject: Digest, artifact_type: str | None) -> ServedReferrers | Refused:
         """The referrers of an admitted manifest, as an image index (OCI distribution specification 1.1, end-12)."""
@@ -354,11 +359,11 @@ class Gate:
         verdict, descriptor = await self._admission.of_blob(ask.revision, ask.rule, repository, digest)
         if not verdict.accepted or descriptor is None:
             decision = decide_digest(repository, digest, ask.rule, verdict)
-            return self._refused(f"{repository}@{digest}", decision, Thing.BLOB)
+            return Refused.of(decision, Thing.BLOB)
         body = None
         if descriptor.size <= self._limits.memory_blob_size:
             body = await self._blobs.read(digest, descriptor.size)
-        granted = GrantedBlob(descriptor, body)
+        granted = GrantedBlob(descriptor, body, verdict.reasons)
         if body is not None or descriptor.size > self._limits.memory_blob_size:
             seconds = self._seconds_until(verdict.valid_until)
             self._granted.put((repository, digest), granted, seconds=seconds, cost=500 + len(body or b""), generation=generation)
@@ -409,13 +414,7 @@ class Gate:
         return _LONG if until is None else min(_LONG, (until - self._clock()).total_seconds())
 
     @staticmethod
-    def _refused(name: str, decision: Decision, thing: Thing = Thing.MANIFEST) -> Refused:
-        log.info("refused", image=name, answer=decision.answer.value, reasons=list(decision.reasons))
-        return Refused.of(decision, thing)
-
-    @staticmethod
     def _upstream_refusal(name: str, error: UpstreamError, thing: Thing) -> Refused:
-        log.info("upstream.refused", image=name, error=str(error), kind=type(error).__name__)
         match error:
             case UpstreamAbsent():
                 return Refused(Answer.ABSENT, (f"{name} does not exist upstream",), thing)

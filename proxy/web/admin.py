@@ -1,31 +1,48 @@
-"""The admin listener: health, readiness, metrics. Loopback only; nothing here leads to image content."""
+"""The admin listener: health, readiness, metrics. Nothing here leads to image content.
+
+Where tokens are configured, one of them must be shown. Only that the process is alive, and ready or not, is told to anybody:
+those who look after processes have no tokens.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from proxy.errors import LoginError
+from proxy.services.authentication import Authenticator
 from proxy.services.metrics import Metrics
 
 
 class AdminApi:
-    """``/healthz`` says that the process answers, ``/readyz`` that it can decide pulls, ``/metrics`` counts (Prometheus text)."""
+    """``/healthz`` says that the process answers, ``/readyz`` that it can decide pulls, ``/metrics`` counts (Prometheus text).
 
-    def __init__(self, ready: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics) -> None:
+    ``authenticator`` None: whoever reaches the listener may ask.
+    """
+
+    def __init__(
+        self, ready: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics, authenticator: Authenticator | None = None
+    ) -> None:
         self._ready = ready
         self._metrics = metrics
+        self._authenticator = authenticator
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         if request.method not in {"GET", "HEAD"}:
             return web.Response(status=405, headers={"Allow": "GET, HEAD"})
+        if request.path not in {"/healthz", "/readyz"} and not await self._known(request):
+            headers = {"WWW-Authenticate": 'Bearer realm="Tagstone admin"'}
+            return web.Response(text="show one of admin.tokens\n", status=401, headers=headers)
         match request.path:
             case "/healthz":
                 return web.Response(text="ok\n")
             case "/readyz":
                 trouble = await self._ready()
+                if not await self._known(request):
+                    return web.Response(text="not ready\n" if trouble else "ready\n", status=503 if trouble else 200)
                 body = json.dumps({"ready": not trouble, "trouble": trouble}) + "\n"
                 return web.Response(text=body, status=503 if trouble else 200, content_type="application/json")
             case "/metrics":
@@ -33,3 +50,14 @@ class AdminApi:
                 return web.Response(body=text, headers={"Content-Type": content_type})
             case _:
                 return web.Response(status=404, text="here are /healthz, /readyz and /metrics\n")
+
+    async def _known(self, request: web.BaseRequest) -> bool:
+        if self._authenticator is None:
+            return True
+        given = request.headers.getall(hdrs.AUTHORIZATION, ())
+        if len(given) != 1:
+            return False
+        try:
+            return (await self._authenticator.identify(given[0], None, request.remote)).principal.known
+        except LoginError:
+            return False

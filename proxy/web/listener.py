@@ -1,4 +1,4 @@
-"""One listening address on aiohttp's low-level server: start, drain, and no patience with clients that do not ask or read."""
+"""One listening address on aiohttp's low-level server: TLS, start, drain, no patience with clients that do not ask or read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.services.watched import FileWatch
 from proxy.settings import Limits
+from proxy.web.tls import ServerTls
 
 _log = logging.getLogger("tagstone.listener")
 
@@ -97,6 +99,7 @@ class Listener:
         *,
         reuse_port: bool = False,
         patience: Patience = Patience(),
+        tls: ServerTls | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -104,6 +107,8 @@ class Listener:
         self._limits = limits
         self._reuse_port = reuse_port
         self._patience = patience
+        self._tls = tls
+        self._certificates = FileWatch(() if tls is None else tls.files, self._read_certificates)
         self._server: _Server | None = None
         self._runner: web.ServerRunner | None = None
 
@@ -121,11 +126,13 @@ class Listener:
         runner = web.ServerRunner(self._server, shutdown_timeout=grace)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port, reuse_port=self._reuse_port, backlog=1024).start()
+            await _Site(runner, self._server, self._host, self._port, self._reuse_port, self._tls, self._patience).start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
+        if self._tls is not None:
+            await self._certificates.start()
 
     @property
     def port(self) -> int:
@@ -136,6 +143,60 @@ class Listener:
 
     async def close(self) -> None:
         """Stop listening; answers in flight have ``limits.drain_timeout`` to end."""
+        await self._certificates.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def _read_certificates(self) -> None:
+        if self._tls is None:
+            return
+        names = [str(path) for path in self._tls.files]
+        try:
+            await asyncio.to_thread(self._tls.reload)
+        except ValueError as error:
+            _log.error("TLS files cannot be used, the old ones stay: %s", error)
+            return
+        _log.warning("TLS files are in use from now on: %s", ", ".join(names))
+
+
+class _Site(web.BaseSite):
+    """As aiohttp's TCPSite, with an end to the patience with clients that never finish a handshake."""
+
+    def __init__(
+        self,
+        runner: web.ServerRunner,
+        server: _Server,
+        host: str,
+        port: int,
+        reuse_port: bool,
+        tls: ServerTls | None,
+        patience: Patience,
+    ) -> None:
+        super().__init__(runner)
+        self._answering = server
+        self._place = host, port
+        self._reuse_port = reuse_port
+        self._tls = tls
+        self._patience = patience
+
+    @property
+    def name(self) -> str:
+        """Where it listens, for people."""
+        host, port = self._place
+        return f"{'http' if self._tls is None else 'https'}://{host}:{port}"
+
+    async def start(self) -> None:
+        """Listen."""
+        await super().start()
+        host, port = self._place
+        context = None if self._tls is None else self._tls.context
+        self._server = await asyncio.get_running_loop().create_server(
+            self._answering,
+            host,
+            port,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else self._patience.first_request,
+            backlog=1024,
+            reuse_port=self._reuse_port,
+        )

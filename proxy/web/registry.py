@@ -35,6 +35,8 @@ from proxy.services.ingest import Ingest, Source
 from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
+from proxy.web.login import TOKEN_PATH, Door
+from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
 from storage.digest import Digest
 from storage.errors import DigestMismatch, StorageError
 from storage.reference import MAX_NAME, Repository, parse_registry
@@ -50,9 +52,20 @@ class RegistryApi:
     """The handler of the registry listener."""
 
     def __init__(
-        self, gate: Gate, router: Router, ingest: Ingest, limits: Limits, metrics: Metrics, *, rehash: bool = False
+        self,
+        gate: Gate,
+        router: Router,
+        ingest: Ingest,
+        limits: Limits,
+        metrics: Metrics,
+        door: Door,
+        pulls: PullLog,
+        *,
+        rehash: bool = False,
     ) -> None:
         self._gate = gate
+        self._door = door
+        self._pulls = pulls
         self._metrics = metrics
         self._router = router
         self._ingest = ingest
@@ -68,12 +81,16 @@ class RegistryApi:
         self._targets.clear()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request, and count it."""
-        response = await self._answer(request)
+        """Answer one request, count it, and tell of it."""
+        pull = Pull()
+        response = await self._answer(request, pull)
         self._metrics.answered(response.status)
+        self._pulls.write(request, pull, response.status)
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, pull: Pull) -> web.StreamResponse:
+        if request.raw_path.partition("?")[0] == TOKEN_PATH and request.method in {hdrs.METH_GET, hdrs.METH_POST}:
+            return await self._door.token(request)
         head = request.method == hdrs.METH_HEAD
         if not head and request.method != hdrs.METH_GET:
             reason = f"{request.method[:20]} is not served: this proxy hands out images, it does not take any"
@@ -82,17 +99,24 @@ class RegistryApi:
             asked, repository = self._target(request)
         except MalformedRequest as problem:
             return responses.malformed(problem)
+        if not self._door.open:
+            guest = await self._door.admit(request, repository, asked.name)
+            if isinstance(guest, web.Response):
+                return guest
+            pull.guest = guest
         if repository is None:
             return responses.ping()
+        pull.asked, pull.repository = asked, repository
         match asked.endpoint:
             case Endpoint.MANIFEST:
-                return await self._manifest(request, asked, repository, head=head)
+                response = await self._manifest(request, asked, repository, pull, head=head)
             case Endpoint.BLOB:
-                return await self._blob(request, asked, repository, head=head)
+                response = await self._blob(request, asked, repository, pull, head=head)
             case Endpoint.TAGS:
-                return await self._tags(asked, repository)
+                response = await self._tags(asked, repository, pull)
             case _:
-                return await self._referrers(asked, repository)
+                response = await self._referrers(asked, repository, pull)
+        return response
 
     def _target(self, request: web.BaseRequest) -> tuple[Request, Repository | None]:
         """What the request line and the Host header mean; remembered, because clients ask the same few things."""
@@ -120,17 +144,26 @@ class RegistryApi:
     # -- manifests ------------------------------------------------------------------------------------------------------
 
     async def _manifest(
-        self, request: web.BaseRequest, asked: Request, repository: Repository, *, head: bool
+        self, request: web.BaseRequest, asked: Request, repository: Repository, pull: Pull, *, head: bool
     ) -> web.StreamResponse:
         served: ServedManifest | Refused | None
         if asked.tag is not None:
-            served = self._gate.recall_tag(repository, asked.tag) or await self._gate.tag(repository, asked.tag)
+            served = self._gate.recall_tag(repository, asked.tag)
+            if served is None:
+                served = await self._gate.tag(repository, asked.tag)
+            else:
+                pull.source = MEMORY
         elif asked.digest is not None:
-            served = self._gate.recall_manifest(repository, asked.digest) or await self._gate.manifest(repository, asked.digest)
+            served = self._gate.recall_manifest(repository, asked.digest)
+            if served is None:
+                served = await self._gate.manifest(repository, asked.digest)
+            else:
+                pull.source = MEMORY
         else:
             raise AssertionError("a manifest is asked for by tag or by digest")
         if isinstance(served, Refused):
-            return responses.refused(served, self._namespace(asked))
+            return self._refused(served, asked, pull)
+        pull.digest, pull.reasons, pull.sent = served.descriptor.digest, served.reasons, 0 if head else len(served.body)
         if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest):
             return self._unmodified(served.descriptor.media_type, served, asked)
         wires = self._wires.setdefault(served, {})
@@ -140,6 +173,10 @@ class RegistryApi:
         if responses.fits_prebuilt(request):
             return responses.Prebuilt(wire.bytes(head=head))
         return await self._whole(request, self._manifest_headers(served, asked), served.body)
+
+    def _refused(self, refusal: Refused, asked: Request, pull: Pull) -> web.Response:
+        pull.reasons = refusal.reasons
+        return responses.refused(refusal, self._namespace(asked))
 
     def _manifest_headers(self, served: ServedManifest, asked: Request) -> dict[str, str]:
         descriptor = served.descriptor
@@ -164,13 +201,20 @@ class RegistryApi:
 
     # -- blobs ----------------------------------------------------------------------------------------------------------
 
-    async def _blob(self, request: web.BaseRequest, asked: Request, repository: Repository, *, head: bool) -> web.StreamResponse:
+    async def _blob(
+        self, request: web.BaseRequest, asked: Request, repository: Repository, pull: Pull, *, head: bool
+    ) -> web.StreamResponse:
         if asked.digest is None:
             raise AssertionError("a blob is asked for by digest")
-        granted = self._gate.recall_blob(repository, asked.digest) or await self._gate.blob(repository, asked.digest)
+        granted: GrantedBlob | Refused | None = self._gate.recall_blob(repository, asked.digest)
+        if granted is None:
+            granted = await self._gate.blob(repository, asked.digest)
+        else:
+            pull.source = MEMORY
         if isinstance(granted, Refused):
-            return responses.refused(granted, self._namespace(asked))
+            return self._refused(granted, asked, pull)
         descriptor = granted.descriptor
+        pull.reasons = granted.reasons
         if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, descriptor.digest):
             return self._unmodified(_OCTETS, granted, asked)
         if head:
@@ -182,13 +226,14 @@ class RegistryApi:
             response.content_length = descriptor.size
             return response
         if granted.body is not None and hdrs.RANGE not in request.headers:
+            pull.sent = len(granted.body)
             return await self._small(request, asked, granted, granted.body)
         try:
             source = await self._ingest.open(repository, descriptor)
         except (UpstreamError, StorageError) as problem:
-            return self._trouble(repository, descriptor.digest, problem, asked)
+            return self._trouble(repository, descriptor.digest, problem, asked, pull)
         try:
-            return await self._stream(request, asked, repository, source)
+            return await self._stream(request, asked, repository, source, pull)
         finally:
             source.close()
 
@@ -204,9 +249,10 @@ class RegistryApi:
         return responses.Prebuilt(wire.bytes(head=False))
 
     async def _stream(
-        self, request: web.BaseRequest, asked: Request, repository: Repository, source: Source
+        self, request: web.BaseRequest, asked: Request, repository: Repository, source: Source, pull: Pull
     ) -> web.StreamResponse:
         digest = source.digest
+        pull.source = STORE if source.complete else UPSTREAM
         headers = responses.content_headers(_OCTETS, digest, None, self._namespace(asked))
         body: streaming.Source = source
         try:
@@ -221,22 +267,24 @@ class RegistryApi:
             headers = {"Content-Range": f"bytes */{source.size}", **self._namespace(asked)}
             return responses.error(416, "RANGE_INVALID", (f"the blob has {source.size} bytes",), headers)
         except (UpstreamError, StorageError, TimeoutError) as problem:
-            return self._trouble(repository, digest, problem, asked)
+            return self._trouble(repository, digest, problem, asked, pull)
         start, stop = span or (0, source.size)
         if source.complete:
             headers["Accept-Ranges"] = "bytes"
         if span is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{source.size}"
         response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
-        response.content_length = stop - start
+        response.content_length = pull.sent = stop - start
         try:
             await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout)
         except (UpstreamError, StorageError) as problem:
             # The last bytes were never sent, so the client cannot mistake what it has for the blob.
             log.warning("blob.cut", image=str(repository), digest=str(digest), error=str(problem))
+            pull.cut, pull.reasons = True, (str(problem),)
             streaming.cut(request)
         except (OSError, TimeoutError) as problem:
             log.info("client.left", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
+            pull.cut, pull.reasons = True, ("the client left, or took nothing for too long",)
             streaming.cut(request)
         return response
 
@@ -248,7 +296,7 @@ class RegistryApi:
             return None
         return streaming.parse_range(request.headers.get(hdrs.RANGE), size)
 
-    def _trouble(self, repository: Repository, digest: Digest, problem: Exception, asked: Request) -> web.Response:
+    def _trouble(self, repository: Repository, digest: Digest, problem: Exception, asked: Request, pull: Pull) -> web.Response:
         """A blob that is granted but cannot be had now."""
         name = f"{repository}@{digest}"
         log.warning("blob.unavailable", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
@@ -263,14 +311,14 @@ class RegistryApi:
                 refusal = Refused(Answer.UNAVAILABLE, (f"{name}: the upstream is slow to begin",), Thing.BLOB)
             case _:
                 refusal = Refused(Answer.UNAVAILABLE, (f"{name}: {problem}",), Thing.BLOB)
-        return responses.refused(refusal, self._namespace(asked))
+        return self._refused(refusal, asked, pull)
 
     # -- discovery ------------------------------------------------------------------------------------------------------
 
-    async def _tags(self, asked: Request, repository: Repository) -> web.StreamResponse:
+    async def _tags(self, asked: Request, repository: Repository, pull: Pull) -> web.StreamResponse:
         served = await self._gate.tags(repository)
         if isinstance(served, Refused):
-            return responses.refused(served, self._namespace(asked))
+            return self._refused(served, asked, pull)
         start = 0 if asked.last is None else bisect_right(served.tags, asked.last)
         count = MAX_TAGS if asked.n is None else asked.n
         page = served.tags[start : start + count]
@@ -284,12 +332,12 @@ class RegistryApi:
         body = json.dumps({"name": asked.name, "tags": list(page)}).encode()
         return web.Response(body=body, content_type="application/json", headers=headers)
 
-    async def _referrers(self, asked: Request, repository: Repository) -> web.StreamResponse:
+    async def _referrers(self, asked: Request, repository: Repository, pull: Pull) -> web.StreamResponse:
         if asked.digest is None:
             raise AssertionError("referrers are asked for by digest")
         served = await self._gate.referrers(repository, asked.digest, asked.artifact_type)
         if isinstance(served, Refused):
-            return responses.refused(served, self._namespace(asked))
+            return self._refused(served, asked, pull)
         headers = {"Content-Type": OCI_INDEX, **responses.API_VERSION, **self._namespace(asked)}
         if served.filtered:
             headers["OCI-Filters-Applied"] = "artifactType"

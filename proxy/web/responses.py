@@ -9,6 +9,7 @@ an outage (503), of which no client shows the body.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import time
@@ -59,6 +60,11 @@ def error(status: int, code: str, reasons: tuple[str, ...], headers: Mapping[str
     return web.Response(
         status=status, reason=reason, body=body, content_type="application/json", headers={**API_VERSION, **(headers or {})}
     )
+
+
+def basic(user: str, password: str) -> str:
+    """Credentials as a Basic ``Authorization`` header has them (RFC 7617)."""
+    return base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogatepass")).decode("ascii")
 
 
 def ping() -> web.Response:

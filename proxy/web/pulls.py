@@ -1,0 +1,78 @@
+"""One line in the log for each request: who asked for what, by which rule, what was answered and why, and what it cost.
+
+It is written when the answer has gone out, so that bytes and milliseconds are what they were. Of the headers only the user
+agent is in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from aiohttp import web
+
+from proxy.distribution import Request
+from proxy.web.login import OPEN, Guest
+from storage.digest import Digest
+from storage.reference import Repository
+
+_log = structlog.get_logger("tagstone.pulls")
+
+#: Where an answer came from.
+MEMORY, STORE, UPSTREAM, DECIDED = "memory", "store", "upstream", "decided"
+_VERDICTS = {200: "served", 206: "served", 304: "served", 403: "denied", 401: "login", 404: "absent", 503: "unavailable"}
+
+
+@dataclass(slots=True)
+class Pull:
+    """What becomes known of one request while it is answered."""
+
+    began: float = field(default_factory=time.perf_counter)
+    guest: Guest = OPEN
+    asked: Request | None = None
+    repository: Repository | None = None
+    source: str = DECIDED
+    digest: Digest | None = None
+    reasons: tuple[str, ...] = ()
+    sent: int = 0
+    cut: bool = False
+
+
+class PullLog:
+    """Writes the lines. ``level`` is ``all``, ``decided`` or ``none`` (``log.pulls``); refusals are always written."""
+
+    def __init__(self, level: str, rule_of: Callable[[Repository], str]) -> None:
+        self._all = level == "all"
+        self._decided = level != "none"
+        self._rule_of = rule_of
+
+    def write(self, request: web.BaseRequest, pull: Pull, status: int) -> None:
+        """Write the line of one request, if it is one that is to be written."""
+        asked, repository = pull.asked, pull.repository
+        if asked is None or repository is None:
+            return
+        refused = status >= 400 or pull.cut
+        if not (refused or self._all or (self._decided and pull.source != MEMORY)):
+            return
+        reference = f":{asked.tag}" if asked.tag else f"@{asked.digest}" if asked.digest else ""
+        line: dict[str, object] = {
+            "who": str(pull.guest.principal),
+            "address": pull.guest.address or request.remote,
+            "agent": request.headers.get("User-Agent", "")[:200],
+            "method": request.method,
+            "what": asked.endpoint.value,
+            "image": f"{repository}{reference}",
+            "rule": self._rule_of(repository),
+            "verdict": "cut" if pull.cut else _VERDICTS.get(status, "failed"),
+            "status": status,
+            "source": pull.source,
+            "bytes": pull.sent,
+            "ms": round((time.perf_counter() - pull.began) * 1000, 1),
+        }
+        if pull.digest is not None and asked.digest is None:
+            line["digest"] = str(pull.digest)
+        if pull.reasons:
+            line["why"] = list(pull.reasons)
+        _log.info("pull", **line)
