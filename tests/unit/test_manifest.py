@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import time
 from contextlib import suppress
@@ -652,7 +653,7 @@ def _distorted(draw: st.DrawFn) -> Document:
         target = document
         if draw(st.booleans()) and isinstance(document.get("config"), dict):
             target = document["config"]
-        target[draw(st.sampled_from(_keys) | st.text(max_size=8))] = draw(_json | _values)
+        target[draw(st.sampled_from(_keys) | st.text(max_size=8))] = copy.deepcopy(draw(_json | _values))
     return dict(document)
 
 

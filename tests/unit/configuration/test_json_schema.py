@@ -100,7 +100,7 @@ def test_mistakes_are_seen_by_the_schema(text: str) -> None:
 
 def test_the_schema_knows_which_keys_and_words_belong_where() -> None:
     """Through references, lists, mappings by name and every form of a requirement."""
-    assert keys_at(("log",)) == ("format", "level")
+    assert keys_at(("log",)) == ("format", "level", "pulls")
     assert keys_at(("upstreams",)) == ()
     assert "url" in keys_at(("upstreams", "docker.io"))
     assert keys_at(("rules", 0, "require", "<all>", "all", 3)) == ("signature", "attestation", "all", "any", "at_least", "of")

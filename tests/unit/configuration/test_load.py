@@ -108,17 +108,32 @@ def test_what_the_shipped_default_keeps_in_comments_checks_out_too(folder: Folde
     assert "ghcr.io/acme/**" in {rule.pattern.text for rule in loaded.rules}
 
 
+ASKS_NOBODY = (
+    "can be reached from elsewhere, and asks nobody who they are: "
+    "write 127.0.0.1:{port}, or add `tokens`, or `tls` with `client_ca`"
+)
+
+
 @pytest.mark.parametrize(
     ("listen", "told"),
     [
-        ("0.0.0.0:5001", "must be on this machine alone in this version: write 127.0.0.1:5001"),
-        ("'[::]:9'", "must be on this machine alone in this version: write 127.0.0.1:9"),
-        ("metrics.example:9", "must be on this machine alone in this version: write 127.0.0.1:9"),
+        (
+            "0.0.0.0:5001",
+            ASKS_NOBODY.format(port=5001),
+        ),
+        (
+            "'[::]:9'",
+            ASKS_NOBODY.format(port=9),
+        ),
+        (
+            "metrics.example:9",
+            ASKS_NOBODY.format(port=9),
+        ),
         ("'9'", "names no host: write 127.0.0.1:9 for this machine alone, 0.0.0.0:9 for everyone"),
     ],
 )
 def test_promise_40_the_admin_listener_is_on_loopback(folder: Folder, listen: str, told: str) -> None:
-    """Health and metrics are for this machine alone."""
+    """Health and metrics are for this machine alone, or for those who show who they are."""
     assert folder.errors(f"admin: {{listen: {listen}}}\n{UPSTREAM}{RULES}") == [f"1: admin.listen: {told}"]
 
 

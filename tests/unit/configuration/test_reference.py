@@ -48,9 +48,11 @@ def test_the_examples_of_the_page_check_out(folder: Folder) -> None:
     for name in ("acme", "acme-security"):
         (folder.path / f"{name}.pub").write_bytes((folder.path / ("one.pub" if name == "acme" else "two.pub")).read_bytes())
     examples = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
+    (folder.path / "users.htpasswd").write_text("alice:$2y$05$" + "a" * 53 + "\n")
+    (folder.path / "cluster-ca.crt").write_bytes(b"looked at when it is used")
     for example in examples:
-        rest = "" if "rules:" in example else 'upstreams: {docker.io: {}, ghcr.io: {}}\nrules: [{match: "**", require: deny}]\n'
+        rest = "" if re.search("^rules:", example, re.MULTILINE) else 'upstreams: {docker.io: {}, ghcr.io: {}}\nrules: [{match: "**", require: deny}]\n'
         assert load(folder.write(example + rest)).rules
 
 

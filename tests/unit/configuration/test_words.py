@@ -26,7 +26,7 @@ FORMS = "`first-use`, `deny`, or a mapping with one of `signature`, `attestation
     [
         # unknown keys, at every depth
         ("chek_interval: 5s", "1: chek_interval: unknown key `chek_interval`; did you mean `check_interval`?"),
-        ("log: {colour: red}", "1: log.colour: unknown key `colour`; the keys here are: `format`, `level`"),
+        ("log: {colour: red}", "1: log.colour: unknown key `colour`; the keys here are: `format`, `level`, `pulls`"),
         ("upstreams:\n  docker.io:\n    allow-private: true", "3: upstreams.docker.io.allow-private: unknown key `allow-private`; did you mean `allow_private`?"),
         ("upstreams: {docker.io: {auth: {user: x}}}", "1: upstreams.docker.io.auth.user: unknown key `user`; did you mean `username`?"),
         ("trust: {keys: {k: {fil: one.pub}}}", "1: trust.keys.k.fil: unknown key `fil`; did you mean `file`?"),
@@ -36,7 +36,7 @@ FORMS = "`first-use`, `deny`, or a mapping with one of `signature`, `attestation
         ("trust: {roots: {x: public-god}}", "1: trust.roots.x: `public-god` is not known here; did you mean `public-good`?"),
         ("trust: {roots: {x: []}}", "1: trust.roots.x: is a list; write a mapping here, with keys such as `file`, `ca`, `tsa`, `log`"),
         # another kind of value
-        ("log: loud", "1: log: is a text; write a mapping here, with keys such as `format`, `level`"),
+        ("log: loud", "1: log: is a text; write a mapping here, with keys such as `format`, `level`, `pulls`"),
         ("upstreams: [docker.io]", "1: upstreams: is a list; write a mapping here, `key: value` lines or `{}`"),
         ("hosts: {a.example: {b: c}}", "1: hosts.a.example: is a mapping; write a text here"),
         ("data_dir: [x]", "1: data_dir: is a list; write a path here"),
