@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from storage.digest import Digest
 from storage.records import Descriptor
@@ -42,3 +43,18 @@ class Referrers:
     source: ReferrersSource
     entries: tuple[ListedReferrer, ...]
     complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lookaside:
+    """Where OpenPGP signatures of images are: below a URL, or with ``url`` None at the image's own registry (its signature API).
+
+    ``allow_private`` and ``ca`` mean what they mean for upstreams.
+    """
+
+    url: str | None = None
+    allow_private: bool = False
+    ca: Path | None = None
+
+    def __str__(self) -> str:
+        return "the registry's signature API" if self.url is None else f"lookaside {self.url}"

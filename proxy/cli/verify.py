@@ -12,7 +12,7 @@ from proxy.cli.common import ConfigOption, DataDirOption, JsonOption
 
 if TYPE_CHECKING:
     from proxy.configuration import Configuration
-    from proxy.policy.rules import Verdict
+    from proxy.policy.rules import Question, Verdict
     from proxy.services.explain import Explanation
     from storage.reference import Reference
 
@@ -30,8 +30,8 @@ def verify(
         typer.Option(
             "--evidence",
             metavar="FILE",
-            help="Judge a digest by the Sigstore bundles in this file (JSON, or one a line) and nothing else, without a network. "
-            "May be given several times.",
+            help="Judge a digest by the Sigstore bundles (JSON, or one a line) or the OpenPGP signature in this file and nothing "
+            "else, without a network. May be given several times.",
         ),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the steps of each judgement, with what each saw.")] = False,
@@ -100,7 +100,7 @@ def _verdict_json(verdict: Verdict | None) -> dict[str, object]:
                 "format": e.format,
                 "source": e.source,
                 "asked": None if e.about is None else str(e.about),
-                "key": e.about.by if e.about is not None and isinstance(e.about.by, str) else None,
+                "key": _key(e.about),
                 "signer": e.signer,
                 "accepted": e.accepted,
                 "reason": e.reason,
@@ -110,6 +110,19 @@ def _verdict_json(verdict: Verdict | None) -> dict[str, object]:
             for e in verdict.evidence
         ],
     }
+
+
+def _key(asked: Question | None) -> str | None:
+    """The entry of ``trust.keys`` that a question is about."""
+    from proxy.policy.rules import OpenPgp
+
+    match None if asked is None else asked.by:
+        case str() as name:
+            return name
+        case OpenPgp(name):
+            return name
+        case _:
+            return None
 
 
 def _judged(verdict: Verdict, *, explain: bool) -> list[str]:
@@ -133,7 +146,7 @@ def _by_files(configuration: Configuration, reference: Reference, files: list[Pa
 
     from proxy.policy.rules import evaluate, match, questions_of
     from proxy.verify.model import Subject
-    from proxy.verify.pipeline import judge_bundle
+    from proxy.verify.pipeline import judge_alone
 
     if reference.digest is None:
         common.fail("--evidence judges a digest: write registry/repository@sha256:...", common.USAGE)
@@ -155,7 +168,7 @@ def _by_files(configuration: Configuration, reference: Reference, files: list[Pa
     found = [
         piece
         for source, body in bundles
-        for piece in judge_bundle(limits, source, body, subject, questions, configuration.trusted, now)
+        for piece in judge_alone(limits, source, body, subject, questions, configuration.trusted, now)
     ]
     verdict = evaluate(rule.require, found)
     if as_json:
@@ -171,6 +184,10 @@ def _by_files(configuration: Configuration, reference: Reference, files: list[Pa
 
 def _bundles_in(file: Path, body: bytes) -> list[tuple[str, bytes]]:
     """The bundles in a file, each with its place: the file itself, or its lines where each is a JSON object."""
+    from proxy.verify.pipeline import is_openpgp
+
+    if is_openpgp(body):
+        return [(str(file), body)]
     lines = [line for line in body.splitlines() if line.strip()]
     if len(lines) > 1 and all(line.lstrip().startswith(b"{") and line.rstrip().endswith(b"}") for line in lines):
         if len(lines) > _MAX_BUNDLES:

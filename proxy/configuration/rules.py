@@ -40,6 +40,7 @@ from proxy.policy.rules import (
     Never,
     On,
     OnOverwrite,
+    OpenPgp,
     Pattern,
     Regex,
     Requirement,
@@ -78,6 +79,7 @@ class RuleBuilder:
 
     def __init__(self, trusted: Trusted, names: Names, registries: frozenset[str], report: Report) -> None:
         self._keys = trusted.keys
+        self._openpgp = trusted.openpgp
         self._names = names
         self._registries = registries
         self._report = report
@@ -167,7 +169,7 @@ class RuleBuilder:
             if self._knows("notation", written.notation.store, (*location, "notation", "store")):
                 signer = Store(written.notation.store)
         elif written.key is not None and self._knows("keys", written.key, (*location, "key")):
-            signer = written.key
+            signer = OpenPgp(written.key) if written.key in self._openpgp else written.key
         return None if signer is None else SignatureBy(signer, written.docker_reference is not None)
 
     def _attestation(self, written: AttestationSettings, location: Location) -> Requirement | None:
@@ -175,6 +177,9 @@ class RuleBuilder:
         signer: str | Identity | None = None
         if by.key is None:
             signer = self._identity(by, (*location, "by"))
+        elif by.key in self._openpgp:
+            told = f"names `{by.key}`, an OpenPGP key: such keys sign images, not attestations"
+            self._report.error((*location, "by", "key"), told)
         elif self._knows("keys", by.key, (*location, "by", "key")):
             signer = by.key
         if written.type == SIGN_PREDICATE:
@@ -233,9 +238,15 @@ class RuleBuilder:
             self._report.warn(location, "holds `first-use`, which every image meets: the other items are never needed")
         return AnyOf(of)
 
+    def _behind(self, by: str | OpenPgp) -> str | frozenset[str]:
+        """Who stands behind a key's name: its fingerprint, or those of an OpenPGP file."""
+        if isinstance(by, OpenPgp):
+            return self._openpgp[by.name].fingerprints
+        return self._keys[by].fingerprint if by in self._keys else by
+
     def _at_least(self, count: int, of: tuple[Requirement, ...], location: Location) -> Requirement:
-        named = [item.by for item in of if isinstance(item, SignatureBy) and isinstance(item.by, str)]
-        signers = {self._keys[name].fingerprint if name in self._keys else name for name in named}
+        named = [item.by for item in of if isinstance(item, SignatureBy) and isinstance(item.by, str | OpenPgp)]
+        signers = {self._behind(by) for by in named}
         possible = len(of) - len(named) + len(signers)
         if possible < count:
             told = f"asks for {count} distinct signers, but names only {possible}: no image could ever pass"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from proxy.configuration.report import Report
 from proxy.configuration.source import Location
+from proxy.configuration.upstreams import check_authorities, lookaside_url
 from proxy.configuration.words import suggestion
+from proxy.content import Lookaside
 from proxy.policy.document import KeySettings, NotationSettings, RootSettings
 from proxy.policy.rules import Root as RootName
 from proxy.policy.rules import Store as StoreName
@@ -19,6 +21,7 @@ from proxy.settings import Settings
 if TYPE_CHECKING:
     from proxy.verify.model import Trusted
     from proxy.verify.notation import NotationStore
+    from proxy.verify.openpgp import OpenPgpKey
     from proxy.verify.roots import Root
     from proxy.verify.trust import Key
 
@@ -42,6 +45,7 @@ class Names:
 def identities(trusted: Trusted) -> dict[str | RootName | StoreName, str]:
     """What each name stands for, for fingerprints: changes whenever an old verdict would no longer answer the question."""
     found: dict[str | RootName | StoreName, str] = {}
+    found.update({name: key.identity for name, key in trusted.openpgp.items()})
     for name, key in trusted.keys.items():
         root = None if key.root is None else trusted.roots.get(key.root)
         found[name] = key.identity if root is None else f"{key.identity}/{root.identity}"
@@ -55,19 +59,18 @@ def build_trust(settings: Settings, names: Names, now: datetime, report: Report)
     from proxy.verify.model import Trusted
 
     roots = _build_roots(settings, report)
-    keys = _build_keys(settings, names, now, report)
-    return Trusted(keys, roots, _build_stores(settings, report))
+    keys = _build_keys(settings, names, report)
+    openpgp = _build_openpgp(settings, now, report)
+    for name, written in settings.trust.keys.items():
+        _check_window(written, now, ("trust", "keys", name), report)
+    return Trusted(keys, roots, _build_stores(settings, report), openpgp)
 
 
-def _build_keys(settings: Settings, named: Names, now: datetime, report: Report) -> dict[str, Key]:
+def _build_keys(settings: Settings, named: Names, report: Report) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     names: dict[str, str] = {}  # by fingerprint
     for name, written in settings.trust.keys.items():
         location = ("trust", "keys", name)
-        for field in ("gpg", "lookaside"):
-            if getattr(written, field) is not None:
-                way = "give the key as a PEM file under `file`"
-                report.error((*location, field), f"`{field}` is known but not available in this version; {way}")
         if written.root is not None and written.root not in named.roots:
             known = suggestion(written.root, named.roots, "the roots are") or "; there is none yet, add it there"
             report.error((*location, "root"), f"no root `{written.root[:100]}` under trust.roots{known}")
@@ -75,8 +78,58 @@ def _build_keys(settings: Settings, named: Names, now: datetime, report: Report)
             keys[name] = key
             if (other := names.setdefault(key.fingerprint, name)) != name:
                 report.warn(location, f"is the same key as `{other}`; `at_least` counts them once")
-        _check_window(written, now, location, report)
     return keys
+
+
+def _build_openpgp(settings: Settings, now: datetime, report: Report) -> dict[str, OpenPgpKey]:
+    keys: dict[str, OpenPgpKey] = {}
+    names: dict[str, str] = {}  # by fingerprint
+    for name, written in settings.trust.keys.items():
+        location = ("trust", "keys", name)
+        if written.gpg is None:
+            continue
+        lookaside = _lookaside(written, location, report)
+        if (key := _load_openpgp(name, written, written.gpg, lookaside, location, report)) is None:
+            continue
+        keys[name] = key
+        others = {names.setdefault(fingerprint, name) for fingerprint in sorted(key.fingerprints)} - {name}
+        for other in sorted(others):
+            report.warn(location, f"holds an OpenPGP key that `{other}` holds as well; `at_least` counts it once")
+        for certificate in key.certificates:
+            if certificate.revoked:
+                report.warn(
+                    (*location, "gpg"), f"the key {certificate.fingerprint} of {certificate.user} was revoked: it counts no more"
+                )
+            elif certificate.expires is not None and certificate.expires < now:
+                told = f"the key {certificate.fingerprint} of {certificate.user} expired on {certificate.expires:%Y-%m-%d}"
+                report.warn((*location, "gpg"), f"{told}: it counts no more")
+    return keys
+
+
+def _lookaside(written: KeySettings, location: Location, report: Report) -> Lookaside:
+    if written.lookaside is None:
+        return Lookaside()
+    if written.ca is not None:
+        check_authorities(written.ca, (*location, "ca"), report)
+    url = lookaside_url(written.lookaside, (*location, "lookaside"), report, allow_private=written.allow_private)
+    return Lookaside(url, written.allow_private, written.ca)
+
+
+def _load_openpgp(
+    name: str, written: KeySettings, path: Path, lookaside: Lookaside, location: Location, report: Report
+) -> OpenPgpKey | None:
+    from proxy.verify.openpgp import ExtraMissing, OpenPgpKey
+
+    location = (*location, "gpg")
+    try:
+        return OpenPgpKey.load(name, _read(path, _MAX_ROOT), lookaside, written.valid_from, written.valid_until)
+    except ExtraMissing as error:
+        report.error(location, str(error))
+    except OSError as error:
+        report.error(location, f"{path} cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        report.error(location, f"{path}: {error}")
+    return None
 
 
 def _load_key(name: str, written: KeySettings, path: Path, location: Location, report: Report) -> Key | None:

@@ -22,6 +22,7 @@ _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _PUBLIC = frozenset(
     {"docker.io", "ghcr.io", "quay.io", "registry.k8s.io", "gcr.io", "public.ecr.aws", "mcr.microsoft.com", "cgr.dev"}
 )
+_PATH = re.compile(r"[\x21-\x7e]*", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -115,31 +116,45 @@ def _endpoint(registry: str, upstream: Upstream, location: Location, report: Rep
             report.warn((*location, "allow_private"), told)
         return None
     location = (*location, "url")
-    if "://" not in upstream.url:
-        report.error(location, f"has no scheme: write https://{upstream.url.strip('/')}")
+    url = _url(upstream.url, location, report, allow_private=upstream.allow_private)
+    if url is not None and url.startswith("http://") and upstream.auth != Auth():
+        report.warn(location, "credentials go over plain HTTP and can be read on their way")
+    return url
+
+
+def lookaside_url(text: str, location: Location, report: Report, *, allow_private: bool) -> str | None:
+    """The URL of a lookaside, which may have a path, without a trailing slash; None, told in ``report``, where it is none."""
+    return _url(text, location, report, allow_private=allow_private, with_path=True)
+
+
+def _url(text: str, location: Location, report: Report, *, allow_private: bool, with_path: bool = False) -> str | None:
+    if "://" not in text:
+        report.error(location, f"has no scheme: write https://{text.strip('/')}")
         return None
     try:
-        parts = urlsplit(upstream.url)
+        parts = urlsplit(text)
         host = parts.netloc.rpartition("@")[2]
         parse_registry(host)
     except (MalformedName, ValueError):
         report.error(location, "is not an endpoint: write https://host or https://host:port")
         return None
     plain = f"{parts.scheme}://{host}"
+    path, more = parts.path.rstrip("/"), parts.query or parts.fragment or text.endswith(("?", "#"))
     if parts.scheme not in ("http", "https"):
         report.error(location, f"has the scheme `{parts.scheme}`: only https and http are spoken")
     elif "@" in parts.netloc:
-        report.error(location, f"holds credentials: put them under `auth:` and write {plain}")
-    elif parts.path not in ("", "/") or parts.query or parts.fragment or upstream.url.endswith(("?", "#")):
+        way = "a lookaside is asked without any" if with_path else f"put them under `auth:` and write {plain}"
+        report.error(location, f"holds credentials: {way}")
+    elif not with_path and (path or more):
         report.error(location, f"goes on after the host: write {plain}; the path of an image belongs into the rules")
-    elif parts.scheme == "http" and not upstream.allow_private:
+    elif more or not _PATH.fullmatch(path):
+        report.error(location, "is more than a host and a path of plain ASCII: write https://host/path")
+    elif parts.scheme == "http" and not allow_private:
         report.error(location, "plain HTTP can be read and changed on its way; use https, or write `allow_private: true`")
-    elif _private(host) and not upstream.allow_private:
+    elif _private(host) and not allow_private:
         report.error(location, f"`{host}` is a private address; to allow it, write `allow_private: true`")
     else:
-        if parts.scheme == "http" and upstream.auth != Auth():
-            report.warn(location, "credentials go over plain HTTP and can be read on their way")
-        return plain
+        return f"{plain}{path}"
     return None
 
 
@@ -203,12 +218,13 @@ def _check_helper(name: str, location: Location, report: Report) -> None:
 
 def _check_tls(upstream: Upstream, location: Location, report: Report) -> None:
     if upstream.ca is not None:
-        _check_authorities(upstream.ca, (*location, "ca"), report)
+        check_authorities(upstream.ca, (*location, "ca"), report)
     if upstream.client_certificate is not None:
         _check_client_certificate(upstream.client_certificate, (*location, "client_certificate"), report)
 
 
-def _check_authorities(path: Path, location: Location, report: Report) -> None:
+def check_authorities(path: Path, location: Location, report: Report) -> None:
+    """Report a file of certificate authorities that cannot be used."""
     import ssl
 
     try:

@@ -134,7 +134,7 @@ def extend(
     _warn_of_denials(own, rules, report)
     return WellKnown(
         rules,
-        Trusted({**brought.keys, **trusted.keys}, {**brought.roots, **trusted.roots}, trusted.stores),
+        Trusted({**brought.keys, **trusted.keys}, {**brought.roots, **trusted.roots}, trusted.stores, trusted.openpgp),
         MappingProxyType({pattern: signer.page for signer, pattern, _ in wanted}),
     )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from proxy.schema import Duration, EmptyMapping, End, FilePath, Model, Name, Start
+from proxy.schema import Duration, EmptyMapping, End, FilePath, Model, Name, Start, Switch
 
 #: What stands in the description of everything that is known but cannot be used yet.
 UNAVAILABLE = "Known, but not available in this version."
@@ -21,12 +21,14 @@ UNAVAILABLE = "Known, but not available in this version."
 
 
 class KeySettings(Model):
-    """A public key that rules may name."""
+    """A public key that rules may name: a PEM file, or OpenPGP."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["file"]}, {"required": ["gpg"]}]})
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["gpg"]}]})
 
     file: FilePath | None = Field(
-        None, description="PEM file with the public key: ECDSA P-256, P-384 or P-521, RSA from 2048 bits, or Ed25519. Required."
+        None,
+        description="PEM file with the public key: ECDSA P-256, P-384 or P-521, RSA from 2048 bits, or Ed25519. This or `gpg` is "
+        "required.",
     )
     valid_from: Start | None = Field(
         None, description="First moment at which signatures by this key count: a date (its first instant in UTC) or a time."
@@ -39,13 +41,35 @@ class KeySettings(Model):
         description="Entry of `trust.roots` whose logs and timestamp authorities prove when a signature by this key was made: "
         "the window is judged at that time. Without it, and where nothing is proven, at the present time.",
     )
-    gpg: FilePath | None = Field(None, description=f"OpenPGP public key. {UNAVAILABLE}")
-    lookaside: str | None = Field(None, description=f"URL under which OpenPGP signatures are kept. {UNAVAILABLE}")
+    gpg: FilePath | None = Field(
+        None,
+        description="File with OpenPGP public keys, binary or in ASCII armor, for GPG simple signing (`skopeo copy --sign-by`): "
+        "a signature by any of them counts. Needs `pip install 'tagstone[gpg]'`.",
+    )
+    lookaside: str | None = Field(
+        None,
+        description="With `gpg`: URL below which the signatures are, as `lookaside` (once `sigstore`) in containers' "
+        "`registries.d`. Without it, the registry's own signature API is asked, where it has one.",
+    )
+    ca: FilePath | None = Field(
+        None, description="With `lookaside`: PEM file of certificate authorities, trusted instead of the system's."
+    )
+    allow_private: Switch = Field(
+        False,
+        description="Whether the lookaside and its redirects may live at loopback, private or link-local addresses, or speak "
+        "plain HTTP.",
+    )
 
     @model_validator(mode="after")
     def _has_a_key(self) -> KeySettings:
-        if self.file is None and self.gpg is None:
-            raise ValueError("`file` is required: the PEM file that holds the public key")
+        if (self.file is None) == (self.gpg is None):
+            raise ValueError("one of `file`, the PEM file that holds the public key, and `gpg`, OpenPGP public keys, is required")
+        if self.gpg is None and self.lookaside is not None:
+            raise ValueError("`lookaside` goes with `gpg`: other signatures are found in the registry")
+        if self.lookaside is None and (self.ca is not None or self.allow_private):
+            raise ValueError("`ca` and `allow_private` are about a `lookaside`, and there is none")
+        if self.gpg is not None and self.root is not None:
+            raise ValueError("`root` goes with `file`: nothing proves when an OpenPGP signature was made")
         if self.valid_from and self.valid_until and self.valid_from > self.valid_until:
             raise ValueError("`valid_from` is later than `valid_until`, so the key would never count")
         return self
@@ -185,7 +209,8 @@ class SignatureSettings(Model):
     docker_reference: Literal["match"] | None = Field(
         None,
         description="`match`: the signature must name this very repository (cosign signatures do; other formats name none, and "
-        "are refused then). Without it the digest alone counts, so that images may be copied.",
+        "are refused then). Without it the digest alone counts, so that images may be copied. OpenPGP signatures must name it "
+        "in any case.",
     )
 
     @model_validator(mode="after")

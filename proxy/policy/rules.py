@@ -127,14 +127,24 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenPgp:
+    """Whoever signs with one of the OpenPGP keys of an entry of ``trust.keys``."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"key {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Root:
     """An entry of ``trust.roots``, where trust is told apart by name."""
 
     name: str
 
 
-#: A signer: the name of a managed key as in ``trust.keys``, somebody by certificate, or somebody of a trust store.
-Signer = str | Identity | Store
+#: A signer: the name of a managed key as in ``trust.keys``, somebody by certificate, of a trust store, or by OpenPGP.
+Signer = str | Identity | Store | OpenPgp
 
 #: Claims of a certificate that a rule may name.
 EXTENSIONS = ("source_repository", "source_ref", "source_repository_id", "owner_id", "owner", "build_config", "runner", "trigger")
@@ -315,6 +325,8 @@ def fingerprint(requirement: Requirement, trusted: Mapping[str | Root | Store, s
         match by:
             case str():
                 return trusted.get(by, f"unknown:{by}")
+            case OpenPgp(name):
+                return trusted.get(name, f"unknown:{name}")
             case Store():
                 return ["notation", trusted.get(by, f"unknown:{by.name}")]
             case Identity(root, issuer, identity, extensions):

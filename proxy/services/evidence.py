@@ -7,14 +7,16 @@ replaced) while the upstream is gone, or after a signature was removed there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
-from proxy.content import FetchedManifest, ListedReferrer, Referrers, ReferrersSource
+from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamMisbehaved
 from proxy.manifest import Bounds, Manifest, parse
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from proxy.verify.shapes import evidence_tag
+from proxy.verify.simple import is_wrapped
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
@@ -68,6 +70,12 @@ class UpstreamEvidence:
         if len(body) != descriptor.size or not descriptor.digest.matches(body):
             raise UpstreamMisbehaved(f"what the upstream sent for {descriptor.digest.short} does not hash to it")
         return body
+
+    async def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+        """See :meth:`proxy.verify.model.Fetcher.lookaside`."""
+        async with aclosing(self._upstreams.lookaside(repository, digest, place, limit)) as signatures:
+            async for signature in signatures:
+                yield signature
 
 
 class StoredEvidence:
@@ -162,3 +170,11 @@ class StoredEvidence:
     async def blob(self, repository: Repository, descriptor: Descriptor, limit: int) -> bytes | None:
         """See :meth:`proxy.verify.model.Fetcher.blob`."""
         return await self._blobs.read(descriptor.digest, limit)
+
+    async def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+        """The stored signatures, from whichever lookaside they came: it is they that are judged, not where they were."""
+        del place
+        for _, manifest in await self._read(await self._catalog.evidence(repository, digest), is_wrapped):
+            body = await self._blobs.read(manifest.layers[0].descriptor.digest, limit)
+            if body is not None:
+                yield body

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
 from proxy.verify.model import Trusted
+from proxy.verify.openpgp import Certificate, OpenPgpKey
 from proxy.verify.roots import Authority, LogKey, Root
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 #: How long before its end something is told to be ending.
 SOON = timedelta(days=30)
 
@@ -43,12 +45,20 @@ def inventory(trusted: Trusted) -> tuple[Item, ...]:
     items: list[Item] = []
     for name, key in trusted.keys.items():
         items.append(Item("keys", name, "key", "", key.fingerprint, key.valid_from, key.valid_until))
+    for openpgp in trusted.openpgp.values():
+        items += [_openpgp(openpgp, each) for each in openpgp.certificates]
     for name, root in trusted.roots.items():
         items += _of_root(name, root)
     for name, store in trusted.stores.items():
         items += [_certificate("notation", name, "certificate authority", each) for each in store.ca]
         items += [_certificate("notation", name, "timestamp authority", each) for each in store.tsa]
     return tuple(items)
+
+
+def _openpgp(key: OpenPgpKey, certificate: Certificate) -> Item:
+    """Believed within the entry's window, while the certificate has not ended. A revoked one has ended whenever that was."""
+    end = _NEVER if certificate.revoked else _earliest([key.valid_until, certificate.expires])
+    return Item("keys", key.name, "OpenPGP key", certificate.user, certificate.fingerprint, key.valid_from, end)
 
 
 def _of_root(name: str, root: Root) -> Iterable[Item]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import aiohttp.abc
 from yarl import URL
 
-from proxy.content import FetchedManifest, ListedReferrer, Referrers, ReferrersSource
+from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
 from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.settings import Limits, Upstream
 from proxy.upstream.auth import REDIRECTS, Authorizer, Scope
@@ -26,7 +26,16 @@ from proxy.upstream.breaker import Breaker
 from proxy.upstream.credentials import CredentialSource
 from proxy.upstream.exchange import SPENT, Answer, Exchange, Follow, Request
 from proxy.upstream.failures import place
-from proxy.upstream.listings import OCI_INDEX, NotAList, next_page, read_referrers, read_tags, referrers_tag
+from proxy.upstream.listings import (
+    OCI_INDEX,
+    NotAList,
+    next_page,
+    read_referrers,
+    read_signatures,
+    read_tags,
+    referrers_tag,
+)
+from proxy.upstream.lookaside import Lookasides
 from proxy.upstream.network import resolved
 from proxy.upstream.registries import Endpoint, same_origin
 from proxy.upstream.transport import Transport
@@ -45,6 +54,8 @@ MANIFEST_TYPES = (
 _ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 #: Answers that say that there is no referrers API: refusals of the path or method, a redirect to elsewhere, some other document.
 _NO_REFERRERS_API = REDIRECTS | {200, 400, 404, 405, 406}
+#: The header by which a registry says, at ``/v2/``, that it has a signature API.
+_SIGNATURE_API = "X-Registry-Supports-Signatures"
 #: Tags that are asked for per page; more is refused by some, fewer costs requests.
 PAGE = 100
 #: Bytes of a list (all its pages together) that are read, as a multiple of the largest manifest.
@@ -91,6 +102,7 @@ class Upstreams:
         Raises :class:`ValueError` for an upstream's ``url`` that is none.
         """
         self._limits = limits
+        self._lookasides = Lookasides(limits, user_agent=user_agent, clock=clock, resolver=resolver)
         self._exchanges: dict[str, Exchange] = {}
         for name, upstream in upstreams.items():
             endpoint = Endpoint.of(name, upstream)
@@ -258,6 +270,51 @@ class Upstreams:
                 break
         return self._bounded(ReferrersSource.API, entries, more=target is not None)
 
+    async def lookaside(self, repository: Repository, digest: Digest, where: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+        """The OpenPGP signatures that ``where`` holds for an image, each of ``limit`` bytes at most; see :class:`Lookasides`.
+
+        Raises as :meth:`manifest`, when the next one cannot be had.
+        """
+        if where.url is None:
+            for signature in await self._own_signatures(repository, digest):
+                if len(signature) > limit:
+                    raise UpstreamMisbehaved(
+                        f"{repository.registry} sent a signature of {len(signature)} bytes; the limit is {limit}"
+                    )
+                yield signature
+            return
+        async with aclosing(self._lookasides.signatures(where, where.url, repository, digest, limit)) as signatures:
+            async for signature in signatures:
+                yield signature
+
+    async def _own_signatures(self, repository: Repository, digest: Digest) -> list[bytes]:
+        """What the registry's own signature API holds; nothing where it has none.
+
+        An extension of OpenShift's and a few other registries' (containers/image, "signature-protocols").
+        """
+        exchange = self._exchange(repository)
+        name = f"the signatures of {repository}@{digest.short}"
+        by = exchange.deadline()
+        scope = Scope(repository.name)
+        base = Request("GET", exchange.endpoint.at("/v2/"), scope, {"Accept": "application/json"})
+        greeting = await exchange.fetch(base, self._limits.error_body, by)
+        if greeting.status not in {200, 401, 404}:
+            raise exchange.refusal(greeting, name)
+        if greeting.headers.get(_SIGNATURE_API) != "1":
+            return []
+        url = exchange.endpoint.at(f"/extensions/v2/{repository.name}/signatures/{digest}")
+        answer = await exchange.fetch(replace(base, url=url), self._limits.manifest_size, by)
+        if answer.status == 404:
+            return []
+        if answer.status != 200:
+            raise exchange.refusal(answer, name)
+        if answer.html:
+            raise UpstreamUnavailable(f"{place(answer.url)} sent a web page instead of {name}")
+        try:
+            return await _parse(lambda body: read_signatures(body, self._limits.signatures + 1), answer.body)
+        except NotAList as error:
+            raise UpstreamMisbehaved(f"{place(answer.url)} sent {name} in a form that cannot be read: {error}") from None
+
     def status(self) -> tuple[UpstreamStatus, ...]:
         """How each upstream is doing, for metrics and readiness."""
         return tuple(
@@ -267,7 +324,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close all connections and end what is under way."""
-        await asyncio.gather(*(exchange.close() for exchange in self._exchanges.values()))
+        await asyncio.gather(self._lookasides.close(), *(exchange.close() for exchange in self._exchanges.values()))
 
     def _exchange(self, repository: Repository) -> Exchange:
         exchange = self._exchanges.get(repository.registry)

@@ -6,6 +6,8 @@ fetched by them.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from typing import Any
@@ -52,6 +54,30 @@ def _is_tag(text: str) -> bool:
     except MalformedName:
         return False
     return True
+
+
+def read_signatures(body: bytes, most: int) -> list[bytes]:
+    """The OpenPGP signatures in an answer of a registry's signature API, at most ``most``. Raises :class:`NotAList`.
+
+    As containers/image reads it: other versions and types are left out, and what is of the right one must be whole.
+    """
+    entries = _object(body).get("signatures")
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise NotAList("`signatures` is not a list")
+    found: list[bytes] = []
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get("schemaVersion") != 2 or entry.get("type") != "atomic":
+            continue
+        content = entry.get("content")
+        try:
+            found.append(base64.b64decode(content if isinstance(content, str) else "?", validate=True))
+        except (binascii.Error, ValueError):
+            raise NotAList("a signature in it is not base64") from None
+        if len(found) == most:
+            break
+    return found
 
 
 def read_referrers(body: bytes, subject: Digest, most: int) -> list[ListedReferrer]:

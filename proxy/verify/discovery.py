@@ -1,11 +1,11 @@
 """Discovery: fetch what the upstream holds about a digest, from the places where it may be.
 
 The *signature tag* and the *attestation tag* are cosign's (``sha256-<hex>.sig``, ``.att``); *referrers* are the OCI 1.1 API or
-its fallback tag. Those that can hold what a rule asks for are searched at the same time, each within bounds of its own, so that
-a flood in one cannot drown the others:
+its fallback tag; a *lookaside* holds OpenPGP signatures beside the registry. Those that can hold what a rule asks for are
+searched at the same time, each within bounds of its own, so that a flood in one cannot drown the others:
 
-- at most ``limits.referrers`` manifests are looked at and ``limits.signatures`` layers fetched, in the upstream's order, and an
-  equal share of ``limits.evidence_total`` bytes; what is left out is said;
+- at most ``limits.referrers`` manifests are looked at and ``limits.signatures`` signatures fetched, in the upstream's order, and
+  an equal share of ``limits.evidence_total`` bytes; what is left out is said;
 - after ``limits.evidence_timeout`` seconds, what did not answer counts as unavailable and the rest is judged.
 
 Nothing that a list says about its entries is believed: each manifest is fetched, read strictly, must name the image as its
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from proxy.content import FetchedManifest, ReferrersSource
+from proxy.content import FetchedManifest, Lookaside, ReferrersSource
 from proxy.errors import ManifestRefused
 from proxy.manifest import Bounds, Entry, Manifest, parse
 from proxy.policy.rules import Evidence
@@ -29,6 +30,7 @@ from proxy.verify.asking import AT_A_TIME, Trouble, all_of, ask, end
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, source_of
 from proxy.verify.parsing import shown
 from proxy.verify.shapes import attestation_tag, describe, is_evidence, signature_tag
+from proxy.verify.simple import wrap
 from storage.digest import Digest
 from storage.records import Descriptor
 
@@ -54,7 +56,7 @@ async def discover(
     subject: Subject,
     limits: Limits,
     wants: Wants,
-    places: Sequence[Found] = PLACES,
+    places: Sequence[Found | Lookaside] = PLACES,
     slots: asyncio.Semaphore | None = None,
 ) -> AsyncGenerator[tuple[int, Harvest], None]:
     """Search the places at once; yield the rank of a place (for a stable order) and its harvest, as each ends.
@@ -158,7 +160,7 @@ class _Search:
         self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: int, slots: asyncio.Semaphore
     ) -> None:
         self._fetcher = fetcher
-        self._share = limits.evidence_total // places
+        self._share = limits.evidence_total // max(1, places)
         self._subject = subject
         self._limits = limits
         self._wants = wants
@@ -170,10 +172,12 @@ class _Search:
 
     # -- the places -------------------------------------------------------------------------------------------------
 
-    def place(self, place: Found) -> Coroutine[object, object, Harvest]:
+    def place(self, place: Found | Lookaside) -> Coroutine[object, object, Harvest]:
         """Search one place."""
         digest = self._subject.digest
         match place:
+            case Lookaside():
+                return self._lookaside(place)
             case Found.SIGNATURE_TAG:
                 return self._tag(place, signature_tag(digest))
             case Found.ATTESTATION_TAG:
@@ -196,6 +200,29 @@ class _Search:
                     findings.fail(source, f"more than {most} were stored; only the first {most} were looked at")
                 looked = [await self._look(found, source, each, budget) for each in fetched[:most]]
                 await self._collect(source, _without_repeats(looked), budget, findings)
+        return findings.harvest()
+
+    async def _lookaside(self, place: Lookaside) -> Harvest:
+        """What a lookaside holds, until it says that there are no more. Outage or not, what came before it is judged."""
+        findings, budget = _Findings(), self._budget()
+        subject, most = self._subject, self._limits.signatures
+        source = f"{place} for {subject.digest.short}"
+        fetching = self._fetcher.lookaside(subject.repository, subject.digest, place, self._limits.signature_size)
+        async with aclosing(fetching) as signatures:
+            while True:
+                answer = await self._ask(source, lambda: anext(signatures, None), self._layers_until)
+                if answer is None:
+                    break
+                if isinstance(answer, Trouble):
+                    findings.note(answer)
+                    break
+                if len(findings.documents) == most:
+                    findings.fail(source, f"more than {most} signatures are there; only the first {most} were judged")
+                    break
+                if not budget.take(len(answer)):
+                    findings.fail(source, self._too_much)
+                    break
+                findings.documents.append(await asyncio.to_thread(wrap, answer, self._bounds(self._limits.layers)))
         return findings.harvest()
 
     async def referrers(self) -> Harvest:
@@ -233,6 +260,10 @@ class _Search:
             return Trouble(source, f"is refused: the upstream sent {fetched.digest} for it")
         return await self._look(found, source, fetched, budget)
 
+    def _bounds(self, layers: int) -> Bounds:
+        limits = self._limits
+        return Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
+
     def _budget(self) -> _Budget:
         return _Budget(self._limits.signatures, self._share)
 
@@ -259,9 +290,7 @@ class _Search:
         return _Candidate(found, source, fetched, manifest, wanted)
 
     async def _parse(self, found: Found, fetched: FetchedManifest) -> Manifest:
-        limits = self._limits
-        layers = _MAX_SIGNATURE_LAYERS if found in _TAGS else limits.layers
-        bounds = Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
+        bounds = self._bounds(_MAX_SIGNATURE_LAYERS if found in _TAGS else self._limits.layers)
         if len(fetched.body) <= _PARSE_INLINE:
             return parse(fetched.body, fetched.media_type, bounds)
         async with self._parser:

@@ -7,13 +7,13 @@ thread. A failed check is evidence too, with its reason; only a document that co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.content import FetchedManifest, Referrers
+from proxy.content import FetchedManifest, Lookaside, Referrers
 from proxy.manifest import Entry, Manifest
 from proxy.policy.rules import Evidence, Question
 from storage.digest import Digest
@@ -22,6 +22,7 @@ from storage.reference import Repository
 
 if TYPE_CHECKING:
     from proxy.verify.notation import NotationStore
+    from proxy.verify.openpgp import OpenPgpKey
     from proxy.verify.roots import Root
 
 
@@ -48,6 +49,13 @@ class Fetcher(Protocol):
         """A small blob, checked against digest and size. Above ``limit`` bytes: UpstreamMisbehaved."""
         ...
 
+    def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+        """The OpenPGP signatures that ``place`` holds for an image, one after the other, each of ``limit`` bytes at most.
+
+        Its end is that there are no more. Raises as the other methods do, when the next one cannot be had.
+        """
+        ...
+
 
 class Found(StrEnum):
     """Where a document was found."""
@@ -56,6 +64,7 @@ class Found(StrEnum):
     ATTESTATION_TAG = "attestation tag"
     REFERRERS_API = "referrers API"
     REFERRERS_TAG = "referrers tag"
+    LOOKASIDE = "lookaside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,8 @@ class Document:
 
     def source(self, subject: Digest) -> str:
         """Where this was found, for people."""
+        if self.found is Found.LOOKASIDE:
+            return f"lookaside signature {self.layers[0][0].digest.short}"
         return source_of(self.found, subject, self.manifest.digest)
 
 
@@ -146,6 +157,7 @@ class Trusted:
     keys: Mapping[str, TrustedKey] = field(default_factory=dict)
     roots: Mapping[str, Root] = field(default_factory=dict)
     stores: Mapping[str, NotationStore] = field(default_factory=dict)
+    openpgp: Mapping[str, OpenPgpKey] = field(default_factory=dict)  #: entries of ``trust.keys``, as ``keys`` are
 
 
 class TrustedKey(Protocol):

@@ -24,12 +24,14 @@ from typing import assert_never
 
 import structlog
 
+from proxy.content import Lookaside
 from proxy.manifest import Entry, Manifest
 from proxy.policy.platforms import each_platform, of_index, of_platforms
 from proxy.policy.rules import (
     AttestationBy,
     Evidence,
     Identity,
+    OpenPgp,
     Outcome,
     Question,
     Rule,
@@ -48,6 +50,7 @@ from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, Trust
 from proxy.verify.notation import NotationSignatures
 from proxy.verify.platforms import entries_of, is_platform, name_of, read_listed
 from proxy.verify.second import SecondVerdict
+from proxy.verify.simple import SimpleSignatures
 
 _log = structlog.get_logger(__name__)
 _NOT_YET = ("the search for signatures has not ended",)
@@ -61,15 +64,21 @@ def default_verifiers(limits: Limits) -> tuple[Verifier, ...]:
         CosignAttestations(limits, second),
         SigstoreBundles(limits, second),
         NotationSignatures(limits),
+        SimpleSignatures(limits),
     )
 
 
-def places_of(questions: Sequence[Question]) -> tuple[Found, ...]:
-    """Where answers to these questions may be; the referrers always."""
-    places = [Found.SIGNATURE_TAG] if any(answers(question, SignatureBy) for question in questions) else []
+def places_of(questions: Sequence[Question], trusted: Trusted) -> tuple[Found | Lookaside, ...]:
+    """Where answers to these questions may be: OpenPGP signatures in their lookasides, all others among the referrers, too."""
+    beside = [question.by.name for question in questions if isinstance(question.by, OpenPgp)]
+    places: list[Found | Lookaside] = [trusted.openpgp[name].lookaside for name in beside if name in trusted.openpgp]
+    if any(answers(question, SignatureBy) for question in questions):
+        places.append(Found.SIGNATURE_TAG)
     if any(isinstance(question, AttestationBy) for question in questions):
         places.append(Found.ATTESTATION_TAG)
-    return (*places, Found.REFERRERS_API)
+    if len(beside) < len(questions):
+        places.append(Found.REFERRERS_API)
+    return tuple(dict.fromkeys(places))
 
 
 class Pipeline:
@@ -142,7 +151,7 @@ class _Search:
             sizes = (verifier.wants(manifest, layer, questions) for verifier in self.verifiers)
             return max((size for size in sizes if size is not None), default=None)
 
-        places = places_of(questions)
+        places = places_of(questions, self.trusted)
         async with aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.slots)) as sources:
             async for rank, harvest in sources:
                 found = await asyncio.to_thread(
@@ -233,7 +242,7 @@ def judge_documents(
     return tuple(evidence)
 
 
-def judge_bundle(
+def judge_alone(
     limits: Limits,
     source: str,
     body: bytes,
@@ -242,10 +251,15 @@ def judge_bundle(
     trusted: Trusted,
     now: datetime,
 ) -> tuple[Evidence, ...]:
-    """Judge one Sigstore bundle that came without a manifest. Never raises for what it contains."""
+    """Judge one Sigstore bundle or OpenPGP signature that came without a manifest. Never raises for what it contains."""
     unknown = tuple(piece for question in questions if (piece := _not_configured(question, trusted)) is not None)
-    bundles = SigstoreBundles(limits, SecondVerdict())
-    return (*unknown, *bundles.judge_bytes(source, body, subject, questions, trusted, now))
+    reader = SimpleSignatures(limits) if is_openpgp(body) else SigstoreBundles(limits, SecondVerdict())
+    return (*unknown, *reader.judge_bytes(source, body, subject, questions, trusted, now))
+
+
+def is_openpgp(body: bytes) -> bool:
+    """Whether a file of evidence is a binary OpenPGP message: its first bit is set, as no JSON begins."""
+    return body[:1] >= b"\x80"
 
 
 def _in_order(harvests: Mapping[int, Harvest]) -> Harvest:
@@ -257,6 +271,8 @@ def _not_configured(question: Question, trusted: Trusted) -> Evidence | None:
     match question.by:
         case str() as name:
             what, known = "key", name in trusted.keys
+        case OpenPgp(name):
+            what, known = "key", name in trusted.openpgp
         case Identity(root=name):
             what, known = "root", name in trusted.roots
         case Store(name):

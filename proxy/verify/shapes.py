@@ -16,6 +16,8 @@ from storage.reference import parse_tag
 DSSE = "application/vnd.dsse.envelope.v1+json"
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 #: What cosign writes beside a bundle about its contents: a hint to what is worth fetching, and no more.
+#: An OpenPGP signature that was found beside the registry, as it is kept here.
+OPENPGP = "application/vnd.tagstone.simplesigning.openpgp.v1"
 PREDICATE_ANNOTATION = "dev.sigstore.bundle.predicateType"
 
 _IMAGE_CONFIGS = frozenset({"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"})
@@ -29,6 +31,7 @@ _EVIDENCE_TYPES = (
     r"application/vnd\.cncf\.notary\.signature",
     r"application/jose\+json",
     r"application/cose",
+    r"application/vnd\.tagstone\.simplesigning\.openpgp\.v1",
     # attestations
     r"application/vnd\.dsse\.envelope\.v1\+json",
     r"application/vnd\.in-toto(?:\.[a-z0-9.-]{1,60})?\+(?:json|dsse)",

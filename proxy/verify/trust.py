@@ -9,12 +9,16 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from proxy.verify.keys import SUPPORTED, PublicKey, holds, spki, supported
 from proxy.verify.model import TrustedKey
+
+if TYPE_CHECKING:
+    from proxy.verify.openpgp import OpenPgpKey
 
 #: A key file is a few hundred bytes; what is larger is something else.
 _MAX_PEM = 64 << 10
@@ -97,7 +101,7 @@ def _when(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def outside_window(key: TrustedKey, now: datetime) -> str | None:
+def outside_window(key: TrustedKey | OpenPgpKey, now: datetime) -> str | None:
     """Why ``key`` is not believed at ``now``; None when it is. The window is closed: both of its ends belong to it."""
     if key.valid_from is not None and now < key.valid_from:
         return f"key {key.name} is valid from {_when(key.valid_from)} only"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from proxy.content import FetchedManifest, ListedReferrer, Referrers, ReferrersSource
+from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
 from proxy.manifest import Bounds, parse
 from proxy.policy.rules import Evidence, SignatureBy
 from proxy.settings import Limits
@@ -71,6 +71,8 @@ class Upstream:
     manifests: dict[Digest, Image] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     faults: dict[str, Exception] = field(default_factory=dict)
+    beside: dict[Lookaside, list[bytes]] = field(default_factory=dict)
+    asked: list[tuple[Digest, Lookaside, int]] = field(default_factory=list)  #: what lookasides were asked for
     calls: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
 
@@ -124,6 +126,14 @@ class Upstream:
         await self._answer(str(descriptor.digest))
         assert descriptor.size <= limit
         return self.blobs.get(descriptor.digest)
+
+    async def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+        assert repository == REPOSITORY
+        self.asked.append((digest, place, limit))
+        for number, signature in enumerate(self.beside.get(place, ()), 1):
+            await self._answer(f"signature-{number}")
+            yield signature
+        await self._answer("the end")
 
 
 def entries(listed: Sequence[Image]) -> tuple[ListedReferrer, ...]:

@@ -325,6 +325,6 @@ async def test_every_word_is_fit_for_a_header(upstream: Upstream) -> None:
 def test_each_place_has_room_for_an_attestation() -> None:
     """The bytes of evidence are shared by the places that are searched; the largest attestation still fits into one share."""
     limits = Limits()
-    places = places_of([SignatureBy("release"), AttestationBy("t", "release")])
+    places = places_of([SignatureBy("release"), AttestationBy("t", "release")], Trusted())
     assert len(places) == 3
     assert limits.evidence_total // len(places) > limits.attestation_size
