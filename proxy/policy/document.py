@@ -62,8 +62,10 @@ class KeySettings(Model):
 
     @model_validator(mode="after")
     def _has_a_key(self) -> KeySettings:
-        if (self.file is None) == (self.gpg is None):
-            raise ValueError("one of `file`, the PEM file that holds the public key, and `gpg`, OpenPGP public keys, is required")
+        if self.file is None and self.gpg is None:
+            raise ValueError("`file` is required: the PEM file that holds the public key; or `gpg`, OpenPGP public keys")
+        if self.file is not None and self.gpg is not None:
+            raise ValueError("`file` and `gpg` stand side by side; give each a name of its own")
         if self.gpg is None and self.lookaside is not None:
             raise ValueError("`lookaside` goes with `gpg`: other signatures are found in the registry")
         if self.lookaside is None and (self.ca is not None or self.allow_private):

@@ -112,7 +112,7 @@ class OpenPgpKey:
             raise ValueError("this is a PEM public key, not OpenPGP: give it under `file`")
         try:
             secret = _guarded(lambda: _holds_secrets(body))
-            certs = _guarded(lambda: pysequoia.Cert.split_bytes(body))
+            certs = _guarded(lambda: _merged(pysequoia.Cert.split_bytes(body)))
             found = tuple(_guarded(partial(_certificate, cert)) for cert in certs[: MAX_CERTIFICATES + 1])
         except ValueError as error:
             raise ValueError(f"this is no OpenPGP key ({error})") from error
@@ -178,6 +178,15 @@ class OpenPgpKey:
             f"names {named.user} as its signer (key {self.name}), but does not hold: it was changed, its digest is too weak,"
             " it is not of its time, or its key may not sign or did not hold then"
         )
+
+
+def _merged(certs: list[pysequoia.Cert]) -> list[pysequoia.Cert]:
+    """One for each primary key. An older export beside a newer one says what held before gpg wrote the key's signatures anew."""
+    found: dict[str, pysequoia.Cert] = {}
+    for cert in certs:
+        known = found.get(cert.fingerprint)
+        found[cert.fingerprint] = cert if known is None else known.merge(cert)
+    return list(found.values())
 
 
 def _certificate(cert: pysequoia.Cert) -> Certificate:

@@ -124,12 +124,15 @@ class SimpleSignatures:
             authority = opened.by.fingerprint
             made = "at an unknown time" if opened.created is None else f"on {_when(opened.created)} by its own word"
             steps.append(f"the signature holds by OpenPGP key {opened.signing_key} of {opened.by.user}, made {made}")
+            if (why := _why_not_now(opened, key, now)) is not None:
+                raise EvidenceMalformed(f"made by key {key.name}, but {why}")
+            ends = (opened.by.until(opened.signing_key), opened.expires, key.valid_until)
+            until = min((end for end in ends if end is not None), default=None)
+            steps.append("the key holds now as well" if until is None else f"the key holds now, until {_when(until)}")
             try:
-                until = _check_now(opened, key, now)
-                steps.append("the key holds now as well" if until is None else f"the key holds now, until {_when(until)}")
                 self._check_text(opened.payload, subject, steps)
             except EvidenceMalformed as error:
-                raise EvidenceMalformed(f"made by key {key.name}, but {error}") from error
+                raise EvidenceMalformed(f"made by key {key.name}, but it {error}") from error
         except EvidenceMalformed as error:
             return Evidence(self.name, source, question, authority, accepted=False, reason=str(error), steps=tuple(steps))
         reason = f"signature by key {key.name} ({opened.by.user}) over {subject.digest}"
@@ -163,18 +166,15 @@ class SimpleSignatures:
         steps.append(f"it names the repository: {shown(reference)}")
 
 
-def _check_now(opened: Opened, key: OpenPgpKey, now: datetime) -> datetime | None:
-    """Step 3; until when all of it holds. Raises :class:`EvidenceMalformed` with a text that continues "made by key …, but …"."""
-    by = opened.by
+def _why_not_now(opened: Opened, key: OpenPgpKey, now: datetime) -> str | None:
+    """Step 3: why a signature that held at its own time does not count now; None when it does."""
+    by, named = opened.by, f"OpenPGP key {opened.signing_key} of {opened.by.user}"
     if by.revoked or opened.signing_key in by.withdrawn:
-        raise EvidenceMalformed(f"OpenPGP key {opened.signing_key} of {by.user} was revoked")
-    for what, end in ((f"OpenPGP key {opened.signing_key} of {by.user}", by.until(opened.signing_key)), ("it", opened.expires)):
+        return f"{named} was revoked"
+    for what, end in ((named, by.until(opened.signing_key)), ("it", opened.expires)):
         if end is not None and now >= end:
-            raise EvidenceMalformed(f"{what} expired on {_when(end)}, and nothing proves that it was made before")
-    if (why := outside_window(key, now)) is not None:
-        raise EvidenceMalformed(why)
-    ends = (by.until(opened.signing_key), opened.expires, key.valid_until)
-    return min((end for end in ends if end is not None), default=None)
+            return f"{what} expired on {_when(end)}"
+    return outside_window(key, now)
 
 
 def _exactly(node: Mapping[str, object], keys: set[str], what: str) -> None:

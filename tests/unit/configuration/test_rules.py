@@ -61,8 +61,6 @@ def test_keys_are_loaded_with_their_window(folder: Folder) -> None:
         ("file: gone.pub", ".file: {folder}/gone.pub cannot be read: No such file or directory"),
         ("file: .", ".file: {folder} cannot be read: Is a directory"),
         ("file: tagstone.yaml", '.file: {folder}/tagstone.yaml: this is no PEM public key: it must have a line "-----BEGIN PUBLIC KEY-----"'),
-        ("gpg: a.asc", ".gpg: `gpg` is known but not available in this version; give the key as a PEM file under `file`"),
-        ("file: one.pub, lookaside: https://a.example", ".lookaside: `lookaside` is known but not available in this version; give the key as a PEM file under `file`"),
     ],
 )  # fmt: skip
 def test_keys_that_cannot_be_used_are_told(folder: Folder, key: str, told: str) -> None:

@@ -55,7 +55,7 @@ FORMS = "`first-use`, `deny`, or a mapping with one of `signature`, `attestation
         ("limits: {request_timeout: 0}", "1: limits.request_timeout: must be longer than 0: every wait has an end, and some time until then"),
         ("upstreams: {docker.io: {allow_private: 1}}", "1: upstreams.docker.io.allow_private: write true or false"),
         ("trust: {keys: {a b: {file: one.pub}}}", "1: trust.keys.a b: is not a name: up to 64 of A–Z a–z 0–9 . _ -, starting with a letter or a digit"),
-        ("trust: {keys: {k: {valid_until: 2025-01-01}}}", "1: trust.keys.k: `file` is required: the PEM file that holds the public key"),
+        ("trust: {keys: {k: {valid_until: 2025-01-01}}}", "1: trust.keys.k: `file` is required: the PEM file that holds the public key; or `gpg`, OpenPGP public keys"),
         ("trust: {keys: {k: {file: one.pub, valid_until: 2025-02-30}}}", "1: trust.keys.k.valid_until: is no day of the calendar, or no time of a day"),
         ("trust: {keys: {k: {file: one.pub, valid_from: 2025-01-02, valid_until: 2025-01-01}}}", "1: trust.keys.k: `valid_from` is later than `valid_until`, so the key would never count"),
         ("trust: {notation: {n: {ca: []}}}", "1: trust.notation.n: give `ca`, PEM files of certificate authorities or signing certificates, or `signing_authority`"),
