@@ -26,6 +26,9 @@ from proxy.upstream.transport import Transport
 from storage.digest import Digest
 from storage.reference import Repository
 
+#: The search for evidence has little time, and its end says less than what the server answered.
+_RETRIES = 1
+
 
 class Lookasides:
     """The lookasides that were asked so far. Building does no I/O; each connects when first asked."""
@@ -74,7 +77,7 @@ class Lookasides:
     def _exchange(self, place: Lookaside, url: str) -> Exchange:
         if (known := self._exchanges.get(place)) is not None:
             return known
-        upstream = Upstream(url=url, ca=place.ca, allow_private=place.allow_private)
+        upstream = Upstream(url=url, ca=place.ca, allow_private=place.allow_private, retries=_RETRIES)
         endpoint = Endpoint.of(f"the lookaside {url}", upstream)
         transport = Transport(endpoint, upstream, self._limits, user_agent=self._user_agent, resolver=self._resolver)
         # Nothing to take credentials from: neither configuration nor environment.

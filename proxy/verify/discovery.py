@@ -222,7 +222,7 @@ class _Search:
                 if not budget.take(len(answer)):
                     findings.fail(source, self._too_much)
                     break
-                findings.documents.append(await asyncio.to_thread(wrap, answer, self._bounds(self._limits.layers)))
+                findings.documents.append(await asyncio.to_thread(wrap, answer, self._limits.bounds()))
         return findings.harvest()
 
     async def referrers(self) -> Harvest:
@@ -260,10 +260,6 @@ class _Search:
             return Trouble(source, f"is refused: the upstream sent {fetched.digest} for it")
         return await self._look(found, source, fetched, budget)
 
-    def _bounds(self, layers: int) -> Bounds:
-        limits = self._limits
-        return Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
-
     def _budget(self) -> _Budget:
         return _Budget(self._limits.signatures, self._share)
 
@@ -290,7 +286,9 @@ class _Search:
         return _Candidate(found, source, fetched, manifest, wanted)
 
     async def _parse(self, found: Found, fetched: FetchedManifest) -> Manifest:
-        bounds = self._bounds(_MAX_SIGNATURE_LAYERS if found in _TAGS else self._limits.layers)
+        limits = self._limits
+        layers = _MAX_SIGNATURE_LAYERS if found in _TAGS else limits.layers
+        bounds = Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
         if len(fetched.body) <= _PARSE_INLINE:
             return parse(fetched.body, fetched.media_type, bounds)
         async with self._parser:
