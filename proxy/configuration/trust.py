@@ -111,8 +111,8 @@ def _lookaside(written: KeySettings, location: Location, report: Report) -> Look
         return Lookaside()
     if written.ca is not None:
         check_authorities(written.ca, (*location, "ca"), report)
-    url = lookaside_url(written.lookaside, (*location, "lookaside"), report, allow_private=written.allow_private)
-    return Lookaside(url, written.allow_private, written.ca)
+    url = lookaside_url(written.lookaside, (*location, "lookaside"), report, allow_private=bool(written.allow_private))
+    return Lookaside(url, bool(written.allow_private), written.ca)
 
 
 def _load_openpgp(

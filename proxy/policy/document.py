@@ -54,10 +54,10 @@ class KeySettings(Model):
     ca: FilePath | None = Field(
         None, description="With `lookaside`: PEM file of certificate authorities, trusted instead of the system's."
     )
-    allow_private: Switch = Field(
-        False,
-        description="Whether the lookaside and its redirects may live at loopback, private or link-local addresses, or speak "
-        "plain HTTP.",
+    allow_private: Switch | None = Field(
+        None,
+        description="With `lookaside`: whether it and its redirects may live at loopback, private or link-local addresses, or "
+        "speak plain HTTP. Default: `false`.",
     )
 
     @model_validator(mode="after")
@@ -68,7 +68,7 @@ class KeySettings(Model):
             raise ValueError("`file` and `gpg` stand side by side; give each a name of its own")
         if self.gpg is None and self.lookaside is not None:
             raise ValueError("`lookaside` goes with `gpg`: other signatures are found in the registry")
-        if self.lookaside is None and (self.ca is not None or self.allow_private):
+        if self.lookaside is None and (self.ca is not None or self.allow_private is not None):
             raise ValueError("`ca` and `allow_private` are about a `lookaside`, and there is none")
         if self.gpg is not None and self.root is not None:
             raise ValueError("`root` goes with `file`: nothing proves when an OpenPGP signature was made")

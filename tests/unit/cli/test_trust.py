@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pysequoia
 from typer.testing import CliRunner, Result
 
 from proxy.cli.trust import app
@@ -42,6 +43,25 @@ def test_show_tells_everything_that_is_believed(tmp_path: Path) -> None:
         "timestamp authority",
     }
     assert {item["state"] for item in shown if item["name"] == "old"} == {"ended"}
+
+
+def test_openpgp_keys_are_shown_one_by_one(tmp_path: Path) -> None:
+    """With fingerprint and user ID; the end is the certificate's or the entry's, and a revoked one has ended."""
+    folder, entries, prints = Folder(tmp_path), [], {}
+    for name in ("plain", "short", "gone"):
+        private = pysequoia.Tsk.generate(f"{name} <{name}@acme.test>", validity_seconds=86400 * 365)
+        found = private.extract_certificate()
+        body = bytes(found) if name != "gone" else bytes(found) + bytes(found.revoke(private.certifier()))
+        (tmp_path / name).write_bytes(body)
+        entries.append(f"{name}: {{gpg: {name}{', valid_until: 2020-01-01' if name == 'short' else ''}}}")
+        prints[name] = found.fingerprint
+    file = folder.write(f"{UPSTREAM}trust: {{keys: {{{', '.join(entries)}}}}}\n{RULES}")
+    shown = json.loads(trust("show", "--config", file, "--json").stdout)
+    assert {item["name"]: item["state"] for item in shown} == {"plain": "valid", "short": "ended", "gone": "ended"}
+    assert {item["name"]: item["fingerprint"] for item in shown} == prints
+    assert {item["kind"] for item in shown} == {"OpenPGP key"}
+    assert "plain <plain@acme.test>" in trust("show", "--config", file).stdout
+    assert trust("check", "--config", file).exit_code == 1
 
 
 def test_show_of_nothing_says_so(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pysequoia
 import pytest
 from typer.testing import CliRunner, Result
 
 from proxy.cli.main import app
 from tests.simulator import images
+from tests.simulator.openpgp import text
 from tests.simulator.sigstore import PrivateSigstore, Signing
 from tests.unit.configuration.files import Folder
 
@@ -101,3 +103,25 @@ def test_mistakes_in_the_command_are_told(folder: Folder, reference: str, file: 
     result = verify(folder, reference, "--evidence", folder.path / file)
     assert result.exit_code == 2
     assert told in result.output
+
+
+def test_an_openpgp_signature_is_judged_as_a_file(tmp_path: Path) -> None:
+    """``signature-1`` as it lies in a lookaside, which is not asked: the JSON names the key of the file."""
+    private = pysequoia.Tsk.generate("Acme <acme@acme.test>")
+    folder = Folder(tmp_path)
+    (tmp_path / "acme.asc").write_text(str(private.extract_certificate()))
+    folder.write(
+        "upstreams: {reg.example: {}}\n"
+        "trust: {keys: {acme: {gpg: acme.asc, lookaside: 'https://127.0.0.1:9', allow_private: true}}}\n"
+        'rules: [{match: "**", require: {signature: {key: acme}}}]\n'
+    )
+    signed = text(IMAGE.digest, "reg.example/team/app:1.0")
+    file = tmp_path / "signature-1"
+    file.write_bytes(pysequoia.sign(private.signer(), signed, armor=False))
+    shown = json.loads(verify(folder, REFERENCE, "--evidence", file, "--json").stdout)
+    assert shown["verdict"] == "accepted"
+    assert (shown["evidence"][0]["key"], shown["evidence"][0]["signer"]) == ("acme", "Acme <acme@acme.test>")
+    other = verify(folder, REFERENCE.replace("team/app", "team/other"), "--evidence", file, "--explain")
+    assert other.exit_code == 1
+    assert "names another repository: reg.example/team/app:1.0, not reg.example/team/other" in other.output
+    assert "1. the signature holds by OpenPGP key" in other.output
