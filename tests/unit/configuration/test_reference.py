@@ -46,7 +46,11 @@ def test_the_examples_of_the_page_check_out(folder: Folder) -> None:
     (folder.path / "users.htpasswd").write_text("alice:$2y$05$" + "a" * 53 + "\n")
     (folder.path / "cluster-ca.crt").write_bytes(b"looked at when it is used")
     for example in examples:
-        rest = "" if re.search("^rules:", example, re.MULTILINE) else 'upstreams: {docker.io: {}, ghcr.io: {}}\nrules: [{match: "**", require: deny}]\n'
+        rest = (
+            ""
+            if re.search("^rules:", example, re.MULTILINE)
+            else 'upstreams: {docker.io: {}, ghcr.io: {}}\nrules: [{match: "**", require: deny}]\n'
+        )
         assert load(folder.write(example + rest)).rules
 
 
