@@ -19,10 +19,14 @@ from storage.records import Descriptor
 from storage.reference import parse_tag
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"[^\"]*\"|[^\s;,\"]*))?)*)\s*(?:,|$)")
+#: Nothing in here ever gives back what it took: with white space between two parts that both take it, a header of a few hundred
+#: bytes would otherwise be tried in more ways than there is time for.
+_LINK = re.compile(r"<([^<>]*+)>((?:\s*+;\s*+[^\s=;,<>]++\s*+(?:=\s*+(?:\"[^\"]*+\"|[^\s;,\"]*+))?+)*+)\s*+(?:,|$)")
 _REL_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
 #: Length of algorithm and hex in a referrers tag (OCI distribution specification 1.1, "Referrers Tag Schema").
 _TAG_ALGORITHM, _TAG_HEX = 32, 64
+#: Sizes are 64 bits wide for every other reader.
+_MAX_SIZE = 2**63 - 1
 
 
 class NotAList(ValueError):
@@ -102,7 +106,7 @@ def _referrer(entry: dict[str, Any]) -> ListedReferrer | None:
     media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
     if not isinstance(media_type, str) or not isinstance(digest, str) or not isinstance(size, int):
         return None
-    if isinstance(size, bool) or size < 0:
+    if isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
         return None
     try:
         descriptor = Descriptor(media_type, Digest.parse(digest), size)
@@ -110,11 +114,22 @@ def _referrer(entry: dict[str, Any]) -> ListedReferrer | None:
         return None
     kind, notes = entry.get("artifactType"), entry.get("annotations")
     annotations = notes.items() if isinstance(notes, dict) else ()
-    return ListedReferrer(
+    referrer = ListedReferrer(
         descriptor,
         kind if isinstance(kind, str) else None,
         tuple((key, value) for key, value in annotations if isinstance(value, str)),
     )
+    said = (media_type, referrer.artifact_type or "", *(text for pair in referrer.annotations for text in pair))
+    return referrer if _is_unicode("".join(said)) else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can carry it: JSON can spell half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def referrers_tag(subject: Digest) -> str:
