@@ -282,14 +282,11 @@ class Authorizer:
                 raise _Refused(f"{self._endpoint.name} denies access, or it does not exist: {where} does not give {how}{said}")
             self._raise_outage(reply, str(complaint))
             raise Outage(f"{where} gave no token{said}", retry=False)
-        try:
-            document = json.loads(await reply.read(self._limits.token_size, by, by))
-        except (ValueError, RecursionError):
-            document = None
-        value = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
-        if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
+        found = read_token(await reply.read(self._limits.token_size, by, by))
+        if found is None:
             raise Outage(f"{where} answered without a token" + (": it sent a web page" if reply.html else ""), retry=False)
-        return _Token(f"Bearer {value}", asked_at + _life(document))
+        value, life = found
+        return _Token(f"Bearer {value}", asked_at + life)
 
     def _raise_outage(self, reply: Reply, said: str) -> None:
         if reply.status == 429 or reply.status >= 500:
@@ -303,6 +300,18 @@ class _Refused(UpstreamDenied):
     """The token endpoint said 401 or 403: other credentials may do better."""
 
 
+def read_token(body: bytes) -> tuple[str, float] | None:
+    """The token in a token endpoint's answer, and how many seconds it lives; None where there is none."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    value = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
+    if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
+        return None
+    return value, _life(document)
+
+
 def _life(document: dict[str, Any]) -> float:
     """Seconds that a token lives: ``expires_in``, between the least and the longest that is believed."""
     value = document.get("expires_in")
@@ -310,7 +319,7 @@ def _life(document: dict[str, Any]) -> float:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
         return MIN_LIFE
-    return min(max(float(value), MIN_LIFE), MAX_LIFE)
+    return float(min(max(value, MIN_LIFE), MAX_LIFE))  # in this order: there are numbers that no float can hold
 
 
 def remember(where: MutableMapping[_K, _V], key: _K, value: _V, most: int) -> None:

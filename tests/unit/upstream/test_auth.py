@@ -76,6 +76,8 @@ async def test_tokens_are_kept_until_they_expire_on_our_clock() -> None:
         (True, 60),
         (61.5, 61.5),
         (1e300, 86400),
+        (10**400, 86400),  # more than any float
+        (-(10**400), 60),
         (float("nan"), 60),
         ([], 60),
     ],
