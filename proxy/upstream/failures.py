@@ -101,7 +101,7 @@ def _from_json(document: Mapping[str, Any]) -> Complaint:
     code = first.get("code", first.get("error"))
     words = first.get("message", first.get("details", first.get("error_description")))
     return Complaint(
-        clean(code, 60) if isinstance(code, str) else str(code) if isinstance(code, int) else "",
+        clean(str(code), 60) if isinstance(code, str | int) else "",
         clean(words) if isinstance(words, str) else "",
     )
 

@@ -48,6 +48,7 @@ def test_promise_40_foreign_words_are_cleaned(text: str, line: str) -> None:
             {"code": 7, "details": "incorrect username or password"},
             Complaint("7", "incorrect username or password"),
         ),
+        ("application/json", {"code": 10**400}, Complaint("1" + "0" * 58 + "…", "")),
         ("application/json", {"errors": []}, Complaint("", "")),
         ("application/json", {"errors": ["x"]}, Complaint("", "")),
         ("application/json", {"errors": [{"code": None, "message": 7}]}, Complaint("", "")),
