@@ -134,7 +134,8 @@ def _log(node: Mapping[str, object]) -> LogKey | None:
             except UnsupportedAlgorithm:
                 return None
     except EvidenceMalformed:
-        if written.get("keyDetails") in _KNOWN_DETAILS:
+        kind = written.get("keyDetails")
+        if isinstance(kind, str) and kind in _KNOWN_DETAILS:
             raise
         return None
     base_url = node.get("baseUrl")

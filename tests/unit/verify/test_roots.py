@@ -92,7 +92,7 @@ def test_keys_of_unknown_kinds_are_left_out() -> None:
     curve = ec.generate_private_key(ec.SECP256K1()).public_key()
     der = curve.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     document = written()
-    for raw, details in ((der, "PKIX_ECDSA_SECP256K1"), (b"what will come", "ML_DSA_65")):
+    for raw, details in ((der, "PKIX_ECDSA_SECP256K1"), (b"what will come", "ML_DSA_65"), (b"nor is this a kind", {})):
         document["tlogs"].append({**document["tlogs"][0], "publicKey": {"rawBytes": b64(raw), "keyDetails": details}})
     assert set(load(document).logs) == {V1.log_id, V2.log_id}
 
