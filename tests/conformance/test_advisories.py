@@ -201,7 +201,8 @@ async def test_cve_2022_47633_cve_2023_47630_a_signature_speaks_of_the_digest_al
 
 async def test_another_sigstore_of_the_same_name_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """All the names are the same, and none of the keys."""
-    monkeypatch.setattr(Signer, "of", Signer.of.__wrapped__)  # which makes new keys for the same names
+    of = Signer.of
+    monkeypatch.setattr(Signer, "of", lambda kind, name: of(kind, f"another {name}"))
     imitation = PrivateSigstore()
     assert (await verdict(imitation.signature_referrer(IMAGE), sigstore=imitation)).accepted
     assert (await verdict(imitation.signature_referrer(IMAGE))).outcome is Outcome.REFUSED

@@ -67,14 +67,19 @@ class Signer:
     @staticmethod
     @cache
     def of(kind: KeyKind = "p256", name: str = "release") -> Signer:
-        """The pair with this name, made once per test run (RSA keys take their time)."""
+        """The pair with this name: RSA keys are made once per test run, others are the same in every run.
+
+        So what a fuzzer keeps from one run to the next is signed by keys that are there in the next.
+        """
         private: Private
+        seed = hashlib.shake_256(f"{kind} {name}".encode())
         if kind == "ed25519":
-            private = ed25519.Ed25519PrivateKey.generate()
+            private = ed25519.Ed25519PrivateKey.from_private_bytes(seed.digest(32))
         elif kind.startswith("rsa"):
             private = rsa.generate_private_key(65537, int(kind[3:]))
         else:
-            private = ec.generate_private_key(_CURVES[kind][0])
+            curve = _CURVES[kind][0]
+            private = ec.derive_private_key(int.from_bytes(seed.digest(curve.key_size // 8 - 1), "big"), curve)
         return Signer(kind, name, private)
 
     @cached_property
