@@ -5,11 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import lru_cache
 
-from sigstore.models import Bundle, TrustedRoot
-from sigstore.verify import Verifier
-from sigstore.verify.policy import Identity as SigstoreIdentity
-from sigstore_models.trustroot.v1 import TrustedRoot as TrustedRootModel
-
 from proxy.policy.rules import AttestationBy, Evidence, Identity, Pattern, Question, SignatureBy
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
@@ -97,6 +92,12 @@ def reason(verdict: Evidence | str) -> str:
 
 def theirs(form: Form, fault: Fault | None = None) -> str | None:
     """Why sigstore-python refuses a bundle, None when it accepts it. Whatever it raises is a refusal."""
+    # Large, and not needed by those who only hear our own verdict.
+    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.verify import Verifier
+    from sigstore.verify.policy import Identity as SigstoreIdentity
+    from sigstore_models.trustroot.v1 import TrustedRoot as TrustedRootModel
+
     made_by = services(form)
     made = form.make(made_by, fault)
     assert isinstance(made, bytes), "it reads bundles only"
