@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.configuration import load
 from proxy.configuration.source import parse
 from proxy.errors import ConfigurationError, Problem
-from tests.fuzz.damage import examples
+from tests.fuzz.examples import examples
 
 #: What YAML gives a meaning to, and a few letters.
 YAML = st.text(alphabet="{}[]:,-&*!|>'\"%@`#?<~=. \n\tab01é\u2028\x85", max_size=60)

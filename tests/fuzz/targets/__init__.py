@@ -1,0 +1,8 @@
+"""Every reader of foreign bytes, each listed once: Hypothesis (``test_targets``) and atheris (``test_guided``) drive the same."""
+
+from __future__ import annotations
+
+from tests.fuzz.target import Target
+from tests.fuzz.targets import configuration, notation, registry, sigstore
+
+TARGETS: tuple[Target, ...] = (*sigstore.TARGETS, *notation.TARGETS, *registry.TARGETS, *configuration.TARGETS)
