@@ -1,11 +1,14 @@
 # Everything a person or a machine does with this tree. `make` alone lists the targets.
 #
 # Settable from outside: PYTHON (which interpreter makes .venv), CONFIG, DATA and SERVE_ARGS (make serve), TEST_ARGS
-# (handed to pytest), BENCH_ARGS (handed to the benchmark), LOCK_ARGS (handed to uv, e.g. --upgrade), FUZZ_TIMES (how many
-# times as long as in make test the fuzz tests run).
+# (handed to pytest), BENCH_ARGS (handed to the benchmark), LOCK_ARGS (handed to uv, e.g. --upgrade), TARGET and SECONDS (make
+# fuzz: which readers, all by default, and for how long each), FUZZ_TIMES (how many times as many examples as make test
+# Hypothesis tries in make fuzz).
 
 PYTHON ?= python3
-FUZZ_TIMES ?= 100
+TARGET ?=
+SECONDS ?= 600
+FUZZ_TIMES ?= 20
 CONFIG ?= config/tagstone.yaml
 DATA ?= data
 VENV := .venv
@@ -40,8 +43,9 @@ format: $(DEVELOPMENT) ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fuzz: $(DEVELOPMENT) ## Run the fuzz tests alone, FUZZ_TIMES as long as make test does
-	FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/python -m pytest tests/fuzz $(TEST_ARGS)
+fuzz: $(DEVELOPMENT) ## Fuzz every TARGET for SECONDS, led by coverage; without a TARGET, then by Hypothesis too
+	$(BIN)/python -m tests.fuzz run --seconds $(SECONDS) $(TARGET)
+	$(if $(TARGET),,FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/python -m pytest tests/fuzz --ignore tests/fuzz/test_guided.py $(TEST_ARGS))
 
 bench: $(DEVELOPMENT) packages ## Measure against docker-registry and nginx; writes bench.json
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
