@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import configuration, notation, registry, sigstore
+from tests.fuzz.targets import configuration, notation, openpgp, registry, sigstore
 
-TARGETS: tuple[Target, ...] = (*sigstore.TARGETS, *notation.TARGETS, *registry.TARGETS, *configuration.TARGETS)
+TARGETS: tuple[Target, ...] = (
+    *sigstore.TARGETS,
+    *notation.TARGETS,
+    *openpgp.TARGETS,
+    *registry.TARGETS,
+    *configuration.TARGETS,
+)
