@@ -134,6 +134,15 @@ class Limits(Model):
         25.0, description="A manifest pull is answered within this time; clients give up after 30 seconds."
     )
     drain_timeout: Duration = Field(30.0, description="After SIGTERM, how long answers that are under way may take.")
+    client_requests: int = Field(
+        1024,
+        ge=0,
+        le=100_000,
+        description="Most requests of one client (principal, else address) that one worker answers at a time; more wait. 0: any.",
+    )
+    client_rate: int = Field(
+        0, ge=0, le=1_000_000, description="Most requests of one client in a second, in one worker; more wait. 0: any."
+    )
     client_stall_timeout: Timeout = Field(60.0, description="Longest time for which a client may take no byte.")
 
     def bounds(self) -> Bounds:

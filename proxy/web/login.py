@@ -40,6 +40,11 @@ class Guest:
     principal: Principal
     address: str | None
 
+    @property
+    def name(self) -> str:
+        """Whose share of this proxy is used: the principal's, else the address's."""
+        return str(self.principal) if self.principal.known else self.address or "nobody"
+
 
 OPEN = Guest(ANONYMOUS, None)  #: where nobody is asked
 

@@ -27,6 +27,7 @@ from proxy.errors import (
     UpstreamUnavailable,
 )
 from proxy.manifest import OCI_INDEX
+from proxy.policy.access import ANONYMOUS
 from proxy.policy.decision import Answer
 from proxy.routing import Router
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
@@ -35,7 +36,8 @@ from proxy.services.ingest import Ingest, Source
 from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
-from proxy.web.login import TOKEN_PATH, Door
+from proxy.web.fairness import Crowded, Fairness
+from proxy.web.login import TOKEN_PATH, Door, Guest
 from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
 from storage.digest import Digest
 from storage.errors import DigestMismatch, StorageError
@@ -70,6 +72,7 @@ class RegistryApi:
         self._router = router
         self._ingest = ingest
         self._limits = limits
+        self._fairness = Fairness(limits)
         self._rehash = rehash
         self._targets: dict[tuple[str, str | None], tuple[Request, Repository]] = {}
         self._wires: WeakKeyDictionary[ServedManifest, dict[str | None, responses.Wire]] = WeakKeyDictionary()
@@ -104,19 +107,35 @@ class RegistryApi:
             if isinstance(guest, web.Response):
                 return guest
             pull.guest = guest
+        else:
+            pull.guest = Guest(ANONYMOUS, request.remote)
         if repository is None:
             return responses.ping()
         pull.asked, pull.repository = asked, repository
+        share = self._fairness.enter(pull.guest.name)
+        if share is None:
+            try:
+                share = await self._fairness.wait(pull.guest.name)
+            except Crowded as problem:
+                refusal = Refused(Answer.UNAVAILABLE, (str(problem),), retry_after=problem.retry_after)
+                return self._refused(refusal, asked, pull)
+        try:
+            return await self._of(request, asked, repository, pull, head=head)
+        finally:
+            self._fairness.leave(share)
+
+    async def _of(
+        self, request: web.BaseRequest, asked: Request, repository: Repository, pull: Pull, *, head: bool
+    ) -> web.StreamResponse:
         match asked.endpoint:
             case Endpoint.MANIFEST:
-                response = await self._manifest(request, asked, repository, pull, head=head)
+                return await self._manifest(request, asked, repository, pull, head=head)
             case Endpoint.BLOB:
-                response = await self._blob(request, asked, repository, pull, head=head)
+                return await self._blob(request, asked, repository, pull, head=head)
             case Endpoint.TAGS:
-                response = await self._tags(asked, repository, pull)
+                return await self._tags(asked, repository, pull)
             case _:
-                response = await self._referrers(asked, repository, pull)
-        return response
+                return await self._referrers(asked, repository, pull)
 
     def _target(self, request: web.BaseRequest) -> tuple[Request, Repository | None]:
         """What the request line and the Host header mean; remembered, because clients ask the same few things."""
