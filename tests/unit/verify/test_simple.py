@@ -76,6 +76,8 @@ def test_keys_are_read_in_every_form(gpg: Material) -> None:
     both = gpg.key(gpg.other, gpg.acme)
     files = [both, gpg.key(gpg.other, gpg.acme, armor=False)]
     files.append(OpenPgpKey.load("acme", gpg.keyring.export(gpg.other) + gpg.keyring.export(gpg.acme), LOOKASIDE))
+    told = b"The key of Acme\n\npub ed25519\n%b\nand that of others:\n%b"  # as distributions ship theirs
+    files.append(OpenPgpKey.load("acme", told % (gpg.keyring.export(gpg.acme), gpg.keyring.export(gpg.other)), LOOKASIDE))
     rsa = gpg.keyring.sign(TEXT, gpg.other)
     for key in files:
         assert key.fingerprints == {gpg.acme, gpg.other}
