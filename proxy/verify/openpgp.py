@@ -148,8 +148,7 @@ class OpenPgpKey:
 
         message = read_message(signature, limit)
         try:
-            packet = _guarded(lambda: pysequoia.Sig.from_bytes(message.signature))
-            issuer, created, expires = packet.issuer_fingerprint or packet.issuer_key_id, packet.created, packet.expiration
+            issuer, created, expires = _guarded(lambda: _claims(pysequoia.Sig.from_bytes(message.signature)))
         except ValueError as error:
             raise EvidenceMalformed(f"is broken: its OpenPGP signature cannot be read ({error})") from error
         certs = [each.cert for each in self.certificates]
@@ -178,6 +177,11 @@ class OpenPgpKey:
             f"names {named.user} as its signer (key {self.name}), but does not hold: it was changed, its digest is too weak,"
             " it is not of its time, or its key may not sign or did not hold then"
         )
+
+
+def _claims(packet: pysequoia.Sig) -> tuple[str | None, datetime | None, datetime | None]:
+    """Who a signature says made it (fingerprint or key id), when, and until when it holds."""
+    return packet.issuer_fingerprint or packet.issuer_key_id, packet.created, packet.expiration
 
 
 def _merged(certs: list[pysequoia.Cert]) -> list[pysequoia.Cert]:
