@@ -382,6 +382,7 @@ class Evidence:
     valid_until: datetime | None = None  #: end of the window that this acceptance leans on
     steps: tuple[str, ...] = ()  #: what each step of the judgement saw, for people who ask
     signer: str | None = None  #: who signed, where the question does not say it: a pattern or a store may stand for many
+    undecided: bool = False  #: nobody can tell now: the question stays open, whatever else was found
 
 
 class Outcome(StrEnum):
@@ -504,9 +505,12 @@ def _answer(question: Question, evidence: Sequence[Evidence], unavailable: bool,
             passed=(f"{required}: {found}",),
         )
     reasons = _reasons(judged)
+    undecided = any(piece.undecided for piece in judged)
     shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
     kind = "signature" if isinstance(question, SignatureBy) else "attestation"
-    if unavailable:
+    if undecided:
+        found, outcome = shown, Outcome.UNKNOWN
+    elif unavailable:
         found = f"not among what could be fetched ({shown})" if shown else f"the {kind}s could not be fetched"
         outcome = Outcome.UNKNOWN
     else:
@@ -545,8 +549,10 @@ def _at_least(count: int, of: Sequence[Requirement], evidence: Sequence[Evidence
     met = len(_distinct([result.authorities for result in accepted]))
     if met >= count:
         outcome = Outcome.ACCEPTED
-    elif unavailable and sum(result.outcome is not Outcome.REFUSED for result in results) >= count:
-        # What could not be fetched may also hold further authorities for what is accepted already.
+    elif (unavailable or any(result.outcome is Outcome.UNKNOWN for result in results)) and sum(
+        result.outcome is not Outcome.REFUSED for result in results
+    ) >= count:
+        # What could not be fetched, or judged, may also hold further authorities for what is accepted already.
         outcome = Outcome.UNKNOWN
     else:
         outcome = Outcome.REFUSED

@@ -98,8 +98,7 @@ class Pipeline:
         verdict = evaluate(rule.require, (), _NOT_YET)
         if verdict.outcome is not Outcome.UNKNOWN:
             return verdict, merge(())
-        questions = questions_of(rule.require)
-        missing = tuple(piece for question in questions if (piece := _not_configured(question, self._trusted)) is not None)
+        questions, missing = _answerable(questions_of(rule.require), self._trusted, now)
         below = () if subject.listed is None else of_platforms(questions)
         search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, asyncio.Semaphore(AT_A_TIME))
 
@@ -252,9 +251,9 @@ def judge_alone(
     now: datetime,
 ) -> tuple[Evidence, ...]:
     """Judge one Sigstore bundle or OpenPGP signature that came without a manifest. Never raises for what it contains."""
-    unknown = tuple(piece for question in questions if (piece := _not_configured(question, trusted)) is not None)
+    answerable, unknown = _answerable(questions, trusted, now)
     reader = SimpleSignatures(limits) if is_openpgp(body) else SigstoreBundles(limits, SecondVerdict())
-    return (*unknown, *reader.judge_bytes(source, body, subject, questions, trusted, now))
+    return (*unknown, *reader.judge_bytes(source, body, subject, answerable, trusted, now))
 
 
 def is_openpgp(body: bytes) -> bool:
@@ -264,6 +263,30 @@ def is_openpgp(body: bytes) -> bool:
 
 def _in_order(harvests: Mapping[int, Harvest]) -> Harvest:
     return merge([harvests[rank] for rank in sorted(harvests)])
+
+
+def _answerable(
+    questions: Sequence[Question], trusted: Trusted, now: datetime
+) -> tuple[tuple[Question, ...], tuple[Evidence, ...]]:
+    """The questions that evidence may answer now, and what is to be said of the others."""
+    said = {question: _not_configured(question, trusted) or _suspended(question, trusted, now) for question in questions}
+    asked = tuple(question for question in questions if said[question] is None)
+    return asked, tuple(piece for piece in said.values() if piece is not None)
+
+
+def _suspended(question: Question, trusted: Trusted, now: datetime) -> Evidence | None:
+    """That nobody can tell now, where the root that would have to vouch makes no decisions; None where it does."""
+    match question.by:
+        case str() as key:
+            name = trusted.keys[key].root
+        case Identity(root=name):
+            pass
+        case _:
+            return None
+    root = None if name is None else trusted.roots.get(name)
+    if root is None or (why := root.unusable(now)) is None:
+        return None
+    return Evidence("root", f"root {name}", question, None, accepted=False, reason=why, undecided=True)
 
 
 def _not_configured(question: Question, trusted: Trusted) -> Evidence | None:

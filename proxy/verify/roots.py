@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.resources import files
 
 from cryptography import x509
@@ -73,6 +73,15 @@ class Root:
     identity: str
     #: The trusted root as JSON, for the second verdict; None for certificates of one's own.
     document: bytes | None = field(default=None, repr=False)
+    #: Why no new decision is made by it now. No part of :attr:`identity`: what was decided before goes on to count.
+    suspended: str | None = None
+    fresh_until: datetime | None = None  #: the last moment of new decisions, where the operator demands that it is refreshed
+
+    def unusable(self, now: datetime) -> str | None:
+        """Why nothing new may be decided by this root at ``now``; None when something may."""
+        if self.suspended is None and self.fresh_until is not None and now > self.fresh_until:
+            return f"makes no new decisions: it has not been refreshed, and its TUF metadata expired {_when(self.fresh_until)}"
+        return None if self.suspended is None else f"makes no new decisions: {self.suspended}"
 
     @classmethod
     def load(cls, name: str, body: bytes, demands: Demands) -> Root:
@@ -95,6 +104,10 @@ class Root:
         from proxy.verify import rootfiles
 
         return rootfiles.of_ca(name, pems, demands, tsa)
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def note_key_id(origin: str, key: ed25519.Ed25519PublicKey) -> bytes:
