@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from proxy.services.ingest import Ingest
 from proxy.services.metrics import Gauge, Metrics
 from proxy.services.news import News
 from proxy.services.oidc import Issuers
+from proxy.services.refresher import Refresher
 from proxy.services.revision import Revision, utc_now
 from proxy.services.sessions import Sessions, session_key
 from proxy.services.watched import FileWatch
+from proxy.tuf.state import State
 from proxy.upstream.client import Upstreams
 from proxy.upstream.keysets import fetch_key_set
 from proxy.verify.pipeline import Pipeline, default_verifiers
@@ -41,7 +43,7 @@ from storage.pins import PinStore
 log = structlog.get_logger("tagstone.app")
 
 DATABASE = "tagstone.db"
-_USER_AGENT = f"tagstone/{__version__}"
+USER_AGENT = f"tagstone/{__version__}"
 _RETRY = 1.0
 
 
@@ -67,7 +69,7 @@ def issuers_of(configuration: Configuration) -> Issuers:
 
 def upstreams_of(configuration: Configuration) -> Upstreams:
     """The clients of the configured upstreams; nothing is dialled yet."""
-    return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=_USER_AGENT)
+    return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=USER_AGENT)
 
 
 async def _session_key(data_dir: Path) -> bytes:
@@ -85,7 +87,8 @@ class Application:
     def __init__(self, configuration: Configuration, data_dir: Path) -> None:
         settings = configuration.settings
         limits = settings.limits
-        self._configuration = configuration
+        self._configuration = configuration  #: what this process was started with
+        self._current = configuration  #: by what it decides now
         self._number = 1
         self._exits = AsyncExitStack()
         self.database = Database(data_dir / DATABASE)
@@ -119,6 +122,7 @@ class Application:
         self._admin_api = AdminApi(self.trouble, self.metrics, operators)
         self._passwords = FileWatch((), self._read_passwords)
         self._watcher: asyncio.Task[None] | None = None
+        self._refresher = Refresher(data_dir, self._learn, user_agent=USER_AGENT)
 
     @property
     def handle(self) -> Handler:
@@ -151,6 +155,8 @@ class Application:
             exits.push_async_callback(self._passwords.close)
             self._watcher = asyncio.create_task(self._watch(await self._notices.latest()), name="notices")
             exits.push_async_callback(self._end_watch)
+            exits.push_async_callback(self._refresher.close)
+            await self._refresher.start(self._current.repositories, self._current.settings.trust.refresh)
             self._exits = exits.pop_all()
 
     async def close(self) -> None:
@@ -164,8 +170,8 @@ class Application:
         # Who may pull comes first: what is taken away is taken away before anything else is done.
         self._authenticator.adopt(access.credentials, issuers_of(configuration))
         self._door.adopt(access.rules, access.service, access.realm)
-        self._number += 1
-        self.gate.adopt(revision_of(configuration, self._number))
+        self._decide_by(configuration)
+        self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         old, new = self._configuration.settings, configuration.settings
         fixed = ("listen", "tls", "admin", "data_dir", "limits", "cache", "log", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
@@ -175,6 +181,26 @@ class Application:
             self._api.adopt(router_of(configuration))
         self._follow(access)
         return tuple(waiting)
+
+    def _decide_by(self, configuration: Configuration) -> None:
+        self._current = configuration
+        self._number += 1
+        self.gate.adopt(revision_of(configuration, self._number))
+
+    async def _learn(self, states: Mapping[str, State]) -> None:
+        """Take over what has become known of TUF repositories, if anything is decided differently by it."""
+        while True:
+            old = self._current
+            new = await asyncio.to_thread(old.knowing, states)
+            if self._current is old:  # it was not reloaded meanwhile
+                break
+        changed = [name for name in new.sources if _decides(new, name) != _decides(old, name)]
+        if not changed:
+            self._current = new
+            return
+        self._decide_by(new)
+        suspended = [name for name in changed if new.trusted.roots[name].suspended is not None]
+        log.info("trust.adopted", roots=changed, suspended=suspended)
 
     # -- who may pull ---------------------------------------------------------------------------------------------------
 
@@ -237,3 +263,41 @@ class Application:
             ("upstream",),
             tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
         )
+        yield from _root_readings(self._current)
+
+
+def _decides(configuration: Configuration, name: str) -> tuple[object, ...]:
+    """What of a root makes a difference to decisions and to the words of refusals."""
+    root = configuration.trusted.roots[name]
+    return root.identity, root.suspended, root.fresh_until
+
+
+def _root_readings(configuration: Configuration) -> Iterable[Gauge]:
+    if not configuration.sources:
+        return
+    now, known = utc_now(), {name: configuration.states[each.repository.folder] for name, each in configuration.sources.items()}
+    accepted = {name: state.accepted for name, state in known.items() if state.accepted is not None}
+    yield Gauge(
+        "trust_root_suspended",
+        "1 while no new decisions are made by a root of a TUF repository.",
+        ("root",),
+        tuple(((name,), float(configuration.trusted.roots[name].unusable(now) is not None)) for name in known),
+    )
+    yield Gauge(
+        "trust_root_unreachable",
+        "1 while a root's TUF repository cannot be reached.",
+        ("root",),
+        tuple(((name,), float(state.unreachable is not None)) for name, state in known.items()),
+    )
+    yield Gauge(
+        "trust_root_refreshed_timestamp_seconds",
+        "When a root was last refreshed by TUF.",
+        ("root",),
+        tuple(((name,), each.at.timestamp()) for name, each in accepted.items()),
+    )
+    yield Gauge(
+        "trust_root_expires_timestamp_seconds",
+        "When the TUF metadata of a root expires.",
+        ("root",),
+        tuple(((name,), each.expires.timestamp()) for name, each in accepted.items()),
+    )

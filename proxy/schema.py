@@ -93,6 +93,16 @@ def parse_timeout(value: Any) -> Any:
     return seconds
 
 
+def parse_interval(value: Any) -> Any:
+    """A duration, or ``never``, which is 0."""
+    return 0.0 if isinstance(value, str) and value.strip() == "never" else parse_duration(value)
+
+
+def format_interval(seconds: float) -> str:
+    """The text that :func:`parse_interval` reads back."""
+    return format_duration(seconds) if seconds else "never"
+
+
 def format_duration(seconds: float) -> str:
     """60.0 → ``60s``: the text that :func:`parse_duration` reads back."""
     for unit in ("d", "h", "m"):
@@ -133,6 +143,7 @@ _DURATION_SCHEMA = {
     "minimum": 0,
     "format": "tagstone-duration",
 }
+_INTERVAL_SCHEMA = _DURATION_SCHEMA | {"pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$|^0$|^never$", "format": "tagstone-interval"}
 _SIZE_SCHEMA = {
     "type": ["string", "integer"],
     "pattern": r"^\d+\s*(B|KiB|MiB|GiB|TiB)?$",
@@ -143,6 +154,12 @@ _write_duration = PlainSerializer(format_duration, return_type=str, when_used="j
 
 Duration = Annotated[float, BeforeValidator(parse_duration), _write_duration, WithJsonSchema(_DURATION_SCHEMA)]
 Timeout = Annotated[float, BeforeValidator(parse_timeout), _write_duration, WithJsonSchema(_DURATION_SCHEMA)]
+Interval = Annotated[
+    float,
+    BeforeValidator(parse_interval),
+    PlainSerializer(format_interval, return_type=str, when_used="json"),
+    WithJsonSchema(_INTERVAL_SCHEMA),
+]
 Size = Annotated[
     int,
     BeforeValidator(parse_size),

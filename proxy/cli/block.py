@@ -28,7 +28,7 @@ def block(
     as_json: JsonOption = False,
 ) -> None:
     """Refuse a digest in every repository, cached or not, with all that only it reaches. Without DIGEST: list the blocks."""
-    configuration = common.load(config)
+    configuration = common.load(config, data_dir)
     if digest is None:
         _show(common.run(lambda: _blocks(configuration, data_dir)), as_json=as_json)
         return
@@ -50,7 +50,7 @@ def unblock(
     as_json: JsonOption = False,
 ) -> None:
     """Take a block back."""
-    configuration = common.load(config)
+    configuration = common.load(config, data_dir)
     parsed = parse_digest(digest)
 
     async def work() -> Act:

@@ -61,12 +61,12 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def load(config: Path | None) -> Configuration:
-    """Read the configuration, or end with 2 and every problem in it."""
+def load(config: Path | None, data_dir: Path | None = None) -> Configuration:
+    """Read the configuration, or end with 2 and every problem in it. ``data_dir``: in place of the configured one."""
     from proxy import configuration
 
     try:
-        return configuration.load(configuration.find(config))
+        return configuration.load(configuration.find(config), data_dir=data_dir)
     except ConfigurationError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

@@ -34,7 +34,7 @@ def list_pins(
     as_json: JsonOption = False,
 ) -> None:
     """List pins, in the order of their names."""
-    configuration = common.load(config)
+    configuration = common.load(config, data_dir)
 
     async def work() -> list[Pin]:
         async with common.house(configuration, data_dir, dry=True) as house:
@@ -61,7 +61,7 @@ def list_pins(
 @app.command()
 def show(image: ImageArgument, config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """Show a pin with its history. Exit 1 when the tag is not pinned."""
-    configuration = common.load(config)
+    configuration = common.load(config, data_dir)
     reference, tag = common.tagged(image, configuration)
 
     async def work() -> tuple[Pin | None, list[PinChange]]:
@@ -131,7 +131,7 @@ def _act(
     *,
     as_json: bool,
 ) -> None:
-    configuration: Configuration = common.load(config)
+    configuration: Configuration = common.load(config, data_dir)
     reference, tag = common.tagged(image, configuration)
     digest = None if digest_text is None else parse_digest(digest_text)
 

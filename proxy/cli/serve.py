@@ -33,7 +33,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the proxy until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
-    configuration = load(config)
+    configuration = load(config, data_dir)
     root = data_dir or configuration.settings.data_dir
     if listen is not None:
         try:
@@ -117,7 +117,7 @@ async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) 
                 await asyncio.gather(*waits, return_exceptions=True)
             if reload.is_set():
                 reload.clear()
-                await _reload(worker, configuration)
+                await _reload(worker, configuration, data_dir)
     finally:
         if tie is not None:
             loop.remove_reader(tie.supervisor)
@@ -125,11 +125,11 @@ async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) 
         await worker.close()
 
 
-async def _reload(worker: Worker, old: Configuration) -> None:
+async def _reload(worker: Worker, old: Configuration, data_dir: Path) -> None:
     """Take the configuration over if it checks out; else say why the old one stays."""
     log = _log(old)
     try:
-        configuration = await asyncio.to_thread(load_file, old.path)
+        configuration = await asyncio.to_thread(load_file, old.path, data_dir=data_dir)
     except ConfigurationError as error:
         for problem in error.problems:
             log.error("reload.refused", problem=str(problem))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Most bundles in one file.
 _MAX_BUNDLES = 1000
+_WORD = {"accepted": "PASSES", "refused": "REFUSED", "unknown": "CANNOT TELL"}
 _MARK = {"accepted": "ok", "refused": "NO", "unknown": "??"}
 
 
@@ -42,7 +43,7 @@ def verify(
     from proxy.services.explain import Explainer
     from proxy.services.revision import utc_now
 
-    configuration = common.load(config)
+    configuration = common.load(config, data_dir)
     reference = common.parse_reference(image, configuration)
     if evidence:
         raise typer.Exit(_by_files(configuration, reference, evidence, explain=explain, as_json=as_json))
@@ -175,11 +176,11 @@ def _by_files(configuration: Configuration, reference: Reference, files: list[Pa
         content = {"image": str(reference), "rule": rule.pattern.text, "verdict": verdict.outcome.value}
         common.show_json({**content, "reasons": list(verdict.reasons), **_verdict_json(verdict)})
     else:
-        print(f"{reference}: {'PASSES' if verdict.accepted else 'REFUSED'}")
+        print(f"{reference}: {_WORD[verdict.outcome.value]}")
         print(f"  {rule}, by the evidence given and nothing else")
         for line in [*_judged(verdict, explain=explain), *(f"  {reason}" for reason in verdict.reasons)]:
             print(line)
-    return 0 if verdict.accepted else common.REFUSED
+    return {"accepted": 0, "refused": common.REFUSED}.get(verdict.outcome.value, common.UNKNOWN)
 
 
 def _bundles_in(file: Path, body: bytes) -> list[tuple[str, bytes]]:

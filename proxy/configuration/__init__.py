@@ -7,6 +7,7 @@ each with its line and the way out. In between::
     words      what pydantic finds in them → words for people
     upstreams  registries, endpoints, credentials, host names
     trust      keys, roots and trust stores
+    tuf        roots that come from TUF repositories, with what is stored of these
     rules      requirements, patterns
     access     who may pull: grants, credentials, issuers
     wellknown  the rules that ``extends`` brings
@@ -30,13 +31,16 @@ from proxy.configuration.access import AccessConfiguration, build_access
 from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import MAX_DEPTH, Node, parse, read
-from proxy.configuration.trust import Names, build_trust
+from proxy.configuration.trust import Names, build_trust, identities
+from proxy.configuration.tuf import Source, known, root_of
 from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError, Problem
-from proxy.policy.rules import Rule
+from proxy.policy.rules import Rule, fingerprint
 from proxy.schema import FOLDER, Address
 from proxy.settings import Settings, Upstream
+from proxy.tuf.repository import TufRepository
+from proxy.tuf.state import State
 
 if TYPE_CHECKING:
     from proxy.verify.model import Trusted
@@ -69,6 +73,33 @@ class Configuration:
     rule_lines: tuple[int, ...] = ()
     #: The patterns of rules that ``extends`` brought → address of the page that says how these images are signed.
     pages: Mapping[str, str] = field(default_factory=dict)
+    #: Those of the roots that come from TUF repositories, by name.
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    #: What was known of these repositories, by their folders, when the roots were made.
+    states: Mapping[str, State] = field(default_factory=dict)
+
+    @property
+    def repositories(self) -> tuple[TufRepository, ...]:
+        """The TUF repositories, each once: several roots may come from one."""
+        return tuple({source.repository.folder: source.repository for source in self.sources.values()}.values())
+
+    def knowing(self, states: Mapping[str, State]) -> Configuration:
+        """The same with the roots that follow from what is known of their repositories now, and rules that ask by these.
+
+        Of a repository that ``states`` leaves out, what was known is known on.
+        """
+        states = {folder: states.get(folder, state) for folder, state in self.states.items()}
+        if states == self.states:
+            return self
+        required = self.settings.trust.freshness == "required"
+        roots = {
+            name: root_of(name, source, states[source.repository.folder], required=required)
+            for name, source in self.sources.items()
+        }
+        trusted = replace(self.trusted, roots={**self.trusted.roots, **roots})
+        names = identities(trusted)
+        rules = tuple(replace(rule, fingerprint=fingerprint(rule.require, names)) for rule in self.rules)
+        return replace(self, trusted=trusted, rules=rules, states=MappingProxyType(states))
 
 
 def find(explicit: Path | None) -> Path:
@@ -87,11 +118,12 @@ def find(explicit: Path | None) -> Path:
     raise ConfigurationError((Problem(str(LOCAL), 0, "", message),))
 
 
-def load(path: Path, now: datetime | None = None) -> Configuration:
+def load(path: Path, now: datetime | None = None, *, data_dir: Path | None = None) -> Configuration:
     """Read and check the file. Reads the files it names as well (keys, certificates), but asks no network.
 
-    ``now`` (aware; the clock by default) decides which keys are told to be out of their time. Raises
-    :class:`ConfigurationError` with every problem, in the order of the lines.
+    ``now`` (aware; the clock by default) decides which keys are told to be out of their time. ``data_dir`` is used in place of
+    the configured one, to find what is stored of TUF repositories. Raises :class:`ConfigurationError` with every problem, in the
+    order of the lines.
     """
     file = str(path)
     root, problems = parse(read(path), file)
@@ -111,19 +143,20 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
             report.error((section,), "has nothing in it: remove the key, or say what is meant")
     access = build_access(settings, registries, moment, report)
     names = Names(*(_names(root, "trust", section) for section in ("keys", "roots", "notation")))
-    trusted = build_trust(settings, names, moment, report)
+    trusted, sources = build_trust(settings, names, moment, report)
     rules = RuleBuilder(trusted, names, registries, report).build(settings)
     lines = [report.line(("rules", index)) for index in range(len(rules))]
     pages: Mapping[str, str] = {}
     if settings.extends:
         from proxy.configuration.wellknown import extend
 
-        known = extend(rules, trusted, names, registries, report)
-        rules, trusted, pages = (*rules, *known.rules), known.trusted, known.pages
-        lines += [report.line(("extends",))] * len(known.rules)
+        brought = extend(rules, trusted, names, registries, report, required=settings.trust.freshness == "required")
+        rules, trusted, pages = (*rules, *brought.rules), brought.trusted, brought.pages
+        sources |= brought.sources
+        lines += [report.line(("extends",))] * len(brought.rules)
     if report.errors:
         raise _failure(report)
-    return Configuration(
+    configuration = Configuration(
         path,
         settings,
         rules,
@@ -137,7 +170,10 @@ def load(path: Path, now: datetime | None = None) -> Configuration:
         tuple(sorted(report.warnings, key=lambda problem: problem.line)),
         tuple(lines),
         pages,
+        MappingProxyType(sources),
+        {source.repository.folder: State() for source in sources.values()},
     )
+    return configuration.knowing(known(sources.values(), data_dir or settings.data_dir))
 
 
 def _settings(root: Node, file: str, folder: Path) -> tuple[Settings | None, Node, list[Problem]]:

@@ -14,7 +14,13 @@ from proxy.configuration.schema import annotated_schema
 
 #: ``<!-- keys: Model -->`` … ``<!-- end -->``; the root is called ``Settings``.
 _MARKED = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_FORMATS = {"tagstone-duration": "duration", "tagstone-size": "size", "tagstone-moment": "date or time", "path": "path"}
+_FORMATS = {
+    "tagstone-duration": "duration",
+    "tagstone-interval": "duration or `never`",
+    "tagstone-size": "size",
+    "tagstone-moment": "date or time",
+    "path": "path",
+}
 _TYPES = {"string": "text", "boolean": "`true` or `false`", "object": "mapping", "array": "list"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.configuration.report import Report
 from proxy.configuration.source import Location
+from proxy.configuration.tuf import TARGET, Source, public_good_source, root_of
 from proxy.configuration.upstreams import check_authorities, lookaside_url
 from proxy.configuration.words import suggestion
 from proxy.content import Lookaside
@@ -17,12 +18,14 @@ from proxy.policy.document import KeySettings, NotationSettings, RootSettings
 from proxy.policy.rules import Root as RootName
 from proxy.policy.rules import Store as StoreName
 from proxy.settings import Settings
+from proxy.tuf.repository import MAX_METADATA, TufRepository
+from proxy.tuf.state import State
 
 if TYPE_CHECKING:
     from proxy.verify.model import Trusted
     from proxy.verify.notation import NotationStore
     from proxy.verify.openpgp import OpenPgpKey
-    from proxy.verify.roots import Root
+    from proxy.verify.roots import Demands, Root
     from proxy.verify.trust import Key
 
 _MAX_PEM = 64 << 10
@@ -54,16 +57,20 @@ def identities(trusted: Trusted) -> dict[str | RootName | StoreName, str]:
     return found
 
 
-def build_trust(settings: Settings, names: Names, now: datetime, report: Report) -> Trusted:
-    """Everything under ``trust`` by name. What does not check out is reported and left out."""
+def build_trust(settings: Settings, names: Names, now: datetime, report: Report) -> tuple[Trusted, dict[str, Source]]:
+    """Everything under ``trust`` by name, and which roots come from TUF repositories: those are as if nothing were stored.
+
+    What does not check out is reported and left out.
+    """
     from proxy.verify.model import Trusted
 
-    roots = _build_roots(settings, report)
+    sources = _build_sources(settings, report)
+    roots = _build_roots(settings, sources, report)
     keys = _build_keys(settings, names, report)
     openpgp = _build_openpgp(settings, now, report)
     for name, written in settings.trust.keys.items():
         _check_window(written, now, ("trust", "keys", name), report)
-    return Trusted(keys, roots, _build_stores(settings, report), openpgp)
+    return Trusted(keys, roots, _build_stores(settings, report), openpgp), sources
 
 
 def _build_keys(settings: Settings, named: Names, report: Report) -> dict[str, Key]:
@@ -153,10 +160,41 @@ def _check_window(written: KeySettings, now: datetime, location: Location, repor
         report.warn((*location, "valid_from"), "is in the future: until then no signature by this key counts")
 
 
-def _build_roots(settings: Settings, report: Report) -> dict[str, Root]:
+def _build_sources(settings: Settings, report: Report) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
+    for name, written in settings.trust.roots.items():
+        location = ("trust", "roots", name)
+        if isinstance(written, str):
+            sources[name] = public_good_source()
+            continue
+        if written.tuf is None or written.root is None:
+            continue
+        try:
+            root = _contents([written.root], MAX_METADATA)[0]
+        except (_Unreadable, ValueError) as error:
+            report.error((*location, "root"), str(error))
+            continue
+        try:
+            repository = TufRepository.of(written.tuf, root, written.target or TARGET)
+        except ValueError as error:
+            report.error(location, str(error))
+            continue
+        sources[name] = Source(repository, _demands(written))
+        if repository.exposed:
+            told = "is not encrypted: who stands between can keep this root from making decisions, though not change it"
+            report.warn((*location, "tuf"), told)
+    return sources
+
+
+def _build_roots(settings: Settings, sources: Mapping[str, Source], report: Report) -> dict[str, Root]:
     roots: dict[str, Root] = {}
     for name, written in settings.trust.roots.items():
         location = ("trust", "roots", name)
+        if name in sources:
+            roots[name] = root_of(name, sources[name], State(), required=settings.trust.freshness == "required")
+            continue
+        if isinstance(written, str) or written.tuf is not None:
+            continue  # what is wrong with it is told already
         try:
             roots[name] = _load_root(name, written)
         except _Unreadable as error:
@@ -170,18 +208,22 @@ class _Unreadable(Exception):
     """A file that cannot be read."""
 
 
-def _load_root(name: str, written: str | RootSettings) -> Root:
-    """Raises :class:`ValueError` and :class:`_Unreadable` with words for the configuration's author."""
-    from proxy.verify.roots import Demands, Root, public_good
+def _demands(written: RootSettings) -> Demands:
+    from proxy.verify.roots import Demands
 
-    if isinstance(written, str):
-        return Root.load(name, public_good(), Demands())
-    by_file = written.file is not None
-    demands = Demands(
-        log=by_file if written.log is None else written.log == "required",
-        sct=by_file if written.sct is None else written.sct == "required",
+    whole = not written.ca
+    return Demands(
+        log=whole if written.log is None else written.log == "required",
+        sct=whole if written.sct is None else written.sct == "required",
         timestamp=written.timestamp == "required",
     )
+
+
+def _load_root(name: str, written: RootSettings) -> Root:
+    """Raises :class:`ValueError` and :class:`_Unreadable` with words for the configuration's author."""
+    from proxy.verify.roots import Root
+
+    demands = _demands(written)
     if written.file is not None:
         body = _contents([written.file], _MAX_ROOT)[0]
         try:

@@ -18,11 +18,13 @@ from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import Node, parse
 from proxy.configuration.trust import Names
+from proxy.configuration.tuf import Source, public_good_source, root_of
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError
 from proxy.policy.document import CertificateIdentity, RuleSettings, SignatureForm, SignatureSettings
 from proxy.policy.rules import Never, Pattern, Rule
 from proxy.schema import Model, Name
+from proxy.tuf.state import State
 
 if TYPE_CHECKING:
     from proxy.verify.model import Trusted
@@ -79,6 +81,7 @@ class WellKnown:
     rules: tuple[Rule, ...]
     trusted: Trusted  #: the file's own trust, and what these rules name
     pages: Mapping[str, str]  #: pattern → address of the page that says how its images are signed
+    sources: Mapping[str, Source]  #: where their root comes from, if they need one
 
 
 def shipped_signers() -> str:
@@ -104,11 +107,14 @@ def extend(
     registries: frozenset[str],
     report: Report,
     text: str | None = None,
+    *,
+    required: bool = False,
 ) -> WellKnown:
     """The well-known rules for images that can be pulled from ``registries`` and have no rule of ``own`` with the same pattern.
 
     What stands in the way is told in ``report``: names of the file's own that are taken, and mistakes in ``text`` (the signers;
-    those that are shipped by default). Raises :class:`ConfigurationError` when ``text`` cannot be read as signers at all.
+    those that are shipped by default). ``required``: see :func:`proxy.configuration.tuf.root_of`. Raises
+    :class:`ConfigurationError` when ``text`` cannot be read as signers at all.
     """
     from proxy.verify.model import Trusted
 
@@ -121,7 +127,7 @@ def extend(
         if pattern not in taken and _reachable(pattern, registries)
     ]
     mistakes = Report(FILE, root)
-    brought = _trust([signer for signer, _, _ in wanted], mistakes)
+    brought = _trust([signer for signer, _, _ in wanted], mistakes, required=required)
     for section, entries in (("roots", brought.roots), ("keys", brought.keys)):
         for name in sorted(entries.keys() & set(names.of(section))):
             told = f"is the name of what `extends: {ROOT}` brings; give yours another"
@@ -136,6 +142,7 @@ def extend(
         rules,
         Trusted({**brought.keys, **trusted.keys}, {**brought.roots, **trusted.roots}, trusted.stores, trusted.openpgp),
         MappingProxyType({pattern: signer.page for signer, pattern, _ in wanted}),
+        dict.fromkeys(brought.roots, public_good_source()),
     )
 
 
@@ -143,15 +150,14 @@ def _reachable(pattern: str, registries: frozenset[str]) -> bool:
     return any(map(Pattern.compile(pattern.partition("/")[0]).matches, registries))
 
 
-def _trust(signers: Sequence[Signer], report: Report) -> Trusted:
+def _trust(signers: Sequence[Signer], report: Report, *, required: bool) -> Trusted:
     """What these signers are recognised by; nothing that is not needed is loaded."""
     from proxy.verify.model import Trusted
-    from proxy.verify.roots import Demands, Root, public_good
     from proxy.verify.trust import Key
 
     roots = {}
     if any(signer.keyless is not None for signer in signers):
-        roots[ROOT] = Root.load(ROOT, public_good(), Demands())
+        roots[ROOT] = root_of(ROOT, public_good_source(), State(), required=required)
     keys = {}
     for signer in signers:
         if signer.key is not None and signer.key_name not in keys:

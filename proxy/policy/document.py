@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from proxy.schema import Duration, EmptyMapping, End, FilePath, Model, Name, Start, Switch
+from proxy.schema import Duration, EmptyMapping, End, FilePath, Interval, Model, Name, Start, Switch
 
 #: What stands in the description of everything that is known but cannot be used yet.
 UNAVAILABLE = "Known, but not available in this version."
@@ -81,17 +81,26 @@ Demand = Literal["required", "none"]
 
 
 class RootSettings(Model):
-    """A root of trust for certificates: a trusted root file, or certificates of one's own."""
+    """A root of trust for certificates: a trusted root file, one from a TUF repository, or certificates of one's own."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["ca"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["tuf", "root"]}, {"required": ["ca"]}]}
+    )
 
     file: FilePath | None = Field(None, description="A Sigstore trusted root, as JSON.")
+    tuf: str | None = Field(
+        None, description="Address of a TUF repository that holds a Sigstore trusted root, such as `https://tuf-repo.github.com`."
+    )
+    root: FilePath | None = Field(
+        None, description="The repository's `root.json`, by which it is first believed. Required beside `tuf`."
+    )
+    target: str | None = Field(None, description="Which of its targets is the trusted root. Default: `trusted_root.json`.")
     ca: tuple[FilePath, ...] = Field((), description="PEM files of certificate authorities, where there is no trusted root.")
     tsa: tuple[FilePath, ...] = Field((), description="PEM files of timestamp authorities, beside `ca`.")
     log: Demand | None = Field(
         None,
-        description="Whether an entry in one of the root's transparency logs is demanded. Default: `required` with `file`, "
-        "`none` with `ca`.",
+        description="Whether an entry in one of the root's transparency logs is demanded. Default: `required` with `file` "
+        "and `tuf`, `none` with `ca`.",
     )
     sct: Demand | None = Field(
         None,
@@ -104,10 +113,17 @@ class RootSettings(Model):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> RootSettings:
-        if (self.file is None) == (not self.ca):
-            raise ValueError("give either `file`, a Sigstore trusted root, or `ca`, PEM files of certificate authorities")
-        if self.tsa and self.file is not None:
+        if (self.file is not None) + (self.tuf is not None) + bool(self.ca) != 1:
+            raise ValueError(
+                "give either `file`, a Sigstore trusted root, or `tuf`, a repository that holds one, or `ca`, PEM files of "
+                "certificate authorities"
+            )
+        if self.tsa and not self.ca:
             raise ValueError("`tsa` goes with `ca`: a trusted root names its timestamp authorities itself")
+        if self.tuf is not None and self.root is None:
+            raise ValueError("`root` is required beside `tuf`: the repository's `root.json`, got by a way that you trust")
+        if self.tuf is None and (self.root is not None or self.target is not None):
+            raise ValueError("`root` and `target` go with `tuf`, the address of a TUF repository")
         return self
 
 
@@ -148,7 +164,17 @@ class Trust(Model):
     roots: Annotated[Mapping[Name, Root], EmptyMapping] = Field(
         {},
         description="Roots of trust for certificates, by name: `public-good` (that of sigstore.dev, which comes with this "
-        "version) or a mapping.",
+        "version and is refreshed by TUF) or a mapping.",
+    )
+    refresh: Interval = Field(
+        86400.0,
+        description="How often a running server asks TUF repositories for newer roots, give or take a tenth. `never`: not at "
+        "all; `tagstone trust update` still asks.",
+    )
+    freshness: Demand = Field(
+        "none",
+        description="Whether new decisions by a root of a TUF repository need metadata that has not expired. `none`: while the "
+        "repository cannot be reached, the last good root counts on.",
     )
     notation: Annotated[Mapping[Name, NotationSettings], EmptyMapping] = Field(
         {}, description="Notary Project trust stores, by name."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
+from proxy.tuf.repository import TufRepository
+from proxy.tuf.state import State
 from proxy.verify.model import Trusted
 from proxy.verify.openpgp import Certificate, OpenPgpKey
 from proxy.verify.roots import Authority, LogKey, Root
@@ -15,6 +18,8 @@ from proxy.verify.roots import Authority, LogKey, Root
 _NEVER = datetime.min.replace(tzinfo=UTC)
 #: How long before its end something is told to be ending.
 SOON = timedelta(days=30)
+#: The same for TUF metadata, which lives for days only, and is replaced as a matter of course.
+SOON_METADATA = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,75 @@ class Item:
         if now > self.valid_until:
             return "ended"
         return "ending" if self.valid_until - now <= SOON else "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a root of a TUF repository stands."""
+
+    root: Root
+    repository: TufRepository
+    known: State
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of the trusted root that counts, hex; None where there is none."""
+        return None if self.root.document is None else hashlib.sha256(self.root.document).hexdigest()
+
+    @property
+    def source(self) -> str:
+        """``tuf`` where the last one fetched counts, ``embedded`` where that of this version does, ``none``."""
+        if self.root.document is None:
+            return "none"
+        return "tuf" if self.known.accepted is not None and self.root.document == self.known.accepted.body else "embedded"
+
+    def state(self, now: datetime) -> str:
+        """``suspended``, ``embedded``, ``fresh``, ``ending`` (within :data:`SOON_METADATA`), ``expired`` (but it counts on)."""
+        if self.root.unusable(now) is not None:
+            return "suspended"
+        if self.source == "embedded" or self.known.accepted is None:
+            return "embedded"
+        if now > self.known.accepted.expires:
+            return "expired"
+        return "ending" if self.known.accepted.expires - now <= SOON_METADATA else "fresh"
+
+    def worth_telling(self, now: datetime) -> tuple[str, ...]:
+        """What a person should act on."""
+        name, told = f"trust.roots.{self.root.name}", list[str]()
+        if (why := self.root.unusable(now)) is not None:
+            told.append(f"{name} {why}")
+        if self.known.unreachable is not None:
+            told.append(f"{name}: its TUF repository cannot be reached: {self.known.unreachable}")
+        if self.known.accepted is not None and (state := self.state(now)) in {"ending", "expired"}:
+            verb = "expires" if state == "ending" else "expired"
+            told.append(f"{name}: its TUF metadata {verb} on {self.known.accepted.expires:%Y-%m-%d %H:%M} UTC")
+        return tuple(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of a root."""
+
+    added: tuple[Item, ...]
+    removed: tuple[Item, ...]
+    changed: tuple[Item, ...]  #: as they are now; when they count was another time before
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+def changes(before: Root, after: Root) -> Changes:
+    """What is believed under a root now, held against what was before."""
+    old, new = ({(item.kind, item.fingerprint): item for item in _of_root(root.name, root)} for root in (before, after))
+    return Changes(
+        tuple(item for key, item in new.items() if key not in old),
+        tuple(item for key, item in old.items() if key not in new),
+        tuple(item for key, item in new.items() if key in old and _window(old[key]) != _window(item)),
+    )
+
+
+def _window(item: Item) -> tuple[datetime | None, datetime | None]:
+    return item.valid_from, item.valid_until
 
 
 def inventory(trusted: Trusted) -> tuple[Item, ...]:

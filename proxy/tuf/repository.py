@@ -33,6 +33,12 @@ class TufRepository:
         host = re.sub(r"[^a-z0-9.-]", "_", (urlsplit(self.url).hostname or "").lower())[:80]
         object.__setattr__(self, "folder", f"{host}-{hashlib.sha256(key).hexdigest()[:16]}")
 
+    @property
+    def exposed(self) -> bool:
+        """Whether it is asked over a network without encryption."""
+        parts = urlsplit(self.url)
+        return parts.scheme.lower() == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}
+
     @classmethod
     def of(cls, url: str, root: bytes, target: str, embedded: bytes | None = None) -> TufRepository:
         """Check what an operator wrote. Raises ValueError with words for them.

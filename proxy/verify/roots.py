@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -115,7 +116,14 @@ def note_key_id(origin: str, key: ed25519.Ed25519PublicKey) -> bytes:
     return hashlib.sha256(origin.encode("utf-8", "surrogatepass") + b"\n\x01" + key.public_bytes_raw()).digest()
 
 
-def public_good() -> bytes:
-    """The trusted root of the public-good Sigstore instance, as the installed ``sigstore`` distribution carries it."""
+#: The TUF repository of the public-good Sigstore instance.
+PUBLIC_GOOD = "https://tuf-repo-cdn.sigstore.dev"
+
+
+def public_good(file: str = "trusted_root.json") -> bytes:
+    """The trusted root of the public-good Sigstore instance, as the installed ``sigstore`` distribution carries it.
+
+    ``root.json``: the TUF root metadata beside it, by which :data:`PUBLIC_GOOD` is first believed.
+    """
     store = files("sigstore._store")  # two empty modules: nothing heavy is imported
-    return store.joinpath("https%3A%2F%2Ftuf-repo-cdn.sigstore.dev", "trusted_root.json").read_bytes()
+    return store.joinpath(quote(PUBLIC_GOOD, safe=""), file).read_bytes()

@@ -34,7 +34,7 @@ FORMS = "`first-use`, `deny`, or a mapping with one of `signature`, `attestation
         ("log: {level: warn}", "1: log.level: `warn` is not known here; did you mean `warning`?"),
         ("cache: {serve: fast}", "1: cache.serve: `fast` is not known here; the values here are: `sealed`, `rehash`"),
         ("trust: {roots: {x: public-god}}", "1: trust.roots.x: `public-god` is not known here; did you mean `public-good`?"),
-        ("trust: {roots: {x: []}}", "1: trust.roots.x: is a list; write a mapping here, with keys such as `file`, `ca`, `tsa`, `log`"),
+        ("trust: {roots: {x: []}}", "1: trust.roots.x: is a list; write a mapping here, with keys such as `file`, `tuf`, `root`, `target`"),
         # another kind of value
         ("log: loud", "1: log: is a text; write a mapping here, with keys such as `format`, `level`, `pulls`"),
         ("upstreams: [docker.io]", "1: upstreams: is a list; write a mapping here, `key: value` lines or `{}`"),

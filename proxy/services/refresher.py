@@ -1,0 +1,216 @@
+"""Keeps the roots of TUF repositories fresh while the server runs, in every worker and off everybody's way.
+
+One worker asks a repository when it is due, and writes down what came of it; all workers look every second whether something was
+written, by whomever, and take it over. The files are the only truth: what was refused survives a restart, and what
+``tagstone trust update`` fetched is noticed like what another worker did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from proxy.tuf.repository import TufRepository
+from proxy.tuf.state import State, folder_of, mark, read
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from proxy.tuf.fetcher import Fetcher
+    from proxy.tuf.refresh import Ended
+
+log = structlog.get_logger("tagstone.trust")
+
+#: Seconds between two looks at what was written.
+LOOK = 1.0
+#: Seconds until a repository that was unreachable, or answered wrongly, is asked again, if that is sooner than usual.
+RETRY = 600.0
+#: Seconds to wait where another process is asking at this moment.
+_BUSY = 5.0
+_JITTER = 0.1
+_LONGEST_SLEEP = 60.0
+
+_T = TypeVar("_T")
+
+
+def is_trusted_root(body: bytes) -> None:
+    """Raise ValueError for what is no trusted root. What is demanded of one is each root's own business."""
+    from proxy.verify.roots import Demands, Root
+
+    Root.load("", body, Demands(log=False, sct=False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    asked_at: datetime | None  #: the attempt that this was reckoned from
+    every: float
+    at: datetime
+
+
+class Refresher:
+    """``learn`` is told what is known whenever that has changed: states by the folders of their repositories."""
+
+    def __init__(self, data_dir: Path, learn: Callable[[Mapping[str, State]], Awaitable[None]], *, user_agent: str) -> None:
+        self._data_dir = data_dir
+        self._learn = learn
+        self._user_agent = user_agent
+        self._repositories: tuple[TufRepository, ...] = ()
+        self._every = 0.0
+        self._marks: dict[str, tuple[int, int, int] | None] = {}
+        self._states: dict[str, State] = {}
+        self._stale = True
+        self._due: dict[str, _Due] = {}
+        self._changed = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    async def start(self, repositories: Sequence[TufRepository], every: float) -> None:
+        """Take over what is stored, then go on in the background. ``every``: seconds between two refreshes, 0: never."""
+        self.follow(repositories, every)
+        await self._look()
+        self._tasks = (
+            asyncio.create_task(self._watch(), name="trust-watch"),
+            asyncio.create_task(self._refresh(), name="trust-refresh"),
+        )
+
+    def follow(self, repositories: Sequence[TufRepository], every: float) -> None:
+        """From now on look after these; what is known of them is told anew."""
+        self._repositories = tuple(repositories)
+        self._every = every
+        self._stale = True
+        self._changed.set()
+
+    async def close(self) -> None:
+        """End; a refresh that is under way is broken off and leaves nothing behind."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks = ()
+
+    # -- what was written -----------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._look()
+
+    async def _look(self) -> None:
+        async with self._looking:
+            repositories = self._repositories
+            if not repositories:
+                return
+            # Taken before the states are read: what is written in between is seen at the next look.
+            marks = await asyncio.to_thread(self._read, repositories, mark)
+            if marks == self._marks and not self._stale:
+                return
+            self._stale = False
+            states = await asyncio.to_thread(self._read, repositories, read)
+            self._marks, self._states = marks, states
+            await self._learn(states)
+            self._changed.set()
+
+    def _read(self, repositories: Sequence[TufRepository], what: Callable[[Path], _T]) -> dict[str, _T]:
+        return {each.folder: what(folder_of(self._data_dir, each)) for each in repositories}
+
+    # -- asking ---------------------------------------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        while True:
+            self._changed.clear()
+            due = self._next()
+            if due is not None and due[0] <= 0:
+                await self._ask(due[1])
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_SLEEP if due is None else min(due[0], _LONGEST_SLEEP)):
+                    await self._changed.wait()
+
+    def _next(self) -> tuple[float, TufRepository] | None:
+        """The repository that is due first, and in how many seconds; None where none ever is."""
+        if not self._every:
+            return None
+        now = datetime.now(UTC)
+        waits = [((self._when(each, now) - now).total_seconds(), each) for each in self._repositories]
+        return min(waits, key=lambda wait: wait[0], default=None)
+
+    def _when(self, repository: TufRepository, now: datetime) -> datetime:
+        state = self._states.get(repository.folder, State())
+        due = self._due.get(repository.folder)
+        if due is None or (due.asked_at, due.every) != (state.asked_at, self._every):
+            well = state.refused is None and state.unreachable is None
+            pause = self._every if well else min(self._every, RETRY)
+            at = now
+            if state.asked_at is not None and state.asked_at <= now:  # else it was asked never, or by a clock that was wrong
+                at = state.asked_at + timedelta(seconds=pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
+            due = self._due[repository.folder] = _Due(state.asked_at, self._every, at)
+        return due.at
+
+    async def _ask(self, repository: TufRepository) -> None:
+        known = self._states.get(repository.folder, State())
+        began = time.monotonic()
+        later = _BUSY
+        try:
+            ended, state = await self._in_thread(repository, known)
+        except StorageError as error:
+            log.error("trust.unwritten", repository=repository.url, error=str(error))
+            later = RETRY
+        else:
+            tell(repository, ended, state, known, seconds=time.monotonic() - began)
+        # Where the attempt left no trace in the state, it is not to be repeated at once.
+        at = datetime.now(UTC) + timedelta(seconds=min(later, self._every))
+        self._due[repository.folder] = _Due(known.asked_at, self._every, at)
+        await self._look()
+
+    async def _in_thread(self, repository: TufRepository, known: State) -> tuple[Ended, State]:
+        began: list[Fetcher] = []
+
+        def work() -> tuple[Ended, State]:
+            from proxy.tuf.fetcher import Fetcher
+            from proxy.tuf.refresh import PATIENCE, refresh
+
+            with Fetcher(self._user_agent, PATIENCE) as fetcher:
+                began.append(fetcher)
+                return refresh(repository, self._data_dir, fetcher, is_trusted_root, known=known)
+
+        working = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            while not working.done():  # it may still be importing what it needs
+                for fetcher in began:
+                    fetcher.stop()
+                await asyncio.wait({working}, timeout=0.05)
+            if not working.cancelled() and (error := working.exception()) is not None:
+                log.error("trust.unwritten", repository=repository.url, error=str(error))
+            raise
+
+
+def tell(repository: TufRepository, ended: Ended, state: State, known: State, *, seconds: float) -> None:
+    """One line in the log for each result."""
+    match ended.value:
+        case "refreshed":
+            assert state.accepted is not None
+            log.info(
+                "trust.refreshed",
+                repository=repository.url,
+                new=known.believed(repository) != state.believed(repository),
+                timestamp=state.accepted.versions.timestamp,
+                expires=state.accepted.expires.isoformat(timespec="seconds"),
+                seconds=round(seconds, 3),
+            )
+        case "refused":
+            log.error("trust.refused", repository=repository.url, reason=str(state.refused))
+        case "unreachable":
+            log.warning("trust.unreachable", repository=repository.url, reason=str(state.unreachable))
+        case _:
+            log.debug("trust.skipped", repository=repository.url)
