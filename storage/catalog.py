@@ -103,6 +103,10 @@ class Catalog:
         """What was recorded of a manifest in this repository; None when it never was (an edge to it is not enough)."""
         return await self._database.read(_manifest, repository, digest)
 
+    async def accepted(self, repository: Repository, digest: Digest) -> bool:
+        """Whether this manifest itself was ever accepted in this repository, by whatever rule and trust."""
+        return await self._database.read(_accepted, repository, digest)
+
     async def children(self, repository: Repository, parent: Digest) -> list[Edge]:
         """The edges that start at ``parent``, in the order of recording."""
         return await self._database.read(_children_of, repository, parent)
@@ -359,6 +363,13 @@ def _assemble(
 def _manifest(connection: Connection, repository: Repository, digest: Digest) -> Descriptor | None:
     content = _content(connection, repository, digest)
     return None if content is None else _own_descriptor(content)
+
+
+def _accepted(connection: Connection, repository: Repository, digest: Digest) -> bool:
+    if (content := _content(connection, repository, digest)) is None:
+        return False
+    query = select(verdicts.c.content_id).where(verdicts.c.content_id == content["id"], verdicts.c.accepted).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _children_of(connection: Connection, repository: Repository, parent: Digest) -> list[Edge]:

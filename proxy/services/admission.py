@@ -279,7 +279,8 @@ class Admission:
         subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
         verdict, harvest = await pipeline.judge(self._online, subject, rule, now)
         if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
-            from_store, stored_harvest = await pipeline.judge(self._stored, subject, rule, now)
+            again = await self._catalog.accepted(repository, fetched.digest)
+            from_store, stored_harvest = await pipeline.judge(self._stored, subject, rule, now, again=again)
             if from_store.accepted:
                 verdict, harvest = from_store, stored_harvest
         if verdict.accepted and self._recording:

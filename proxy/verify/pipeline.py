@@ -89,16 +89,19 @@ class Pipeline:
         self._trusted = trusted
         self._limits = limits
 
-    async def judge(self, fetcher: Fetcher, subject: Subject, rule: Rule, now: datetime) -> tuple[Verdict, Harvest]:
+    async def judge(
+        self, fetcher: Fetcher, subject: Subject, rule: Rule, now: datetime, *, again: bool = False
+    ) -> tuple[Verdict, Harvest]:
         """Find the evidence that the rule asks for and hold it against the rule.
 
+        ``again``: what is judged was accepted before, so roots that make no new decisions may repeat theirs.
         Nothing is fetched where evidence would change nothing (``first-use``, ``deny``). The harvest holds what was fetched
         until the verdict was settled. Raises only what ``fetcher`` raises beyond :class:`proxy.errors.UpstreamError`.
         """
         verdict = evaluate(rule.require, (), _NOT_YET)
         if verdict.outcome is not Outcome.UNKNOWN:
             return verdict, merge(())
-        questions, missing = _answerable(questions_of(rule.require), self._trusted, now)
+        questions, missing = _answerable(questions_of(rule.require), self._trusted, None if again else now)
         below = () if subject.listed is None else of_platforms(questions)
         search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, asyncio.Semaphore(AT_A_TIME))
 
@@ -266,10 +269,12 @@ def _in_order(harvests: Mapping[int, Harvest]) -> Harvest:
 
 
 def _answerable(
-    questions: Sequence[Question], trusted: Trusted, now: datetime
+    questions: Sequence[Question], trusted: Trusted, now: datetime | None
 ) -> tuple[tuple[Question, ...], tuple[Evidence, ...]]:
-    """The questions that evidence may answer now, and what is to be said of the others."""
-    said = {question: _not_configured(question, trusted) or _suspended(question, trusted, now) for question in questions}
+    """The questions that evidence may answer, and what is to be said of the others. ``now``: the time of a new decision."""
+    said = {question: _not_configured(question, trusted) for question in questions}
+    if now is not None:
+        said = {question: piece or _suspended(question, trusted, now) for question, piece in said.items()}
     asked = tuple(question for question in questions if said[question] is None)
     return asked, tuple(piece for piece in said.values() if piece is not None)
 
