@@ -549,9 +549,7 @@ def _at_least(count: int, of: Sequence[Requirement], evidence: Sequence[Evidence
     met = len(_distinct([result.authorities for result in accepted]))
     if met >= count:
         outcome = Outcome.ACCEPTED
-    elif (unavailable or any(result.outcome is Outcome.UNKNOWN for result in results)) and sum(
-        result.outcome is not Outcome.REFUSED for result in results
-    ) >= count:
+    elif (unavailable or _open(results)) and sum(result.outcome is not Outcome.REFUSED for result in results) >= count:
         # What could not be fetched, or judged, may also hold further authorities for what is accepted already.
         outcome = Outcome.UNKNOWN
     else:
@@ -560,6 +558,11 @@ def _at_least(count: int, of: Sequence[Requirement], evidence: Sequence[Evidence
     until = _earliest([result.all_until for result in accepted])
     told = (f"at least {count} of these {len(of)} are required, by distinct signers; {met} met",)
     return _combine(f"at least {count} of {len(of)}, by distinct signers", outcome, results, met, depth, until, told)
+
+
+def _open(results: Sequence[_Result]) -> bool:
+    """Whether anything below is undecided, also where the branch is met without it."""
+    return any(check.outcome is Outcome.UNKNOWN for result in results for check in result.checks)
 
 
 def _combine(

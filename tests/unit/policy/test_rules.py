@@ -305,6 +305,12 @@ def good(key: str, until: int | None = None) -> Evidence:
     return Evidence("cosign signature", "signature tag", SignatureBy(key), AUTHORITIES[key], True, "verified", end)
 
 
+def undecided(key: str) -> Evidence:
+    """That nobody can tell now whether the key has signed."""
+    reason = "makes no new decisions"
+    return Evidence("root", "root corp", SignatureBy(key), None, accepted=False, reason=reason, undecided=True)
+
+
 def bad(key: str | None, reason: str = "the signature does not match") -> Evidence:
     """Evidence that was judged and did not hold."""
     about, authority = (None, None) if key is None else (SignatureBy(key), AUTHORITIES[key])
@@ -393,6 +399,20 @@ def test_an_outage_may_hide_another_authority_of_what_is_met() -> None:
     requirement = AtLeast(2, (AnyOf((ALICE, BOB)), AnyOf((ALICE, BOB))))
     assert evaluate(requirement, [good("a")], DOWN).outcome is UNKNOWN
     assert evaluate(requirement, [good("a"), good("b")], DOWN).outcome is YES
+
+
+def test_what_is_undecided_is_open_and_nothing_else_is() -> None:
+    """One question that nobody can answer now: it is unknown, and in its words; the others are decided as ever."""
+    waits = undecided("b")
+    words = "a signature by key b is required; found: root corp: makes no new decisions"
+    assert evaluate(BOB, [waits]).outcome is UNKNOWN
+    assert evaluate(BOB, [waits]).reasons == (words,)
+    assert evaluate(AnyOf((ALICE, BOB)), [good("a"), waits]).outcome is YES
+    assert evaluate(AnyOf((ALICE, BOB)), [bad("a"), waits]).outcome is UNKNOWN
+    assert evaluate(AllOf((ALICE, BOB)), [good("a"), waits]).outcome is UNKNOWN
+    assert evaluate(AllOf((ALICE, BOB)), [bad("a"), waits]).outcome is NO
+    assert evaluate(AtLeast(2, (ALICE, BOB, CAROL)), [good("a"), waits]).outcome is UNKNOWN
+    assert evaluate(AtLeast(2, (AnyOf((ALICE, BOB)), AnyOf((ALICE, BOB)))), [good("a"), waits]).outcome is UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -645,6 +665,16 @@ def test_an_outage_is_no_refusal(requirement: Requirement, fetched: list[Evidenc
     """Where something could not be asked, a refusal stands only if nothing that was hidden could have changed it."""
     if evaluate(requirement, fetched, DOWN).outcome is Outcome.REFUSED:
         assert not evaluate(requirement, [*fetched, *hidden]).accepted
+
+
+@given(_requirements, _evidence, st.sets(_keys))
+def test_what_is_undecided_is_no_refusal(requirement: Requirement, evidence: list[Evidence], waits: set[str]) -> None:
+    """A verdict stands only if nothing that waits could change it, whichever way it is decided later."""
+    pieces = [piece for piece in evidence if piece.about is None or piece.about.by not in waits]
+    verdict = evaluate(requirement, [*pieces, *map(undecided, waits)])
+    if verdict.outcome is not Outcome.UNKNOWN:
+        later = [good(key) for key in waits] if verdict.outcome is Outcome.REFUSED else []
+        assert evaluate(requirement, [*pieces, *later]).outcome is verdict.outcome
 
 
 @given(_requirements, _evidence, st.integers(0, 10))

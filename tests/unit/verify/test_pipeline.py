@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,6 +21,7 @@ from proxy.policy.rules import (
     AttestationBy,
     Evidence,
     FirstUse,
+    Identity,
     Never,
     Outcome,
     Pattern,
@@ -33,7 +36,9 @@ from proxy.settings import Limits
 from proxy.verify.cosign import CosignSignatures
 from proxy.verify.model import Document, Found, Harvest, Subject, Trusted
 from proxy.verify.pipeline import Pipeline, default_verifiers, judge_documents, places_of
+from proxy.verify.roots import Demands, Root
 from proxy.verify.second import SecondVerdict
+from proxy.verify.trust import Key
 from tests.simulator import images
 from tests.simulator.signing import (
     BundleFault,
@@ -45,6 +50,7 @@ from tests.simulator.signing import (
     other_digest,
     signature_manifest,
 )
+from tests.simulator.sigstore import PrivateSigstore
 from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, Stall, Upstream, asked, document, key, keys, subject
 
 SIGNATURES = signature_manifest([cosign_signature(RELEASE, IMAGE.digest)])
@@ -52,6 +58,7 @@ BUNDLE = bundle_referrer(RELEASE, IMAGE)
 BY_RELEASE = SignatureBy("release")
 REQUIRED = "a signature by key release is required; found: "
 OTHER = other_digest(IMAGE.digest)
+OTHER_SIGNER = Signer.of("p256", "second")
 TAG_SOURCE = f"signature tag of {IMAGE.digest.short}"
 
 
@@ -328,3 +335,60 @@ def test_each_place_has_room_for_an_attestation() -> None:
     places = places_of([SignatureBy("release"), AttestationBy("t", "release")], Trusted())
     assert len(places) == 3
     assert limits.evidence_total // len(places) > limits.attestation_size
+
+
+def suspended(**more: Any) -> Trusted:
+    """The release key, whose times the suspended root ``corp`` proves, and that root."""
+    root = Root.load("corp", PrivateSigstore().trusted_root(), Demands())
+    release = Key.load("release", RELEASE.public_pem, root="corp")
+    return Trusted({"release": release, **keys(OTHER_SIGNER)}, {"corp": replace(root, **more)})
+
+
+KEYLESS = SignatureBy(Identity("corp", "https://issuer.test", Pattern.compile("a@b.test")))
+
+
+@pytest.mark.parametrize("require", [BY_RELEASE, KEYLESS], ids=["key whose times it proves", "keyless"])
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"suspended": "its repository stands still"}, "its repository stands still"),
+        (
+            {"fresh_until": NOW - timedelta(seconds=1)},
+            "it has not been refreshed, and its TUF metadata expired 2026-06-01 11:59 UTC",
+        ),
+    ],
+    ids=["suspended", "not fresh"],
+)
+async def test_promise_49_a_suspended_root_leaves_its_questions_open(require: SignatureBy, more: Any, told: str) -> None:
+    """Unknown, in words, and nothing is fetched for it."""
+    upstream = signed(tag=SIGNATURES)
+    pipeline = Pipeline(default_verifiers(LIMITS), suspended(**more), LIMITS)
+    verdict, harvest = await pipeline.judge(upstream, subject(), rule(require), NOW)
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert verdict.reasons == (f"{require} is required; found: root corp: makes no new decisions: {told}",)
+    assert (upstream.calls, harvest.documents) == ([], ())
+
+
+async def test_what_a_suspended_root_had_accepted_it_accepts_again() -> None:
+    """By what is stored of an earlier acceptance, and by nothing else."""
+    pipeline = Pipeline(default_verifiers(LIMITS), suspended(suspended="it stands still"), LIMITS)
+    verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), NOW, again=True)
+    assert verdict.accepted
+
+
+async def test_a_root_is_fresh_until_its_last_moment() -> None:
+    """The end of freshness belongs to it."""
+    pipeline = Pipeline(default_verifiers(LIMITS), suspended(fresh_until=NOW), LIMITS)
+    verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), NOW)
+    assert verdict.accepted
+
+
+async def test_other_signers_decide_beside_a_suspended_root() -> None:
+    """One of two suffices: the one that can be judged decides, and is looked for."""
+    upstream = signed(tag=signature_manifest([cosign_signature(OTHER_SIGNER, IMAGE.digest)]))
+    pipeline = Pipeline(default_verifiers(LIMITS), suspended(suspended="it stands still"), LIMITS)
+    either = AnyOf((KEYLESS, SignatureBy(OTHER_SIGNER.name)))
+    assert (await pipeline.judge(upstream, subject(), rule(either), NOW))[0].accepted
+    both = AllOf((KEYLESS, SignatureBy(OTHER_SIGNER.name)))
+    assert (await pipeline.judge(upstream, subject(), rule(both), NOW))[0].outcome is Outcome.UNKNOWN
+    assert (await pipeline.judge(Upstream(), subject(), rule(both), NOW))[0].outcome is Outcome.REFUSED
