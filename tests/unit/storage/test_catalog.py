@@ -92,6 +92,16 @@ async def test_verdicts_under_another_fingerprint_are_another_question(catalog: 
     assert (await catalog.lineage(APP, digest("image"), "none")).verdicts == ()
 
 
+async def test_whether_a_manifest_was_ever_accepted(catalog: Catalog) -> None:
+    """By any rule, in this repository; a refusal is no acceptance, nor is being listed by what was accepted."""
+    await record(catalog, verdict=verdict("image", fingerprint="old"))
+    await record(catalog, verdict=verdict("refused", accepted=False))
+    assert await catalog.accepted(APP, digest("image"))
+    assert not await catalog.accepted(OTHER, digest("image"))
+    assert not await catalog.accepted(APP, digest("refused"))
+    assert not await catalog.accepted(APP, digest("x"))
+
+
 async def test_a_verdict_belongs_to_its_repository(catalog: Catalog) -> None:
     """A verdict on another repository's image is refused as a mistake of the caller."""
     with pytest.raises(ValueError, match="nginx"):
