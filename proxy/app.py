@@ -43,7 +43,7 @@ from storage.pins import PinStore
 log = structlog.get_logger("tagstone.app")
 
 DATABASE = "tagstone.db"
-USER_AGENT = f"tagstone/{__version__}"
+_USER_AGENT = f"tagstone/{__version__}"
 _RETRY = 1.0
 
 
@@ -69,7 +69,7 @@ def issuers_of(configuration: Configuration) -> Issuers:
 
 def upstreams_of(configuration: Configuration) -> Upstreams:
     """The clients of the configured upstreams; nothing is dialled yet."""
-    return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=USER_AGENT)
+    return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=_USER_AGENT)
 
 
 async def _session_key(data_dir: Path) -> bytes:
@@ -122,7 +122,7 @@ class Application:
         self._admin_api = AdminApi(self.trouble, self.metrics, operators)
         self._passwords = FileWatch((), self._read_passwords)
         self._watcher: asyncio.Task[None] | None = None
-        self._refresher = Refresher(data_dir, self._learn, user_agent=USER_AGENT)
+        self._refresher = Refresher(data_dir, self._learn)
 
     @property
     def handle(self) -> Handler:

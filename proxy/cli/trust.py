@@ -120,12 +120,11 @@ def _chosen(names: list[str] | None, configuration: Configuration) -> set[str]:
 
 
 def _refresh(repository: TufRepository, data_dir: Path) -> tuple[Ended, State]:
-    from proxy.app import USER_AGENT
     from proxy.services.refresher import is_trusted_root
     from proxy.tuf.fetcher import Fetcher
     from proxy.tuf.refresh import PATIENCE, refresh
 
-    with Fetcher(USER_AGENT, PATIENCE) as fetcher:
+    with Fetcher(PATIENCE) as fetcher:
         return refresh(repository, data_dir, fetcher, is_trusted_root, wait=PATIENCE)
 
 

@@ -58,10 +58,9 @@ class _Due:
 class Refresher:
     """``learn`` is told what is known whenever that has changed: states by the folders of their repositories."""
 
-    def __init__(self, data_dir: Path, learn: Callable[[Mapping[str, State]], Awaitable[None]], *, user_agent: str) -> None:
+    def __init__(self, data_dir: Path, learn: Callable[[Mapping[str, State]], Awaitable[None]]) -> None:
         self._data_dir = data_dir
         self._learn = learn
-        self._user_agent = user_agent
         self._repositories: tuple[TufRepository, ...] = ()
         self._every = 0.0
         self._marks: dict[str, tuple[int, int, int] | None] = {}
@@ -178,7 +177,7 @@ class Refresher:
             from proxy.tuf.fetcher import Fetcher
             from proxy.tuf.refresh import PATIENCE, refresh
 
-            with Fetcher(self._user_agent, PATIENCE) as fetcher:
+            with Fetcher(PATIENCE) as fetcher:
                 began.append(fetcher)
                 return refresh(repository, self._data_dir, fetcher, is_trusted_root, known=known)
 

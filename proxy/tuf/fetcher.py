@@ -19,6 +19,8 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, DownloadLengthM
 from tuf.ngclient import FetcherInterface  # type: ignore[attr-defined]  # exported, but not by the typed way
 from yarl import URL
 
+from proxy import __version__
+
 #: No answer of a repository is longer than this; python-tuf has a closer bound for each kind.
 _LONGEST = 8 << 20
 _CONNECT = 15.0
@@ -28,9 +30,9 @@ _SILENCE = 30.0
 class Fetcher(FetcherInterface):
     """Fetches for one refresh, in the thread that runs it. Only :meth:`stop` may be called from others."""
 
-    def __init__(self, user_agent: str, seconds: float) -> None:
+    def __init__(self, seconds: float) -> None:
         """``seconds``: how long all of it may take together."""
-        self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
+        self._headers = {"User-Agent": f"tagstone/{__version__}", "Accept-Encoding": "identity"}
         self._end = time.monotonic() + seconds
         self._stopped = threading.Event()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)

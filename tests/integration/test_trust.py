@@ -158,7 +158,7 @@ def test_a_repository_that_hangs_is_in_nobodys_way(tmp_path: Path, upstream: Reg
 
 def test_processes_that_ask_at_once_do_not_harm_each_other(tmp_path: Path, upstream: Registry, tuf: TufServer) -> None:
     """Two commands on one data directory, beside a server: all succeed, and what is stored is whole."""
-    with Tagstone(tmp_path / "server", config(tmp_path, upstream, tuf, "100ms"), workers=2) as server:
+    with Tagstone(tmp_path / "server", config(tmp_path, upstream, tuf, "1s"), workers=2) as server:
         codes: list[int] = []
         threads = [threading.Thread(target=lambda: codes.append(server.run("trust", "update").returncode)) for _ in range(2)]
         for thread in threads:

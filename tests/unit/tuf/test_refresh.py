@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from proxy import __version__
 from proxy.tuf.fetcher import Fetcher
 from proxy.tuf.refresh import Ended, refresh
 from proxy.tuf.repository import TufRepository
@@ -40,7 +41,7 @@ class Setting:
 
     def ask(self, *, known: State | None = None, seconds: float = 20.0) -> tuple[Ended, State]:
         """Refresh."""
-        with Fetcher("tagstone/test", seconds) as fetcher:
+        with Fetcher(seconds) as fetcher:
             return refresh(self.repository, self.data_dir, fetcher, sound, known=known)
 
     @property
@@ -87,7 +88,7 @@ def test_what_is_known_is_not_fetched_again(setting: Setting) -> None:
     setting.server.asked.clear()
     assert setting.ask()[0] is Ended.REFRESHED
     assert setting.server.asked == ["/2.root.json", "/timestamp.json"]
-    assert setting.server.headers[-1]["User-Agent"] == "tagstone/test"
+    assert setting.server.headers[-1]["User-Agent"] == f"tagstone/{__version__}"
 
 
 def test_a_new_version_and_new_keys(setting: Setting) -> None:
@@ -239,7 +240,7 @@ def test_one_asks_at_a_time(setting: Setting) -> None:
     """Who comes while another asks goes away, or waits as long as it was told to; ``stop`` ends who asks, without a trace."""
     setting.server.answers["/timestamp.json"] = Answer(body=b"{", hangs=True)
     ended: list[tuple[Ended, State]] = []
-    with Fetcher("tagstone/test", 30) as fetcher:
+    with Fetcher(30) as fetcher:
         thread = threading.Thread(target=lambda: ended.append(refresh(setting.repository, setting.data_dir, fetcher, sound)))
         thread.start()
         deadline = time.monotonic() + 10
@@ -249,7 +250,7 @@ def test_one_asks_at_a_time(setting: Setting) -> None:
         assert setting.ask()[0] is Ended.SKIPPED
         del setting.server.answers["/timestamp.json"]
         fetcher.stop()
-        with Fetcher("tagstone/test", 30) as other:
+        with Fetcher(30) as other:
             assert refresh(setting.repository, setting.data_dir, other, sound, wait=10)[0] is Ended.REFRESHED
         thread.join(10)
     assert [each[0] for each in ended] == [Ended.SKIPPED]
@@ -257,7 +258,7 @@ def test_one_asks_at_a_time(setting: Setting) -> None:
 
 def test_what_was_stopped_before_it_began(setting: Setting) -> None:
     """Asks nothing."""
-    fetcher = Fetcher("tagstone/test", 30)
+    fetcher = Fetcher(30)
     fetcher.stop()
     with fetcher:
         assert refresh(setting.repository, setting.data_dir, fetcher, sound)[0] is Ended.SKIPPED
