@@ -1,0 +1,236 @@
+"""Keys of issuers: fetched when needed, not more often than that, remembered through outages, and never from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from proxy.errors import LoginRefused, LoginUnavailable
+from proxy.services.oidc import Issuer, IssuerKeys, Issuers, looks_signed
+from proxy.upstream.keysets import KeySetPlace, fetch_key_set
+from tests.simulator.tls import Authority
+from tests.tools import free_port
+
+ISSUER = "https://issuer.example"
+FIRST, SECOND = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+
+
+def key_set(**keys: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+    """Public keys by id."""
+    return {
+        "keys": [{**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())), "kid": kid} for kid, key in keys.items()]
+    }
+
+
+def token(key: ec.EllipticCurvePrivateKey = FIRST, kid: str | None = "one", issuer: str = ISSUER) -> str:
+    """A token of the issuer for alice."""
+    claims = {"iss": issuer, "aud": "tagstone", "sub": "alice", "exp": int(datetime.now(UTC).timestamp()) + 60}
+    return jwt.encode(claims, key, "ES256", headers={} if kid is None else {"kid": kid})
+
+
+class Fetch:
+    """An issuer that can be down, counted."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        self.answer = answer
+        self.down = False
+        self.count = 0
+        self.now = 1_000_000.0
+
+    async def __call__(self, place: KeySetPlace) -> Mapping[str, Any]:
+        self.count += 1
+        if self.down:
+            raise LoginUnavailable(f"the keys of {place.issuer} could not be fetched")
+        return self.answer
+
+    def issuers(self) -> Issuers:
+        """These, with this clock."""
+        issuer = Issuer("corp", KeySetPlace(ISSUER), ("tagstone",), "sub")
+        return Issuers({ISSUER: IssuerKeys(issuer, self, lambda: self.now)})
+
+
+async def test_keys_are_fetched_once_and_again_after_an_hour() -> None:
+    """The principal carries the issuer's name here, not the issuer's own."""
+    fetch = Fetch(key_set(one=FIRST))
+    issuers = fetch.issuers()
+    for _ in range(3):
+        principal, until = await issuers.identify(token())
+        assert str(principal) == "oidc:corp:alice"
+        assert until > datetime.now(UTC)
+    assert fetch.count == 1
+    fetch.now += 3601
+    await issuers.identify(token())
+    assert fetch.count == 2
+
+
+async def test_a_new_key_is_looked_for_but_not_at_every_guess() -> None:
+    """Rotation is noticed; made-up ids cost one request in half a minute."""
+    fetch = Fetch(key_set(one=FIRST))
+    issuers = fetch.issuers()
+    await issuers.identify(token())
+    fetch.answer = key_set(one=FIRST, two=SECOND)
+    fetch.now += 31
+    await issuers.identify(token(SECOND, "two"))
+    assert fetch.count == 2
+    for number in range(5):
+        with pytest.raises(LoginRefused, match="no key of"):
+            await issuers.identify(token(SECOND, f"made up {number}"))
+    assert fetch.count == 2
+
+
+async def test_an_outage_is_no_refusal_and_known_keys_outlive_it() -> None:
+    """Unknown keys cannot be told; known ones go on for a day, and then no longer."""
+    fetch = Fetch(key_set(one=FIRST))
+    fetch.down = True
+    issuers = fetch.issuers()
+    with pytest.raises(LoginUnavailable):
+        await issuers.identify(token())
+    fetch.down = False
+    fetch.now += 31
+    await issuers.identify(token())
+    fetch.down = True
+    fetch.now += 3 * 3600
+    await issuers.identify(token())
+    fetch.now += 31
+    with pytest.raises(LoginUnavailable):
+        await issuers.identify(token(SECOND, "two"))
+    fetch.now += 24 * 3600
+    with pytest.raises(LoginUnavailable):
+        await issuers.identify(token())
+
+
+async def test_a_token_without_a_key_id_fits_a_set_of_one_key_only() -> None:
+    """Else it could not be said which key is meant."""
+    fetch = Fetch(key_set(one=FIRST))
+    issuers = fetch.issuers()
+    await issuers.identify(token(kid=None))
+    fetch.answer = key_set(one=FIRST, two=SECOND)
+    fetch.now += 3601
+    with pytest.raises(LoginRefused):
+        await issuers.identify(token(kid=None))
+
+
+async def test_unusable_keys_are_left_out() -> None:
+    """Shared secrets, encryption keys and nonsense in a set are no keys by which anybody is believed."""
+    odd: list[Any] = [
+        {"kty": "oct", "k": "AAAA", "kid": "s"},
+        1,
+        {"kty": "EC"},
+        {"kty": "RSA", "n": "!", "e": "AQAB", "kid": "r"},
+    ]
+    good = key_set(one=FIRST)["keys"]
+    fetch = Fetch({"keys": [*odd, {**good[0], "kid": "enc", "use": "enc"}, *good]})
+    issuers = fetch.issuers()
+    await issuers.identify(token())
+    for kid in ("s", "r", "enc"):
+        with pytest.raises(LoginRefused):
+            await issuers.identify(token(kid=kid))
+    for answer in ({}, {"keys": 1}):
+        other = Fetch(answer)
+        with pytest.raises(LoginRefused):
+            await other.issuers().identify(token())
+
+
+@pytest.mark.parametrize("text", ["", "a.b", "a.b.c.d", "é.b.c", "x" * 20000 + ".b.c"])
+async def test_what_is_no_token_is_not_looked_into(text: str) -> None:
+    """Bounded before it is parsed."""
+    assert not looks_signed(text)
+    fetch = Fetch({})
+    with pytest.raises(LoginRefused):
+        await fetch.issuers().identify(text)
+    assert fetch.count == 0
+
+
+# -- over the wire ------------------------------------------------------------------------------------------------------
+
+
+class Site:
+    """An issuer's web site over TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority()
+        self.ca = self.authority.file(folder)
+        self.port = free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.pages: dict[str, tuple[int, bytes]] = {}
+        self.seen: list[tuple[str, str | None]] = []
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.seen.append((request.path, request.headers.get("Authorization")))
+        status, body = self.pages.get(request.path, (404, b""))
+        return web.Response(status=status, body=body, headers={"Location": f"{self.url}/keys"} if status == 302 else {})
+
+    async def __aenter__(self) -> Self:
+        self._runner = web.ServerRunner(web.Server(self._answer))
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.authority.server()).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+
+async def test_the_discovery_document_leads_to_the_keys(tmp_path: Path) -> None:
+    """With the issuer's own authority, and the token that it wants to see."""
+    (tmp_path / "bearer").write_text("service-account-token\n")
+    async with Site(tmp_path) as site:
+        document = {"issuer": site.url, "jwks_uri": f"{site.url}/keys"}
+        site.pages["/.well-known/openid-configuration"] = 200, json.dumps(document).encode()
+        site.pages["/keys"] = 200, json.dumps(key_set(one=FIRST)).encode()
+        place = KeySetPlace(site.url, ca=site.ca, bearer_file=tmp_path / "bearer")
+        assert await fetch_key_set(place) == key_set(one=FIRST)
+        assert site.seen == [
+            ("/.well-known/openid-configuration", "Bearer service-account-token"),
+            ("/keys", "Bearer service-account-token"),
+        ]
+        assert await fetch_key_set(KeySetPlace(site.url, jwks=f"{site.url}/keys", ca=site.ca)) == key_set(one=FIRST)
+        assert site.seen[-1] == ("/keys", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b""),
+        (302, b""),
+        (500, b"{}"),
+        (200, b"[]"),
+        (200, b"{"),
+        (200, b"[" * 100_000),
+        (200, b'{"keys": "' + b"x" * 300_000 + b'"}'),
+    ],
+)
+async def test_answers_that_are_no_key_set(tmp_path: Path, status: int, body: bytes) -> None:
+    """Absent, redirected, broken, too deep, too long: it cannot be told, and nothing else happens."""
+    async with Site(tmp_path) as site:
+        site.pages["/keys"] = status, body
+        with pytest.raises(LoginUnavailable, match="the keys of"):
+            await fetch_key_set(KeySetPlace(site.url, jwks=f"{site.url}/keys", ca=site.ca))
+        assert len(site.seen) == 1
+
+
+async def test_another_issuers_document_is_not_followed(tmp_path: Path) -> None:
+    """Nor one that would have the token sent elsewhere, nor one that leads out of TLS; and TLS itself is checked."""
+    (tmp_path / "bearer").write_text("secret")
+    async with Site(tmp_path) as site:
+        for document in (
+            {"issuer": "https://other.example", "jwks_uri": f"{site.url}/keys"},
+            {"issuer": site.url, "jwks_uri": "https://elsewhere.example/keys"},
+            {"issuer": site.url, "jwks_uri": f"http://127.0.0.1:{site.port}/keys"},
+            {"issuer": site.url},
+        ):
+            site.pages["/.well-known/openid-configuration"] = 200, json.dumps(document).encode()
+            with pytest.raises(LoginUnavailable):
+                await fetch_key_set(KeySetPlace(site.url, ca=site.ca, bearer_file=tmp_path / "bearer"))
+        assert {path for path, _ in site.seen} == {"/.well-known/openid-configuration"}
+        with pytest.raises(LoginUnavailable):
+            await fetch_key_set(KeySetPlace(site.url))
+    with pytest.raises(LoginUnavailable):
+        await fetch_key_set(KeySetPlace(site.url, ca=site.ca))
