@@ -117,6 +117,7 @@ class Application:
             self._door,
             PullLog(settings.log.pulls, self.gate.rule_of),
             rehash=settings.cache.serve == "rehash",
+            tombstones=settings.refusal == "tombstone",
         )
         operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
         self._admin_api = AdminApi(self.trouble, self.metrics, operators)
@@ -173,7 +174,7 @@ class Application:
         self._decide_by(configuration)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         old, new = self._configuration.settings, configuration.settings
-        fixed = ("listen", "tls", "admin", "data_dir", "limits", "cache", "log", "workers")
+        fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
         if configuration.upstreams != self._configuration.upstreams:
             waiting.append("upstreams")

@@ -284,6 +284,12 @@ class Settings(Model):
 
     listen: Listen = Field("127.0.0.1:5000", description="Address for container clients. Port 0 takes any free one.")
     tls: Tls | None = Field(None, description="TLS for container clients.")
+    refusal: Literal["status", "tombstone"] = Field(
+        "status",
+        description="How a refused HEAD of a tag is answered. `status`: 403 or 503. `tombstone`: 200 with the digest of the "
+        "refusal itself, which is nowhere to be had, so that clients that would go on to the upstream end there; a GET of it is "
+        "refused.",
+    )
     access: AccessSettings | None = Field(None, description="Who may pull what.")
     admin: Admin = Field(Admin(), description="The listener for health and metrics.")
     data_dir: FilePath = Field(

@@ -38,6 +38,7 @@ class Pull:
     reasons: tuple[str, ...] = ()
     sent: int = 0
     cut: bool = False
+    refused: bool = False  #: whatever the status says: a tombstone is no image
 
 
 class PullLog:
@@ -53,7 +54,7 @@ class PullLog:
         asked, repository = pull.asked, pull.repository
         if asked is None or repository is None:
             return
-        refused = status >= 400 or pull.cut
+        refused = status >= 400 or pull.cut or pull.refused
         if not (refused or self._all or (self._decided and pull.source != MEMORY)):
             return
         reference = f":{asked.tag}" if asked.tag else f"@{asked.digest}" if asked.digest else ""
@@ -65,7 +66,7 @@ class PullLog:
             "what": asked.endpoint.value,
             "image": f"{repository}{reference}",
             "rule": self._rule_of(repository),
-            "verdict": "cut" if pull.cut else _VERDICTS.get(status, "failed"),
+            "verdict": "cut" if pull.cut else "tombstone" if pull.refused and status < 400 else _VERDICTS.get(status, "failed"),
             "status": status,
             "source": pull.source,
             "bytes": pull.sent,

@@ -26,13 +26,14 @@ from proxy.errors import (
     UpstreamMisbehaved,
     UpstreamUnavailable,
 )
-from proxy.manifest import OCI_INDEX
+from proxy.manifest import OCI_INDEX, OCI_MANIFEST
 from proxy.policy.access import ANONYMOUS
 from proxy.policy.decision import Answer
 from proxy.routing import Router
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest, Source
+from proxy.services.memory import Memory
 from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
@@ -48,6 +49,9 @@ log = structlog.get_logger("tagstone.registry")
 _NO_NAMESPACE: Mapping[str, str] = MappingProxyType({})
 _OCTETS = "application/octet-stream"
 _MAX_TARGETS = 8192
+#: Refusals that clients may come back for by digest, and for how many seconds. After that the digest is simply unknown.
+_MAX_TOMBSTONES = 1000
+_TOMBSTONE_TIME = 600.0
 
 
 class RegistryApi:
@@ -64,8 +68,10 @@ class RegistryApi:
         pulls: PullLog,
         *,
         rehash: bool = False,
+        tombstones: bool = False,
     ) -> None:
         self._gate = gate
+        self._tombstones: Memory[tuple[Repository, Digest], Refused] | None = Memory(_MAX_TOMBSTONES) if tombstones else None
         self._door = door
         self._pulls = pulls
         self._metrics = metrics
@@ -173,7 +179,7 @@ class RegistryApi:
             else:
                 pull.source = MEMORY
         elif asked.digest is not None:
-            served = self._gate.recall_manifest(repository, asked.digest)
+            served = self._gate.recall_manifest(repository, asked.digest) or self._tombstone(repository, asked.digest)
             if served is None:
                 served = await self._gate.manifest(repository, asked.digest)
             else:
@@ -181,6 +187,8 @@ class RegistryApi:
         else:
             raise AssertionError("a manifest is asked for by tag or by digest")
         if isinstance(served, Refused):
+            if head and asked.tag is not None and self._tombstones is not None and served.answer is not Answer.ABSENT:
+                return self._bury(self._tombstones, repository, served, asked, pull)
             return self._refused(served, asked, pull)
         pull.digest, pull.reasons, pull.sent = served.descriptor.digest, served.reasons, 0 if head else len(served.body)
         if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest):
@@ -192,6 +200,30 @@ class RegistryApi:
         if responses.fits_prebuilt(request):
             return responses.Prebuilt(wire.bytes(head=head))
         return await self._whole(request, self._manifest_headers(served, asked), served.body)
+
+    def _tombstone(self, repository: Repository, digest: Digest) -> Refused | None:
+        return None if self._tombstones is None else self._tombstones.get((repository, digest))
+
+    def _bury(
+        self,
+        tombstones: Memory[tuple[Repository, Digest], Refused],
+        repository: Repository,
+        refusal: Refused,
+        asked: Request,
+        pull: Pull,
+    ) -> web.Response:
+        """Answer a HEAD with a digest that leads nowhere: that of the refusal, which nobody hands out as a manifest.
+
+        After an error, containerd and others resolve the tag at the upstream. After this they ask for the digest, here and
+        there, and nobody has it; the one who asks here is told why.
+        """
+        body = responses.refused(refusal, {}).body
+        if not isinstance(body, bytes):
+            raise AssertionError("an error has a body of bytes")
+        digest = Digest.of(body)
+        tombstones.put((repository, digest), refusal, seconds=_TOMBSTONE_TIME, cost=1, generation=tombstones.generation)
+        pull.refused, pull.digest, pull.reasons = True, digest, refusal.reasons
+        return web.Response(body=body, headers=responses.content_headers(OCI_MANIFEST, digest, None, self._namespace(asked)))
 
     def _refused(self, refusal: Refused, asked: Request, pull: Pull) -> web.Response:
         pull.reasons = refusal.reasons
