@@ -15,7 +15,7 @@ from storage.digest import Digest
 from storage.errors import MalformedName
 
 DOCKER_HUB = "docker.io"
-_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+_HUB_ALIASES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 #: Names longer than this are refused before any pattern sees them (the specification's limit for ``<name>``).
 MAX_NAME = 255
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -35,6 +35,11 @@ def parse_registry(text: str) -> str:
     if not lowered.endswith("]") and ":" in lowered and not 0 < int(port) < 65536:
         raise MalformedName(f"{text[:100]!r} has a port outside 1–65535")
     return DOCKER_HUB if lowered in _HUB_ALIASES else lowered
+
+
+def spellings(registry: str) -> tuple[str, ...]:
+    """Every name under which clients may ask for a registry given in its canonical form, which comes first."""
+    return _HUB_ALIASES if registry == DOCKER_HUB else (registry,)
 
 
 def parse_tag(text: str) -> str:

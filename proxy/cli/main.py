@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import access, block, config, pins, serve, trust, verify
+from proxy.cli import access, block, client, config, pins, serve, trust, verify
 
 app = typer.Typer(
     name="tagstone",
@@ -24,6 +24,7 @@ app.command()(block.block)
 app.command()(block.unblock)
 app.add_typer(trust.app, name="trust")
 app.add_typer(access.app, name="access")
+app.command()(client.client)
 app.add_typer(config.app, name="config")
 
 
