@@ -106,7 +106,7 @@ def _wish(
     told: list[str] = []
     try:
         if proxy is None:
-            endpoint = Endpoint.guess(configuration.listen, socket.gethostname())
+            endpoint = Endpoint.guess(configuration.listen, socket.gethostname(), tls=configuration.settings.tls is not None)
             told.append(f"the address {endpoint.url} is a guess from `listen: {configuration.listen}`; name it with --proxy")
         else:
             endpoint = Endpoint.parse(proxy)
@@ -126,6 +126,9 @@ def _wish(
         for registry in wish.registries
         if registry not in configuration.upstreams
     ]
+    tls = configuration.settings.tls
+    if tls is not None and tls.client_ca is not None and tls.client_certificates == "required":
+        told.append("Tagstone turns away clients without a certificate (tls.client_certificates): add the client's by hand")
     return wish, tuple(told)
 
 

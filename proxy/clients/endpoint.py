@@ -11,7 +11,7 @@ from proxy.schema import Address
 from storage.errors import MalformedName
 from storage.reference import parse_registry
 
-_RELEASE = re.compile(r"v?(\d{1,4})(?:\.(\d{1,4})(?:\.(\d{1,4}))?)?(?:[-+~.][0-9A-Za-z.+~-]{0,60})?", re.ASCII)
+_RELEASE = re.compile(r"v?(\d{1,4})(?:\.(\d{1,4})(?:\.(\d{1,4}))?)?(?:[-+~][0-9A-Za-z.+~-]{0,60})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,9 @@ class Endpoint:
         try:
             parts = urlsplit(text)
         except ValueError:
-            raise ValueError(f"{text[:100]!r} is not an address: write https://host or https://host:port") from None
+            parts = urlsplit("")
+        if not text.isprintable() or parts == urlsplit(""):  # urlsplit drops line breaks and tabs
+            raise ValueError(f"{text[:100]!r} is not an address: write https://host or https://host:port")
         if "://" not in text:
             raise ValueError(f"{text[:100]!r} has no scheme: write https://{text[:100]}, or http:// where there is no TLS")
         if parts.scheme not in ("http", "https"):
@@ -35,20 +37,20 @@ class Endpoint:
         if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError(f"{text[:100]!r} is more than an address: write {parts.scheme}://host or {parts.scheme}://host:port")
         try:
-            lowered = parts.netloc.lower()
-            parse_registry(lowered)
+            parse_registry(parts.netloc)
         except MalformedName:
             raise ValueError(f"{text[:100]!r} is not an address: write https://host or https://host:port") from None
-        return cls(parts.scheme, lowered)
+        return cls(parts.scheme, parts.netloc.lower())
 
     @classmethod
-    def guess(cls, listen: Address, machine: str) -> Endpoint:
-        """From where Tagstone listens; a listener on every address is reached by the name of its machine."""
+    def guess(cls, listen: Address, machine: str, *, tls: bool) -> Endpoint:
+        """From where Tagstone listens; a listener on every address is reached by the name of its machine. Raises ValueError."""
         try:
             anywhere = ipaddress.ip_address(listen.host).is_unspecified
         except ValueError:
             anywhere = False
-        return cls.parse(f"http://{Address(machine if anywhere else listen.host, listen.port)}")
+        scheme = "https" if tls else "http"
+        return cls.parse(f"{scheme}://{Address(machine if anywhere else listen.host, listen.port)}")
 
     @property
     def url(self) -> str:

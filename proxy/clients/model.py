@@ -65,6 +65,8 @@ class Wish:
         if self.store is not None and self.client is not Client.DOCKER:
             raise ValueError(f"only docker has image stores to choose from, not {self.client}")
         object.__setattr__(self, "registries", tuple(names))
+        if self.endpoint.host in self.names:
+            raise ValueError(f"{self.endpoint.host} is where Tagstone is; it cannot be a registry that is sent there")
 
     @property
     def names(self) -> tuple[str, ...]:
