@@ -119,7 +119,13 @@ def test_wheel_holds_what_runs(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"proxy", "storage", "config", f"tagstone-{PYPROJECT['project']['version']}.dist-info"}
-    assert {"config/tagstone.yaml", "config/signers.yaml", "proxy/py.typed", "storage/py.typed"} <= set(names)
+    assert {
+        "config/tagstone.yaml",
+        "config/signers.yaml",
+        "config/clients/hosts.toml",
+        "proxy/py.typed",
+        "storage/py.typed",
+    } <= set(names)
     migrations = [name for name in names if re.fullmatch(r"storage/migrations/versions/\w+\.py", name)]
     assert len([name for name in migrations if not name.endswith("__init__.py")]) >= 1
     assert not [name for name in names if "__pycache__" in name]
