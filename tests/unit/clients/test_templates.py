@@ -16,8 +16,8 @@ from jinja2 import Environment, UndefinedError
 from proxy.clients import templates
 from proxy.clients.templates import Comment, environment, nft_literal
 
-#: Every text that has a form in UTF-8.
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+#: Every text that has a form in UTF-8, short enough to be a key of YAML (1024 characters once escaped).
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 _READERS: dict[str, Callable[[str], Any]] = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load}
 _FRAMES = {
     "toml": "before = 1\nvalue = {{ value }}\n[{{ '-' ~ value }}]\nafter = {{ value }}\n",
