@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from proxy import __version__
 from proxy.tuf.fetcher import Fetcher
@@ -274,6 +275,19 @@ def test_a_bootstrap_that_is_not_signed(setting: Setting) -> None:
     )
     ended, state = setting.ask()
     assert (ended, state.accepted) == (Ended.REFUSED, None)
+
+
+def test_a_bug_is_no_belief(setting: Setting) -> None:
+    """Whatever breaks while an answer is looked at: it is refused, and the log has the rest."""
+
+    def breaks(body: bytes) -> None:
+        raise RuntimeError("this was not foreseen")
+
+    with Fetcher(20) as fetcher, capture_logs() as logs:
+        ended, state = refresh(setting.repository, setting.data_dir, fetcher, breaks)
+    assert (ended, state.accepted) == (Ended.REFUSED, None)
+    assert "RuntimeError, a bug: see the log" in str(state.refused)
+    assert [line["event"] for line in logs] == ["TUF client failed"]
 
 
 def test_a_disk_that_refuses(setting: Setting, tmp_path: Path) -> None:
