@@ -10,7 +10,7 @@ import pytest
 
 from proxy.tuf.state import read
 from tests.harness import Proxy, until
-from tests.simulator import signing
+from tests.simulator import images, signing
 from tests.simulator.images import Image
 from tests.simulator.registry import Registry
 from tests.simulator.sigstore import PrivateSigstore, Signing
@@ -215,6 +215,24 @@ async def test_what_was_accepted_is_judged_again_by_a_suspended_root(tmp_path: P
         assert (await proxy.manifest("acme/app", "v1")).body == image.body
         image_of(upstream, "v2")
         assert (await proxy.manifest("acme/app", "v2")).status == 503
+
+
+async def test_a_new_index_of_accepted_platforms_is_a_new_decision(tmp_path: Path, corp: Corp) -> None:
+    """What is kept about the platforms of an accepted index does not carry another index over a suspension."""
+    kind = "https://slsa.dev/provenance/v1"
+    by = f"{{root: corp, issuer: {WHO.issuer!r}, identity: {WHO.identity!r}}}"
+    require = f"{{attestation: {{type: '{kind}', by: {by}, on: platform}}}}"
+    async with Registry() as upstream, corp.proxy(upstream, require) as proxy:
+        whole = upstream.add("acme/app", images.multi_arch("app", ("linux/amd64", "linux/arm64")), "v1")
+        for child in whole.images:
+            upstream.refer("acme/app", SIGSTORE.attestation_referrer(child, kind, {}, WHO))
+        await until(lambda: served(proxy, "v1"))
+        corp.publish("timestamp expired")
+        await until(lambda: suspended(proxy))
+        upstream.add("acme/app", images.index(whole.images[:1]), "v2")
+        assert (await proxy.manifest("acme/app", "v2")).status == 503
+        assert (await proxy.manifest("acme/app", "v1")).body == whole.body
+        assert (await proxy.manifest("acme/app", whole.images[0].digest)).body == whole.images[0].body
 
 
 async def test_what_else_vouches_is_not_held_up(tmp_path: Path, corp: Corp) -> None:
