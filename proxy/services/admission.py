@@ -7,24 +7,20 @@ live in the catalog, so admission survives restarts; a verdict answers one finge
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from proxy.content import FetchedManifest
-from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamUnavailable
 from proxy.manifest import Manifest
-from proxy.manifest import parse as read
 from proxy.policy.rules import Never, Outcome, Rule, Verdict, evaluate
-from proxy.services.evidence import StoredEvidence, UpstreamEvidence
 from proxy.services.flights import Flights
+from proxy.services.holdings import Holdings
 from proxy.services.memory import Memory
 from proxy.services.revision import Clock, Revision
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
-from proxy.verify.model import Document, Harvest, Subject
-from proxy.verify.shapes import describe, has_image_config, is_evidence, is_text
+from proxy.verify.model import Subject
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
@@ -36,19 +32,6 @@ from storage.reference import Repository
 _MAX_ROOTS = 8
 #: A verdict from further in the future than this was reached by a clock that is not ours: it is asked for again.
 _SKEW = timedelta(minutes=5)
-#: How many manifests that indexes list are looked through for a blob that nothing recorded reaches, and how many at once.
-_MAX_UNREAD = 64
-_UNREAD_AT_ONCE = 8
-#: Manifests up to this size are read on the loop: a thread would take longer to start than the reading takes.
-_PARSE_INLINE = 16 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A manifest whose bytes are stored and whose edges are recorded."""
-
-    descriptor: Descriptor
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +55,12 @@ class Admission:
     ) -> None:
         self._catalog = catalog
         self._blobs = blobs
-        self._upstreams = upstreams
         self._limits = limits
-        self._bounds = limits.bounds()
         self._clock = clock
-        self._recording = record
-        self._online = UpstreamEvidence(upstreams)
-        self._stored = StoredEvidence(catalog, blobs, self._bounds, limits)
+        self.holdings = Holdings(catalog, blobs, upstreams, limits, record=record)
         self._flights: Flights[tuple[Repository, Digest, str, bool], Verdict] = Flights()
         self._refusals: Memory[tuple[Repository, Digest, str, bool], Verdict] = Memory(10_000)
         self._readings: Flights[Repository, UpstreamUnavailable | None] = Flights()
-
-    @property
-    def stored_evidence(self) -> StoredEvidence:
-        """The evidence that was kept at acceptance."""
-        return self._stored
 
     async def close(self) -> None:
         """End the judgements under way."""
@@ -158,7 +132,7 @@ class Admission:
             if verdict is not None:
                 break
             # A client that has an image's manifest from elsewhere asks for the index, and then for the layers at once.
-            outage = await self._readings.run(repository, lambda: self._read_listed(repository))
+            outage = await self._readings.run(repository, lambda: self.holdings.read_listed(repository))
             lineage = await self._catalog.lineage(repository, digest, rule.fingerprint)
             verdict = await self._from_above(question, lineage)
             if verdict is None and outage is not None:
@@ -267,9 +241,9 @@ class Admission:
     async def _judge_alone(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
         """Judge one manifest by its own evidence: the upstream's, and where that does not suffice what was stored."""
         repository, rule = question.repository, question.rule
-        fetched = fetched or await self._bytes(repository, question.digest)
+        fetched = fetched or await self.holdings.fetch(repository, question.digest)
         try:
-            manifest = await self.parse(fetched)
+            manifest = await self.holdings.parse(fetched)
         except ManifestRefused as error:
             return Verdict(Outcome.REFUSED, (str(error),))
         if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
@@ -277,14 +251,14 @@ class Admission:
         pipeline, now = question.revision.pipeline, self._clock()
         listed = manifest.manifests if manifest.is_index else None
         subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
-        verdict, harvest = await pipeline.judge(self._online, subject, rule, now)
+        verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now)
         if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
             again = await self._catalog.accepted(repository, fetched.digest)
-            from_store, stored_harvest = await pipeline.judge(self._stored, subject, rule, now, again=again)
+            from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, again=again)
             if from_store.accepted:
                 verdict, harvest = from_store, stored_harvest
-        if verdict.accepted and self._recording:
-            await self._record(question, fetched, manifest, harvest, verdict)
+        if verdict.accepted:
+            await self.holdings.record(repository, rule.fingerprint, fetched, manifest, harvest, verdict, self._clock())
         return verdict
 
     async def _kept(self, repository: Repository, digest: Digest, manifest: Manifest) -> bool:
@@ -297,168 +271,17 @@ class Admission:
 
     async def _about_admitted(self, question: _Question, fetched: FetchedManifest, manifest: Manifest) -> Verdict | None:
         """Whether a manifest is evidence, by shape, about a subject that is admitted itself; None when it is not."""
-        if manifest.subject is None or not self.fits_evidence(manifest):
+        if manifest.subject is None or not self.holdings.fits_evidence(manifest):
             return None
         subject = await self._manifest(replace(question, digest=manifest.subject.digest), None, as_evidence=False)
         if not subject.accepted:
             return None
         try:
-            await self.record_evidence(question.repository, manifest.subject.digest, fetched, manifest)
+            await self.holdings.record_evidence(question.repository, manifest.subject.digest, fetched, manifest)
         except ManifestRefused as error:
             return Verdict(Outcome.REFUSED, (str(error),))
         reason = f"evidence about {manifest.subject.digest}, which is admitted"
         return Verdict(Outcome.ACCEPTED, (reason,), valid_until=subject.valid_until)
-
-    def fits_evidence(self, manifest: Manifest) -> bool:
-        """Whether a manifest has the shape of evidence, within the limits: never a runnable image."""
-        sizes = [entry.descriptor.size for entry in manifest.layers]
-        return is_evidence(manifest) and all(size <= self._limits.attestation_size for size in sizes)
-
-    # -- bytes and records ----------------------------------------------------------------------------------------------
-
-    async def hold(self, repository: Repository, digest: Digest) -> Held:
-        """The bytes of an admitted manifest, stored, with its edges recorded.
-
-        Raises UpstreamError when they are not stored and cannot be fetched, ManifestRefused when the bytes are not what
-        the manifest above promises.
-        """
-        known = await self._catalog.manifest(repository, digest)
-        if known is not None and (body := await self._blobs.read(digest, self._bounds.manifest_size)) is not None:
-            return Held(known, body)
-        fetched = await self._bytes(repository, digest)
-        manifest = await self.parse(fetched)
-        descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
-        lineage = await self._catalog.lineage(repository, digest, "", as_manifest=True)
-        self._fits_parents(lineage, descriptor, manifest)
-        if self._recording:
-            # An index that is only evidence (the referrers tag) lists manifests that are judged each by itself.
-            listed_only = manifest.is_index and lineage.kind is Kind.EVIDENCE
-            await self._blobs.put(digest, fetched.body)
-            edges = () if listed_only else manifest.edges(digest)
-            await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=None)
-        return Held(descriptor, fetched.body)
-
-    async def _read_listed(self, repository: Repository) -> UpstreamUnavailable | None:
-        """Hold what recorded indexes list and nobody has pulled yet; the outage that kept something from being read."""
-        unread = await self._catalog.unread(repository, _MAX_UNREAD) if self._recording else []
-        outage: UpstreamUnavailable | None = None
-        for start in range(0, len(unread), _UNREAD_AT_ONCE):
-            batch = unread[start : start + _UNREAD_AT_ONCE]
-            for ended in await asyncio.gather(*(self.hold(repository, each) for each in batch), return_exceptions=True):
-                if isinstance(ended, UpstreamUnavailable):
-                    outage = ended
-                elif isinstance(ended, BaseException) and not isinstance(ended, UpstreamError | ManifestRefused):
-                    raise ended  # one that is missing or refused reaches nothing; anything else is not about it
-            if outage is not None:
-                break
-        return outage
-
-    async def record_evidence(
-        self, repository: Repository, subject: Digest, fetched: FetchedManifest, manifest: Manifest
-    ) -> None:
-        """Remember an evidence manifest and its layers under its subject, so that they may be served.
-
-        Raises ManifestRefused when it is not evidence, UpstreamError when its layers have to be looked at and cannot be.
-        """
-        if not manifest.is_index and not self.fits_evidence(manifest):
-            raise ManifestRefused(f"{fetched.digest} is not evidence: {describe(manifest)}")
-        if len(manifest.layers) > self._bounds.layers:
-            raise ManifestRefused(f"{fetched.digest} has {len(manifest.layers)} layers; the limit is {self._bounds.layers}")
-        if has_image_config(manifest):
-            await self._keep_texts(repository, manifest)
-        if not self._recording:
-            return
-        descriptor = Descriptor(manifest.media_type, fetched.digest, len(fetched.body))
-        edges = () if manifest.is_index else manifest.edges(fetched.digest)
-        await self._blobs.put(fetched.digest, fetched.body)
-        await self._catalog.record(
-            repository, manifest=descriptor, edges=(Edge(subject, descriptor, Kind.EVIDENCE), *edges), verdict=None
-        )
-
-    async def _keep_texts(self, repository: Repository, manifest: Manifest) -> None:
-        """Look at what an image's client would unpack: all of it must be text. Raises ManifestRefused."""
-        if sum(entry.descriptor.size for entry in manifest.layers) > self._limits.evidence_total:
-            raise ManifestRefused(f"the evidence is larger than {self._limits.evidence_total} bytes")
-        for entry in manifest.layers:
-            descriptor = entry.descriptor
-            content = stored = await self._blobs.read(descriptor.digest, self._limits.attestation_size)
-            if content is None:
-                content = await self._online.blob(repository, descriptor, self._limits.attestation_size)
-            if content is None:
-                raise ManifestRefused(f"its layer {descriptor.digest} does not exist upstream")
-            if not await asyncio.to_thread(is_text, content):
-                raise ManifestRefused(f"its layer {descriptor.digest} is not text: it could be unpacked as an image's")
-            if self._recording and stored is None:
-                await self._blobs.put(descriptor.digest, content)
-
-    async def _bytes(self, repository: Repository, digest: Digest) -> FetchedManifest:
-        known = await self._catalog.manifest(repository, digest)
-        if known is not None and (body := await self._blobs.read(digest, self._bounds.manifest_size)) is not None:
-            return FetchedManifest(body, digest, known.media_type)
-        fetched = await self._upstreams.manifest(repository, digest)
-        if fetched.digest != digest:
-            raise UpstreamMisbehaved(f"the upstream sent {fetched.digest} for {digest}")
-        return fetched
-
-    async def parse(self, fetched: FetchedManifest) -> Manifest:
-        """Read a manifest; off the loop where it is long. Raises ManifestRefused."""
-        if len(fetched.body) <= _PARSE_INLINE:
-            return read(fetched.body, fetched.media_type, self._bounds)
-        return await asyncio.to_thread(read, fetched.body, fetched.media_type, self._bounds)
-
-    def _fits_parents(self, lineage: Lineage, descriptor: Descriptor, manifest: Manifest) -> None:
-        """What a manifest says of its child binds: size, type and depth (a chain of indexes is bounded)."""
-        for edge in lineage.edges:
-            if edge.child.digest != descriptor.digest or edge.kind is not Kind.MANIFEST:
-                continue
-            if edge.child.size != descriptor.size:
-                raise ManifestRefused(
-                    f"{descriptor.digest} has {descriptor.size} bytes, its index {edge.parent.short} says {edge.child.size}"
-                )
-            if edge.child.media_type != descriptor.media_type:
-                raise ManifestRefused(
-                    f"{descriptor.digest} is {descriptor.media_type}, its index {edge.parent.short} says {edge.child.media_type}"
-                )
-        if manifest.is_index and (depth := _depth(lineage)) >= self._bounds.index_depth:
-            raise ManifestRefused(f"{descriptor.digest} is an index {depth} levels deep; the limit is {self._bounds.index_depth}")
-
-    async def _record(
-        self, question: _Question, fetched: FetchedManifest, manifest: Manifest, harvest: Harvest, verdict: Verdict
-    ) -> None:
-        """Bytes first, all at once; then the rows that speak of them, in the one transaction that makes the verdict count."""
-        repository, digest = question.repository, fetched.digest
-        puts = [self._blobs.put(digest, fetched.body)]
-        edges = list(manifest.edges(digest))
-        below: list[Descriptor] = []  # manifests: evidence, and what an index lists where that was judged, too
-        about = [(digest, harvest.documents), *((listed.manifest.digest, listed.documents) for listed in harvest.listed)]
-        for listed in harvest.listed:
-            child = listed.manifest
-            puts.append(self._blobs.put(child.digest, child.body))
-            puts += [self._blobs.put(text.digest, content) for text, content in listed.texts]
-            below.append(Descriptor(listed.parsed.media_type, child.digest, len(child.body)))
-            edges += listed.parsed.edges(child.digest)
-        for subject, document in ((subject, document) for subject, documents in about for document in documents):
-            found, body = document.parsed, document.manifest.body
-            texts = not has_image_config(found) or await asyncio.to_thread(_all_text, document)
-            whole = len(document.layers) == len(found.layers)
-            if not (whole and texts and self.fits_evidence(found) and len(found.layers) <= self._bounds.layers):
-                continue  # it was looked at, but what is not evidence through and through is not let through
-            puts.append(self._blobs.put(document.manifest.digest, body))
-            puts += [self._blobs.put(blob.digest, content) for blob, _, content in document.layers]
-            named = Descriptor(found.media_type, document.manifest.digest, len(body))
-            below.append(named)
-            edges += [Edge(subject, named, Kind.EVIDENCE), *found.edges(named.digest)]
-        for done in await asyncio.gather(*puts, return_exceptions=True):
-            if done is not None:
-                raise done
-        descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
-        decided = self._clock()
-        stored = StoredVerdict(repository, digest, question.rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
-        await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, below=below)
-
-
-def _all_text(document: Document) -> bool:
-    return all(is_text(content) for _, _, content in document.layers)
 
 
 def _untold(error: UpstreamError) -> Verdict:
@@ -481,18 +304,3 @@ def _roots(lineage: Lineage) -> list[Digest]:
     children = {edge.child.digest for edge in lineage.edges}
     parents = list(dict.fromkeys(edge.parent for edge in lineage.edges if edge.parent != lineage.digest))
     return sorted(parents, key=lambda digest: digest in children)
-
-
-def _depth(lineage: Lineage) -> int:
-    """How many indexes stand above a digest on the shortest way up."""
-    level: set[Digest] = {lineage.digest}
-    for depth in range(len(lineage.edges) + 1):
-        above = _parents(lineage.edges, level)
-        if not above:
-            return depth
-        level = above
-    return len(lineage.edges)
-
-
-def _parents(edges: Iterable[Edge], children: set[Digest]) -> set[Digest]:
-    return {edge.parent for edge in edges if edge.kind is Kind.MANIFEST and edge.child.digest in children}

@@ -261,7 +261,7 @@ class Gate:
     async def _hold(self, repository: Repository, digest: Digest) -> ServedManifest | Refused:
         """The bytes of what was decided."""
         try:
-            held = await self._admission.hold(repository, digest)
+            held = await self._admission.holdings.hold(repository, digest)
         except ManifestRefused as error:
             return Refused(Answer.DENY, (f"{repository}@{digest} is refused", str(error)))
         except UpstreamError as error:
@@ -280,7 +280,7 @@ class Gate:
         try:
             fetched = await self._upstreams.manifest(repository, tag)
         except UpstreamUnavailable as error:
-            stored = await self._admission.stored_evidence.newest(repository, tag)
+            stored = await self._admission.holdings.stored.newest(repository, tag)
             if stored is None:
                 return self._upstream_refusal(name, error, Thing.MANIFEST)
             fetched, warning = stored, f"the upstream could not be asked about {name}; the stored evidence is served"
@@ -290,16 +290,16 @@ class Gate:
             # Some registries resolve the referrers tag to the image itself: that is no list of referrers.
             return Refused(Answer.ABSENT, (f"{name} does not exist upstream",))
         try:
-            manifest = await self._admission.parse(fetched)
+            manifest = await self._admission.holdings.parse(fetched)
         except ManifestRefused as error:
             return Refused(Answer.DENY, (f"{name} is refused", str(error)))
         is_list = manifest.is_index and "." not in tag
-        if not is_list and not self._admission.fits_evidence(manifest):
+        if not is_list and not self._admission.holdings.fits_evidence(manifest):
             return Refused(
                 Answer.DENY, (f"{name} has the name of a signature but is not one: it is refused like any other image",)
             )
         try:
-            await self._admission.record_evidence(repository, subject, fetched, manifest)
+            await self._admission.holdings.record_evidence(repository, subject, fetched, manifest)
         except ManifestRefused as error:
             return Refused(Answer.DENY, (f"{name} is refused like any other image", str(error)))
         except UpstreamError as error:
@@ -331,7 +331,7 @@ class Gate:
         try:
             found = await self._upstreams.referrers(repository, subject)
         except UpstreamUnavailable as error:
-            found = await self._admission.stored_evidence.referrers(repository, subject)
+            found = await self._admission.holdings.stored.referrers(repository, subject)
             if not found.entries:
                 return self._upstream_refusal(f"the referrers of {repository}@{subject}", error, Thing.NAME)
             warning = f"the upstream could not be asked for the referrers of {subject.short}; the stored ones are listed"
