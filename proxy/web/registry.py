@@ -27,7 +27,6 @@ from proxy.errors import (
     UpstreamUnavailable,
 )
 from proxy.manifest import OCI_INDEX, OCI_MANIFEST
-from proxy.policy.access import ANONYMOUS
 from proxy.policy.decision import Answer
 from proxy.routing import Router
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
@@ -38,7 +37,7 @@ from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
 from proxy.web.fairness import Crowded, Fairness
-from proxy.web.login import TOKEN_PATH, Door, Guest
+from proxy.web.login import OPEN, TOKEN_PATH, Door
 from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
 from storage.digest import Digest
 from storage.errors import DigestMismatch, StorageError
@@ -113,15 +112,14 @@ class RegistryApi:
             if isinstance(guest, web.Response):
                 return guest
             pull.guest = guest
-        else:
-            pull.guest = Guest(ANONYMOUS, request.remote)
         if repository is None:
             return responses.ping()
         pull.asked, pull.repository = asked, repository
-        share = self._fairness.enter(pull.guest.name)
+        client = request.remote or "nobody" if pull.guest is OPEN else pull.guest.name
+        share = self._fairness.enter(client)
         if share is None:
             try:
-                share = await self._fairness.wait(pull.guest.name)
+                share = await self._fairness.wait(client)
             except Crowded as problem:
                 refusal = Refused(Answer.UNAVAILABLE, (str(problem),), retry_after=problem.retry_after)
                 return self._refused(refusal, asked, pull)
