@@ -95,7 +95,12 @@ def parse_timeout(value: Any) -> Any:
 
 def parse_interval(value: Any) -> Any:
     """A duration, or ``never``, which is 0."""
-    return 0.0 if isinstance(value, str) and value.strip() == "never" else parse_duration(value)
+    if isinstance(value, str) and value.strip() == "never":
+        return 0.0
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or never") from None
 
 
 def format_interval(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Protocol
 import pytest
 
 from proxy.configuration import Configuration
+from proxy.configuration.schema import json_schema
 from proxy.configuration.tuf import public_good_source
 from proxy.tuf.repository import TufRepository
 from proxy.tuf.state import Accepted, State, Trouble, Versions, folder_of, write
@@ -211,6 +213,22 @@ def test_repositories_have_folders_of_their_own() -> None:
     assert one.folder.startswith("tuf.test-")
     public = public_good_source().repository
     assert replace(public, root=body, embedded=b"newer").folder == public.folder
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds", "shown"),
+    [("never", 0, "never"), ("0", 0, "never"), ("90m", 5400, "90m"), ("1d", 86400, "24h"), ("daily", None, ""), ("24", None, "")],
+)
+def test_how_often_is_written(tmp_path: Path, text: Written, written: str, seconds: float | None, shown: str) -> None:
+    """A duration or a word; editors know both, and what is shown can be read back."""
+    folder, file = Folder(tmp_path), text(trust=f", refresh: {written}")
+    pattern = json_schema()["$defs"]["Trust"]["properties"]["refresh"]["pattern"]
+    assert bool(re.search(pattern, written)) == (seconds is not None)
+    if seconds is None:
+        assert "write a duration with its unit, such as 500ms, 60s, 15m, 72h or 7d; or never" in " ".join(folder.errors(file))
+    else:
+        settings = folder.load(file).settings.trust
+        assert (settings.refresh, settings.model_dump(mode="json")["refresh"]) == (seconds, shown)
 
 
 def test_plain_http_is_worth_a_warning(tmp_path: Path, text: Written) -> None:

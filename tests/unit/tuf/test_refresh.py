@@ -184,6 +184,15 @@ def test_an_outage_is_no_verdict(setting: Setting, answer: Answer, told: str) ->
     assert setting.ask()[1].unreachable is None
 
 
+def test_the_proxies_of_the_environment_are_used(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every other program on the machine does."""
+    monkeypatch.setenv("http_proxy", setting.server.url)
+    monkeypatch.setenv("no_proxy", "")
+    setting.repository = TufRepository.of("http://tuf.invalid", setting.published.bootstrap, "trusted_root.json")
+    assert setting.ask()[0] is Ended.UNREACHABLE
+    assert setting.server.asked == ["http://tuf.invalid/2.root.json", "http://tuf.invalid/timestamp.json"]
+
+
 def test_nobody_listens(setting: Setting) -> None:
     """A refused connection and a name that does not resolve are outages."""
     for url in ("http://127.0.0.1:1", "http://nowhere.invalid"):
