@@ -143,6 +143,18 @@ class Limits(Model):
     client_rate: int = Field(
         0, ge=0, le=1_000_000, description="Most requests of one client in a second, in one worker; more wait. 0: any."
     )
+    client_connections: int = Field(
+        8192,
+        ge=1,
+        le=1_000_000,
+        description="Most connections of clients to one worker; beyond that the newest is closed at once.",
+    )
+    client_header_size: Size = Field(16 << 10, ge=1024, le=1 << 20, description="Longest line in the head of a client's request.")
+    client_headers: int = Field(64, ge=16, le=1000, description="Most header fields in a client's request.")
+    client_first_timeout: Timeout = Field(
+        20.0, description="How long a client may take from connecting to its first whole request, TLS included."
+    )
+    client_idle_timeout: Timeout = Field(75.0, description="How long a connection is kept between requests.")
     client_stall_timeout: Timeout = Field(60.0, description="Longest time for which a client may take no byte.")
 
     def bounds(self) -> Bounds:

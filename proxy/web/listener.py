@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -17,14 +16,8 @@ from proxy.settings import Limits
 from proxy.web.tls import ServerTls
 
 _log = logging.getLogger("tagstone.listener")
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long clients may take, in seconds (slowloris, in both directions)."""
-
-    first_request: float = 20.0  #: for the first whole request on a connection
-    idle: float = 75.0  #: for each further one
+#: Bytes that are read ahead of what was asked for, on each connection.
+_READ_BUFFER = 64 << 10
 
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -44,17 +37,21 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
 class _Server(web.Server):
     """Closes connections on which no request arrives in time, or whose client takes no bytes for ``stall`` seconds."""
 
-    def __init__(self, handler: Handler, patience: Patience, stall: float) -> None:
+    def __init__(self, handler: Handler, limits: Limits) -> None:
         super().__init__(
             self._handle,
-            keepalive_timeout=patience.idle,
+            keepalive_timeout=limits.client_idle_timeout,
             access_log=None,
             auto_decompress=False,
             logger=_ServerLog(_log),
+            max_line_size=limits.client_header_size,
+            max_field_size=limits.client_header_size,
+            max_headers=limits.client_headers,
+            read_bufsize=_READ_BUFFER,
         )
         self._answer = handler
-        self._patience = patience
-        self._stall = stall
+        self._limits = limits
+        self._open = 0
         self._waiting: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
 
     def adopt(self, handler: Handler) -> None:
@@ -69,15 +66,21 @@ class _Server(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """See aiohttp: a client has connected."""
         super().connection_made(handler, transport)
+        self._open += 1
+        if self._open > self._limits.client_connections:
+            # Those who are being served go on; who comes now may try again. aiohttp begins with a connection before it lets it end.
+            asyncio.get_running_loop().call_soon(transport.abort)
+            return
         loop = asyncio.get_running_loop()
-        self._waiting[handler] = loop.call_later(self._patience.first_request, self._give_up, handler, transport)
+        self._waiting[handler] = loop.call_later(self._limits.client_first_timeout, self._give_up, handler, transport)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # The kernel ends the connection when the client takes nothing: also while nobody here waits for it to be written.
-            stall = max(1, int(self._stall * 1000))
+            stall = max(1, int(self._limits.client_stall_timeout * 1000))
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """See aiohttp: a client has gone."""
+        self._open -= 1
         if (timer := self._waiting.pop(handler, None)) is not None:
             timer.cancel()
         super().connection_lost(handler, exc)
@@ -98,7 +101,6 @@ class Listener:
         limits: Limits,
         *,
         reuse_port: bool = False,
-        patience: Patience = Patience(),
         tls: ServerTls | None = None,
     ) -> None:
         self._host = host
@@ -106,7 +108,6 @@ class Listener:
         self._handler = handler
         self._limits = limits
         self._reuse_port = reuse_port
-        self._patience = patience
         self._tls = tls
         self._certificates = FileWatch(() if tls is None else tls.files, self._read_certificates)
         self._server: _Server | None = None
@@ -122,11 +123,11 @@ class Listener:
         """Listen. Raises OSError when the address cannot be had."""
         # aiohttp waits twice this long before it cancels an answer, and for ever when it is zero.
         grace = max(self._limits.drain_timeout, 0.02) / 2
-        self._server = _Server(self._handler, self._patience, self._limits.client_stall_timeout)
+        self._server = _Server(self._handler, self._limits)
         runner = web.ServerRunner(self._server, shutdown_timeout=grace)
         await runner.setup()
         try:
-            await _Site(runner, self._server, self._host, self._port, self._reuse_port, self._tls, self._patience).start()
+            await _Site(runner, self._server, self._host, self._port, self._reuse_port, self._tls, self._limits).start()
         except BaseException:
             await runner.cleanup()
             raise
@@ -171,14 +172,14 @@ class _Site(web.BaseSite):
         port: int,
         reuse_port: bool,
         tls: ServerTls | None,
-        patience: Patience,
+        limits: Limits,
     ) -> None:
         super().__init__(runner)
         self._answering = server
         self._place = host, port
         self._reuse_port = reuse_port
         self._tls = tls
-        self._patience = patience
+        self._handshake = limits.client_first_timeout
 
     @property
     def name(self) -> str:
@@ -196,7 +197,7 @@ class _Site(web.BaseSite):
             host,
             port,
             ssl=context,
-            ssl_handshake_timeout=None if context is None else self._patience.first_request,
+            ssl_handshake_timeout=None if context is None else self._handshake,
             backlog=1024,
             reuse_port=self._reuse_port,
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.web.listener import Listener, Patience
 from tests.conformance.wire import connection
 from tests.harness import Proxy, Reply, until
 from tests.simulator import when
@@ -142,18 +141,13 @@ async def test_promise_33_retry_after_is_passed_on(scratch: Path, said: Callable
 # -- 32: patience --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listeners that wait half a second for a request."""
-    defaults = Listener.__init__.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "patience", Patience(first_request=0.5, idle=0.5))
+#: Listeners that wait half a second for a request.
+IMPATIENT = "limits: {client_first_timeout: 500ms, client_idle_timeout: 500ms}\n"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_promise_32_clients_that_never_ask_are_sent_away(scratch: Path) -> None:
     """A hundred connections that send half a request, or nothing, are closed; meanwhile others are served."""
-    async with Registry() as upstream, Proxy(scratch, upstream) as proxy:
+    async with Registry() as upstream, Proxy(scratch, upstream, top=IMPATIENT) as proxy:
         image = upstream.image("open/app", "v1")
         starts = (b"", b"G", b"GET /v2/ HTTP/1.1\r\n", b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\x16\x03\x01\x02\x00\x01")
 

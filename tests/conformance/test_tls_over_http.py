@@ -14,7 +14,7 @@ import trustme
 from aiohttp import web
 
 from proxy.settings import Limits, Tls
-from proxy.web.listener import Listener, Patience
+from proxy.web.listener import Listener
 from proxy.web.tls import ServerTls
 from tests.harness import Proxy
 from tests.simulator.registry import Registry
@@ -189,7 +189,7 @@ async def test_promise_32_an_unfinished_handshake_is_ended(tmp_path: Path) -> No
         return web.Response(text="ok")
 
     tls = ServerTls(Tls(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key"))
-    listener = Listener(answer, "127.0.0.1", 0, Limits(), patience=Patience(first_request=0.5), tls=tls)
+    listener = Listener(answer, "127.0.0.1", 0, Limits(client_first_timeout=0.5), tls=tls)
     await listener.start()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 
 from proxy.settings import Limits
-from proxy.web.listener import Listener, Patience
+from proxy.web.listener import Listener
 from tests.unit.web.wire import Client, connected, listening, on_both_loops
 
-HURRY = Patience(first_request=0.3, idle=0.3)
+HURRY = Limits(client_first_timeout=0.3, client_idle_timeout=0.3)
 REQUEST = b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n"
 
 
@@ -37,7 +37,7 @@ async def ends_after(client: Client) -> float:
 @on_both_loops
 async def test_promise_32_a_client_that_says_nothing_is_closed() -> None:
     """A connection without a request ends; others are answered meanwhile."""
-    async with listening(hello, patience=HURRY) as port, connected(port) as silent:
+    async with listening(hello, HURRY) as port, connected(port) as silent:
         async with connected(port) as other:
             assert (await other.ask()).body == b"hello"
         assert 0.1 < await ends_after(silent) < 5
@@ -47,7 +47,7 @@ async def test_promise_32_a_client_that_says_nothing_is_closed() -> None:
 @on_both_loops
 async def test_promise_32_a_request_that_never_ends_is_closed(part: bytes) -> None:
     """A part of a request is no request."""
-    async with listening(hello, patience=HURRY) as port, connected(port) as client:
+    async with listening(hello, HURRY) as port, connected(port) as client:
         await client.send(part)
         assert 0.1 < await ends_after(client) < 5
 
@@ -61,7 +61,7 @@ async def test_promise_32_a_request_that_drips_is_closed() -> None:
             await client.send(b"X")
             await asyncio.sleep(0.02)
 
-    async with listening(hello, patience=HURRY) as port, connected(port) as client:
+    async with listening(hello, HURRY) as port, connected(port) as client:
         await client.send(b"GET / HTTP/1.1\r\nX-Header: ")
         dripping = asyncio.create_task(drip(client))
         assert 0.1 < await ends_after(client) < 5
@@ -73,7 +73,7 @@ async def test_promise_32_a_request_that_drips_is_closed() -> None:
 @on_both_loops
 async def test_promise_32_an_idle_connection_is_closed(part: bytes) -> None:
     """After an answer, too: nothing, or only a part of the next request, and the connection ends."""
-    async with listening(hello, patience=HURRY) as port, connected(port) as client:
+    async with listening(hello, HURRY) as port, connected(port) as client:
         assert (await client.ask()).body == b"hello"
         await client.send(part)
         assert 0.1 < await ends_after(client) < 5
@@ -87,7 +87,7 @@ async def test_promise_32_a_slow_answer_is_not_the_clients_fault() -> None:
         await asyncio.sleep(0.5)
         return web.Response(text="late")
 
-    async with listening(slow, patience=Patience(first_request=0.2, idle=0.2)) as port, connected(port) as client:
+    async with listening(slow, Limits(client_first_timeout=0.2, client_idle_timeout=0.2)) as port, connected(port) as client:
         assert (await client.ask()).body == b"late"
         assert (await client.ask()).body == b"late"
 
@@ -328,3 +328,43 @@ async def test_a_handler_that_breaks_is_logged_and_answered_500(caplog: pytest.L
         async with connected(port) as client:
             assert (await client.ask()).body == b"hello"
     assert "LookupError: the reason" in caplog.text
+
+
+async def answered(port: int) -> bool:
+    """Whether a new connection is served."""
+    async with connected(port) as client:
+        try:
+            return (await client.ask()).status == 200
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return False
+
+
+@on_both_loops
+async def test_there_are_only_so_many_connections() -> None:
+    """The one beyond is closed at once; those that are open go on, and one that closes makes room."""
+    async with listening(hello, Limits(client_connections=2)) as port:
+        async with connected(port) as first, connected(port) as second:
+            assert (await first.ask()).status == 200
+            assert (await second.ask()).status == 200
+            async with connected(port) as third:
+                assert await third.rest() == b""
+            assert (await first.ask()).status == 200
+        async with asyncio.timeout(10):
+            while not await answered(port):
+                await asyncio.sleep(0.02)
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("X-Long: " + "a" * 2000, 400),
+        ("X-Short: " + "a" * 500, 200),
+        ("\r\n".join(f"X-{number}: 1" for number in range(40)), 400),
+    ],
+)
+async def test_heads_are_bounded(head: str, status: int) -> None:
+    """Lines that are too long, and too many of them, are refused before anybody looks at them."""
+    async with listening(hello, Limits(client_header_size=1024, client_headers=20)) as port, connected(port) as client:
+        await client.send(f"GET / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        assert (await client.reply()).status == status

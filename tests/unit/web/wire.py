@@ -17,15 +17,15 @@ import uvloop
 from aiohttp import web
 
 from proxy.settings import Limits
-from proxy.web.listener import Listener, Patience
+from proxy.web.listener import Listener
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def listening(handler: Handler, limits: Limits | None = None, patience: Patience | None = None) -> AsyncIterator[int]:
+async def listening(handler: Handler, limits: Limits | None = None) -> AsyncIterator[int]:
     """The port of a listener that answers by ``handler``."""
-    listener = Listener(handler, "127.0.0.1", 0, limits or Limits(), patience=patience or Patience())
+    listener = Listener(handler, "127.0.0.1", 0, limits or Limits())
     await listener.start()
     try:
         yield listener.port
