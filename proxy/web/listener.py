@@ -68,7 +68,7 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         self._open += 1
         if self._open > self._limits.client_connections:
-            # Those who are being served go on; who comes now may try again. aiohttp begins with a connection before it lets it end.
+            # Those who are being served go on. aiohttp begins with a connection before it lets it end.
             asyncio.get_running_loop().call_soon(transport.abort)
             return
         loop = asyncio.get_running_loop()
