@@ -154,7 +154,8 @@ def _show_rule(configuration: Configuration, reference: Reference, *, as_json: b
 
 
 def _place(configuration: Configuration, rule: Rule, lines: dict[int, int]) -> str:
-    return f'"{rule.pattern.text}" ({configuration.path}:{lines[id(rule)]})'
+    line = lines.get(id(rule))
+    return f'"{rule.pattern.text}" ({"built in" if line is None else f"{configuration.path}:{line}"})'
 
 
 def _problem(problem: Problem) -> dict[str, object]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from proxy.policy import canary
 from proxy.policy.rules import Never, OnOverwrite, Outcome, Rule, Verdict, evaluate
 from storage.digest import Digest
 from storage.records import Event, EventType, Pin, PinAction, PinChange, PinState, PinWrite
@@ -149,6 +150,9 @@ def decide_digest(repository: Repository, digest: Digest, rule: Rule, verdict: V
 
 def _first(repository: Repository, tag: str, rule: Rule, seen: Observation, now: datetime) -> Decision:
     name = f"{repository}:{tag}"
+    if canary.reserved(repository):
+        answer = Answer.ABSENT if tag.startswith(canary.ABSENT) else Answer.DENY
+        return Decision(answer, None, (canary.refusal(tag),))
     if isinstance(rule.require, Never):
         return Decision(Answer.DENY, None, (f"{name} does not pass {rule}", *evaluate(rule.require, ()).reasons))
     match seen.upstream:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeVar, assert_never
 
+from proxy.policy import canary
 from storage.reference import Repository
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -306,7 +307,9 @@ class Rule:
 
 
 def match(rules: Sequence[Rule], repository: Repository) -> Rule:
-    """The one rule for a repository: the most specific match, else a rule that denies."""
+    """The one rule for a repository: the most specific match, else a rule that denies; for a canary, no rule but its own."""
+    if canary.reserved(repository):
+        return CANARY_RULE
     return most_specific(rules, str(repository)) or DEFAULT_RULE
 
 
@@ -364,6 +367,8 @@ def fingerprint(requirement: Requirement, trusted: Mapping[str | Root | Store, s
 
 
 DEFAULT_RULE = Rule(Pattern.compile("**"), Never(), (), fingerprint(Never(), {}))
+#: What holds for the repositories that are never served (:mod:`proxy.policy.canary`).
+CANARY_RULE = Rule(Pattern.compile(f"**/{canary.NAME}/**"), Never(), (), fingerprint(Never(), {}))
 
 
 # -- what was found, and what it means ------------------------------------------------------------------------------
