@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import configuration, notation, openpgp, registry, sigstore
+from tests.fuzz.targets import clients, configuration, notation, openpgp, registry, sigstore
 
 TARGETS: tuple[Target, ...] = (
     *sigstore.TARGETS,
@@ -11,4 +11,5 @@ TARGETS: tuple[Target, ...] = (
     *openpgp.TARGETS,
     *registry.TARGETS,
     *configuration.TARGETS,
+    *clients.TARGETS,
 )
