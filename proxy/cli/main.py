@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import access, block, client, config, pins, serve, trust, verify
+from proxy.cli import access, block, client, config, doctor, pins, serve, trust, verify
 
 app = typer.Typer(
     name="tagstone",
@@ -26,6 +26,7 @@ app.add_typer(trust.app, name="trust")
 app.add_typer(access.app, name="access")
 app.command()(client.client)
 app.add_typer(config.app, name="config")
+app.command()(doctor.doctor)
 
 
 def _version(value: bool) -> None:  # the shape that typer calls
