@@ -388,6 +388,7 @@ class Evidence:
     steps: tuple[str, ...] = ()  #: what each step of the judgement saw, for people who ask
     signer: str | None = None  #: who signed, where the question does not say it: a pattern or a store may stand for many
     undecided: bool = False  #: nobody can tell now: the question stays open, whatever else was found
+    warnings: tuple[str, ...] = ()  #: what somebody should know, though it decides nothing
 
 
 class Outcome(StrEnum):
@@ -509,8 +510,8 @@ def _answer(question: Question, evidence: Sequence[Evidence], unavailable: bool,
             _earliest(list(ends.values())),
             passed=(f"{required}: {found}",),
         )
-    reasons = _reasons(judged)
     undecided = any(piece.undecided for piece in judged)
+    reasons = _reasons(sorted(judged, key=lambda piece: not piece.undecided))
     shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
     kind = "signature" if isinstance(question, SignatureBy) else "attestation"
     if undecided:

@@ -19,9 +19,9 @@ _SHOWN = 160
 _MOST_UNSIGNED = 50_000
 
 
-def shown(text: str) -> str:
+def shown(text: str, most: int = _SHOWN) -> str:
     """``text`` for use in a reason: cut, and ASCII without control characters, since reasons end up in HTTP headers."""
-    return ascii(text[:_SHOWN])[1:-1] + ("..." if len(text) > _SHOWN else "")
+    return ascii(text[:most])[1:-1] + ("..." if len(text) > most else "")
 
 
 def read_object(body: bytes, depth: int, what: str, most: int | None = _MOST_UNSIGNED) -> Mapping[str, object]:

@@ -144,6 +144,7 @@ class Issued:
     signer: Signer
     chain: tuple[x509.Certificate, ...]  #: leaf first, root last
     fault: ChainFault | None = None
+    keys: tuple[Signer, ...] = ()  #: of each certificate of the chain
 
     @property
     def root_pem(self) -> bytes:
@@ -177,14 +178,17 @@ def issue(
     begins: datetime = _BEGIN,
     ends: datetime = _END,
     fault: ChainFault | None = None,
+    servers: tuple[x509.ExtensionType, ...] = (),
 ) -> Issued:
     """A signer whose chain has ``depth`` certificates: leaf, intermediates, root; with 1 the leaf is self-signed.
 
-    ``begins`` and ``ends`` are the leaf's; the others hold for longer.
+    ``begins`` and ``ends`` are the leaf's; the others hold for longer. ``servers``: extensions of all but the root that say who
+    tells whether they are revoked (:mod:`tests.simulator.revocation`).
     """
     leaf_key = Signer.of(kind, f"{name} leaf")
     if depth == 1:
-        return Issued(leaf_key, (_leaf(leaf_key, name, leaf_key, subject(name), begins, ends, fault),), fault)
+        own = _leaf(leaf_key, name, leaf_key, subject(name), begins, ends, fault, ())
+        return Issued(leaf_key, (own,), fault, (leaf_key,))
     roles = ["root", *(f"intermediate {number}" for number in range(1, depth - 1))]
     keys = [Signer.of("p384", f"{name} {role}") for role in roles]
     if fault == "root with a key of another kind":
@@ -193,8 +197,19 @@ def issue(
     for number, (role, key) in enumerate(zip(roles, keys, strict=True)):
         by, issuer = (key, subject(role)) if number == 0 else (keys[number - 1], authorities[-1].subject)
         last = number == len(roles) - 1
-        authorities.append(_authority(key, subject(role), by, issuer, fault if last or number == 0 else None, number == 0, last))
-    leaf = _leaf(leaf_key, name, keys[-1], authorities[-1].subject, begins, ends, fault)
+        authorities.append(
+            _authority(
+                key,
+                subject(role),
+                by,
+                issuer,
+                fault if last or number == 0 else None,
+                number == 0,
+                last,
+                () if number == 0 else servers,
+            )
+        )
+    leaf = _leaf(leaf_key, name, keys[-1], authorities[-1].subject, begins, ends, fault, servers)
     chain = [leaf, *reversed(authorities)]
     if fault == "no root":
         chain = chain[:-1]
@@ -204,12 +219,19 @@ def issue(
         chain.append(chain[-1])
     elif fault == "issuer with another key":
         stranger = Signer.of("p384", f"{name} stranger")
-        chain[1] = _authority(stranger, chain[1].subject, keys[-2], chain[1].issuer, None, False, True)
-    return Issued(leaf_key, tuple(chain), fault)
+        chain[1] = _authority(stranger, chain[1].subject, keys[-2], chain[1].issuer, None, False, True, ())
+    return Issued(leaf_key, tuple(chain), fault, (leaf_key, *reversed(keys)))
 
 
 def _authority(
-    key: Signer, name: x509.Name, by: Signer, issuer: x509.Name, fault: ChainFault | None, root: bool, last: bool
+    key: Signer,
+    name: x509.Name,
+    by: Signer,
+    issuer: x509.Name,
+    fault: ChainFault | None,
+    root: bool,
+    last: bool,
+    servers: tuple[x509.ExtensionType, ...],
 ) -> x509.Certificate:
     faulty = fault if last else None
     limit = 0 if fault == "path length exceeded" and root else None
@@ -221,11 +243,20 @@ def _authority(
     if faulty != "issuer without key usage":
         usage = "digital_signature" if faulty == "issuer may not sign certificates" else "key_cert_sign"
         builder = builder.add_extension(key_usage(usage, "crl_sign"), critical=True)
+    for extension in servers:
+        builder = builder.add_extension(extension, critical=False)
     return _signed(builder, by, hashes.SHA384())
 
 
 def _leaf(
-    key: Signer, name: str, by: Signer, issuer: x509.Name, begins: datetime, ends: datetime, fault: ChainFault | None
+    key: Signer,
+    name: str,
+    by: Signer,
+    issuer: x509.Name,
+    begins: datetime,
+    ends: datetime,
+    fault: ChainFault | None,
+    servers: tuple[x509.ExtensionType, ...],
 ) -> x509.Certificate:
     builder = _builder(key, subject(name), issuer, begins, ends)
     if fault == "leaf is a CA":
@@ -242,6 +273,8 @@ def _leaf(
     elif fault == "leaf for timestamps":
         purposes = [ExtendedKeyUsageOID.TIME_STAMPING]
     builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    for extension in servers:
+        builder = builder.add_extension(extension, critical=False)
     return _signed(builder, by, hashes.SHA224() if fault == "signed with SHA-224" else hashes.SHA256())
 
 

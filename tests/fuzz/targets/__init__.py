@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import clients, configuration, notation, openpgp, registry, sigstore
+from tests.fuzz.targets import clients, configuration, notation, openpgp, registry, revocation, sigstore
 
 TARGETS: tuple[Target, ...] = (
     *sigstore.TARGETS,
     *notation.TARGETS,
+    *revocation.TARGETS,
     *openpgp.TARGETS,
     *registry.TARGETS,
     *configuration.TARGETS,

@@ -33,13 +33,20 @@ _ECDSA_SHA256 = "1.2.840.10045.4.3.2"
 class TimestampAuthority:
     """Stamps bytes; :meth:`chain` is what a trusted root lists."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, servers: tuple[x509.ExtensionType, ...] = ()) -> None:
+        """``servers``: extensions of the leaf that say who tells whether it is revoked."""
         self.name = name
+        self._servers = servers
         self._root = Signer.of("p384", f"{name} TSA root")
         self._key = Signer.of("p256", f"{name} TSA leaf")
         self._foreign = Signer.of("p384", f"{name} TSA foreign root")
         self._foreign_key = Signer.of("p256", f"{name} TSA foreign leaf")
         self._chains: dict[tuple[str, datetime | None], tuple[x509.Certificate, ...]] = {}
+
+    @property
+    def root_key(self) -> Signer:
+        """The key of the root."""
+        return self._root
 
     @property
     def organization(self) -> str:
@@ -100,6 +107,8 @@ class TimestampAuthority:
         )
         if purpose is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=critical)
+        for extension in () if ca else self._servers:
+            builder = builder.add_extension(extension, critical=False)
         assert isinstance(by.private, ec.EllipticCurvePrivateKey)
         return builder.sign(by.private, hashes.SHA384())
 

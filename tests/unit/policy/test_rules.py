@@ -696,3 +696,35 @@ def test_fingerprints_tell_questions_apart(one: Requirement, other: Requirement)
                 # The same key signs under each of its names.
                 held = [good(key) for key, authority in AUTHORITIES.items() if authority in signers]
                 assert evaluate(one, held).outcome is evaluate(other, held).outcome
+
+
+# -- evidence that leans on what could not be asked ----------------------------------------------------------------
+
+
+def untold(key: str) -> Evidence:
+    """Evidence that may hold; whoever could tell was silent."""
+    return replace(bad(key, "whether the certificate is revoked cannot be told"), undecided=True)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "evidence", "outcome"),
+    [
+        pytest.param(ALICE, [untold("a")], UNKNOWN, id="neither yes nor no"),
+        pytest.param(ALICE, [untold("a"), bad("a")], UNKNOWN, id="beside one that fails"),
+        pytest.param(ALICE, [untold("a"), good("a")], YES, id="beside one that holds"),
+        pytest.param(BOB, [untold("a")], NO, id="a matter of that question alone"),
+        pytest.param(AllOf((ALICE, BOB)), [untold("a"), good("b")], UNKNOWN, id="all: one of them"),
+        pytest.param(AllOf((ALICE, BOB)), [untold("a")], NO, id="all: the other fails"),
+        pytest.param(AnyOf((ALICE, BOB)), [untold("a")], UNKNOWN, id="any: one of them"),
+        pytest.param(AnyOf((ALICE, BOB)), [untold("a"), good("b")], YES, id="any: the other holds"),
+        pytest.param(AtLeast(2, (ALICE, BOB, CAROL)), [untold("a"), good("b")], UNKNOWN, id="two of three: perhaps"),
+        pytest.param(AtLeast(2, (ALICE, BOB, CAROL)), [untold("a")], NO, id="two of three: not even then"),
+        pytest.param(AtLeast(2, (ALICE, BOB, CAROL)), [untold("a"), good("b"), good("c")], YES, id="two of three: without it"),
+    ],
+)
+def test_what_leans_on_an_outage(requirement: Requirement, evidence: list[Evidence], outcome: Outcome) -> None:
+    """An outage is neither yes nor no, and only for what it is about; its reason is the first to be told."""
+    verdict = evaluate(requirement, evidence)
+    assert verdict.outcome is outcome
+    if outcome is UNKNOWN:
+        assert any("whether the certificate is revoked cannot be told" in reason for reason in verdict.reasons)
