@@ -118,6 +118,16 @@ class Limits(Model):
     evidence_timeout: Timeout = Field(
         15.0, description="How long an image's signatures are looked for; what did not answer by then counts as unavailable."
     )
+    ocsp_size: Size = Field(64 << 10, description="Largest answer of an OCSP server.")
+    crl_size: Size = Field(8 << 20, description="Largest certificate revocation list.")
+    revocation_timeout: Timeout = Field(
+        10.0,
+        description="How long revocation servers are asked about the certificates of one image: one OCSP server a fifth of it, "
+        "for one list half of it. What did not answer by then counts as unavailable.",
+    )
+    memory_revocation: Size = Field(
+        32 << 20, description="Memory for answers of revocation servers, which are kept until they end, for a day at most."
+    )
     referrers: int = Field(256, ge=1, le=10_000, description="Most referrers read for one image.")
     tag_pages: int = Field(200, ge=1, le=100_000, description="Most pages of an upstream's tag list that are followed.")
     token_size: Size = Field(64 << 10, description="Largest answer of a token endpoint.")

@@ -153,12 +153,14 @@ class Transport:
         *,
         user_agent: str,
         resolver: aiohttp.abc.AbstractResolver | None = None,
+        hint: str | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._upstream = upstream
         self._limits = limits
         self._user_agent = user_agent
         self._resolver = resolver
+        self._hint = hint or f"if that is right, set `allow_private: true` for upstream {endpoint.name}"
         self._reading = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._tls: dict[bool, ssl.SSLContext] = {}  # by whether it shows the client certificate
@@ -168,7 +170,7 @@ class Transport:
         self._streams = asyncio.Semaphore(max(1, upstream.connections - max(1, upstream.connections // 4)))
 
     async def send(
-        self, method: str, url: URL, headers: Mapping[str, str], by: float, form: Mapping[str, str] | None = None
+        self, method: str, url: URL, headers: Mapping[str, str], by: float, form: Mapping[str, str] | bytes | None = None
     ) -> Reply:
         """Ask once, without following redirects; the head of the answer must be here until ``by`` on the loop's clock.
 
@@ -195,7 +197,7 @@ class Transport:
         url: URL,
         headers: Mapping[str, str],
         by: float,
-        form: Mapping[str, str] | None,
+        form: Mapping[str, str] | bytes | None,
         tls: ssl.SSLContext | bool,
     ) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
@@ -220,10 +222,6 @@ class Transport:
                 limit = f"within {wait if progress.connected else connect:g} s"
                 raise Outage(f"{what} {'in the time that was left for it' if timer.when() == by else limit}") from error
             raise explain(error, url, allow_private_hint=self._hint, connect=connect) from error
-
-    @property
-    def _hint(self) -> str:
-        return f"if that is right, set `allow_private: true` for upstream {self._endpoint.name}"
 
     @asynccontextmanager
     async def stream_slot(self) -> AsyncIterator[None]:
