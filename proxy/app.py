@@ -22,11 +22,13 @@ from proxy.services.news import News
 from proxy.services.oidc import Issuers
 from proxy.services.refresher import Refresher
 from proxy.services.revision import Revision, utc_now
+from proxy.services.revocation import Revocations
 from proxy.services.sessions import Sessions, session_key
 from proxy.services.watched import FileWatch
 from proxy.tuf.state import State
 from proxy.upstream.client import Upstreams
 from proxy.upstream.keysets import fetch_key_set
+from proxy.upstream.revocation import RevocationServers
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
 from proxy.web.listener import Handler
@@ -47,14 +49,16 @@ _USER_AGENT = f"tagstone/{__version__}"
 _RETRY = 1.0
 
 
-def pipeline_of(configuration: Configuration) -> Pipeline:
+def pipeline_of(configuration: Configuration, revocations: Revocations) -> Pipeline:
     """The verifiers with the trust of a configuration."""
-    return Pipeline(default_verifiers(configuration.settings.limits), configuration.trusted, configuration.settings.limits)
+    limits = configuration.settings.limits
+    return Pipeline(default_verifiers(limits), configuration.trusted, limits, revocations)
 
 
-def revision_of(configuration: Configuration, number: int) -> Revision:
+def revision_of(configuration: Configuration, number: int, revocations: Revocations) -> Revision:
     """The part of a configuration that decides, as one value."""
-    return Revision(number, configuration.rules, pipeline_of(configuration), configuration.settings.check_interval)
+    pipeline = pipeline_of(configuration, revocations)
+    return Revision(number, configuration.rules, pipeline, configuration.settings.check_interval)
 
 
 def router_of(configuration: Configuration) -> Router:
@@ -79,6 +83,12 @@ async def _session_key(data_dir: Path) -> bytes:
         raise BlobStoreUnavailable(f"the key for sessions cannot be read or made: {error}") from error
 
 
+def revocations_of(configuration: Configuration) -> Revocations:
+    """Who asks whether certificates are revoked; nothing is dialled yet."""
+    limits = configuration.settings.limits
+    return Revocations(RevocationServers(limits, user_agent=_USER_AGENT), limits)
+
+
 class Application:
     """Everything between the requests and the data directory. Several applications may share one data directory."""
 
@@ -101,8 +111,15 @@ class Application:
         self.upstreams = upstreams_of(configuration)
         self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)
         self._admission = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now)
+        self._revocations = revocations_of(configuration)
         self.gate = Gate(
-            revision_of(configuration, self._number), self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now
+            revision_of(configuration, self._number, self._revocations),
+            self._admission,
+            self.pins,
+            self.blobs,
+            self.upstreams,
+            limits,
+            utc_now,
         )
         access = configuration.access
         self._data_dir = data_dir
@@ -141,6 +158,7 @@ class Application:
             await self.database.open()
             exits.push_async_callback(self.database.close)
             exits.push_async_callback(self.upstreams.close)
+            exits.push_async_callback(self._revocations.close)
             exits.push_async_callback(self.blobs.close)
             removed = await self.blobs.recover()
             if removed:
@@ -186,7 +204,7 @@ class Application:
     def _decide_by(self, configuration: Configuration) -> None:
         self._current = configuration
         self._number += 1
-        self.gate.adopt(revision_of(configuration, self._number))
+        self.gate.adopt(revision_of(configuration, self._number, self._revocations))
 
     async def _learn(self, states: Mapping[str, State]) -> None:
         """Take over what has become known of TUF repositories, if anything is decided differently by it."""

@@ -127,7 +127,8 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
     import tempfile
     from contextlib import AsyncExitStack, ExitStack
 
-    from proxy.app import DATABASE, revision_of, upstreams_of
+    from proxy.app import DATABASE, revision_of, revocations_of, upstreams_of
+    from proxy.log import configure
     from proxy.services.admission import Admission
     from proxy.services.operators import Operators
     from proxy.services.revision import utc_now
@@ -136,6 +137,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
     from storage.filesystem import FilesystemBlobStore
     from storage.pins import PinStore
 
+    configure(configuration.settings.log)  # to standard error: what a command answers stands alone on standard output
     with ExitStack() as exits:
         root = data_dir or configuration.settings.data_dir
         missing = not (root / DATABASE).exists()
@@ -146,6 +148,8 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
         async with AsyncExitStack() as cleanup:
             cleanup.push_async_callback(database.close)
             cleanup.push_async_callback(upstreams.close)
+            revocations = revocations_of(configuration)
+            cleanup.push_async_callback(revocations.close)
             await database.open(read_only=dry and not missing)
             catalog, pins = Catalog(database), PinStore(database)
             blobs = FilesystemBlobStore(root, on_damage=None)
@@ -153,7 +157,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
             limits = configuration.settings.limits
             admission = Admission(catalog, blobs, upstreams, limits, utc_now, record=not dry)
             cleanup.push_async_callback(admission.close)
-            revision = revision_of(configuration, 0)
+            revision = revision_of(configuration, 0, revocations)
             yield House(pins, catalog, admission, upstreams, revision, Operators(pins, catalog, admission, revision, utc_now))
 
 

@@ -106,6 +106,7 @@ def _verdict_json(verdict: Verdict | None) -> dict[str, object]:
                 "accepted": e.accepted,
                 "reason": e.reason,
                 "valid_until": common.moment(e.valid_until),
+                "warnings": list(e.warnings),
                 "steps": list(e.steps),
             }
             for e in verdict.evidence
@@ -136,6 +137,7 @@ def _judged(verdict: Verdict, *, explain: bool) -> list[str]:
         lines.append("  found:")
     for piece in verdict.evidence:
         lines.append(f"    [{'ok' if piece.accepted else '--'}] {piece.format}, {piece.source}: {piece.reason}")
+        lines += [f"         warning: {warning}" for warning in piece.warnings]
         if explain:
             lines += [f"         {number}. {step}" for number, step in enumerate(piece.steps, 1)]
     return lines

@@ -244,10 +244,18 @@ def _build_stores(settings: Settings, report: Report) -> dict[str, NotationStore
 
 
 def _load_store(name: str, written: NotationSettings) -> NotationStore:
-    from proxy.verify.notation import NotationStore
+    from proxy.verify.notation_store import NotationStore, Revocation
 
     ca, tsa, signing_authority = (_contents(paths, _MAX_PEM) for paths in (written.ca, written.tsa, written.signing_authority))
-    return NotationStore.load(name, ca, tsa, written.identities, signing_authority)
+    return NotationStore.load(
+        name,
+        ca,
+        tsa,
+        written.identities,
+        signing_authority,
+        revocation=Revocation(written.revocation),
+        allow_private=written.allow_private,
+    )
 
 
 def _contents(paths: Iterable[Path], limit: int) -> list[bytes]:

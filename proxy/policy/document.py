@@ -147,6 +147,17 @@ class NotationSettings(Model):
     )
     tsa: tuple[FilePath, ...] = Field((), description="PEM files of timestamp authorities (self-issued root certificates).")
     identities: tuple[str, ...] = Field((), description="Trusted subjects, such as `x509.subject: C=DE, ST=BE, O=acme`.")
+    revocation: Literal["skip", "log", "enforce"] = Field(
+        "log",
+        description="What is done about revoked certificates (OCSP, lists). `skip`: nobody is asked. `log`: what is found is "
+        "logged and explained, and decides nothing. `enforce`: a revoked certificate is refused, and where nobody answers there "
+        "is no verdict, so that the pull is to be tried again.",
+    )
+    allow_private: Switch = Field(
+        False,
+        description="Whether the revocation servers that its certificates name may live at loopback, private or link-local "
+        "addresses.",
+    )
 
     @model_validator(mode="after")
     def _trusts_somebody(self) -> NotationSettings:

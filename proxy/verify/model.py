@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from proxy.content import FetchedManifest, Lookaside, Referrers
 from proxy.manifest import Entry, Manifest
@@ -23,6 +23,7 @@ from storage.reference import Repository
 if TYPE_CHECKING:
     from proxy.verify.notation import NotationStore
     from proxy.verify.openpgp import OpenPgpKey
+    from proxy.verify.revocation import Answers, Query
     from proxy.verify.roots import Root
 
 
@@ -75,6 +76,7 @@ class Document:
     manifest: FetchedManifest
     parsed: Manifest  #: ``manifest.body``, read strictly; has the shape of evidence
     layers: tuple[tuple[Descriptor, Mapping[str, str], bytes], ...]  #: descriptor, annotations, bytes
+    answers: Answers = field(default_factory=dict, repr=False)  #: what revocation servers said of certificates in there
 
     def source(self, subject: Digest) -> str:
         """Where this was found, for people."""
@@ -147,6 +149,28 @@ class Verifier(Protocol):
 
         Never raises for what the document contains.
         """
+        ...
+
+
+@runtime_checkable
+class Inquiring(Protocol):
+    """A verifier whose judgement may lean on answers of revocation servers (:attr:`Document.answers`)."""
+
+    def needs(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Query, ...]:
+        """What must be asked before the document can be judged, beyond what it has answers to. Nothing where it fails anyway.
+
+        Never raises for what the document contains.
+        """
+        ...
+
+
+class Inquirer(Protocol):
+    """Who asks revocation servers."""
+
+    async def ask(self, queries: Sequence[Query], now: datetime, by: float) -> Answers:
+        """An answer to each, or why there is none, until ``by`` on the loop's clock."""
         ...
 
 

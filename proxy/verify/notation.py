@@ -20,15 +20,15 @@ The annotation with thumbprints is a hint, and nothing depends on it. The steps 
     store, the timestamp's accuracy included. Scheme ``notary.x509.signingAuthority``: it held at the authentic signing time,
     which only such authorities are believed about as the store lists for that; from anybody else it must hold now as well.
 11. The payload's target is the image: digest, size and media type.
-
-Revocation (OCSP, CRL) is not asked for: it needs the network, and an answer that does not come would be no verdict.
+12. Revocation (:mod:`proxy.verify.revocation`), as the store wants it: of the chain, and of the timestamp's where the answer
+    leans on that. Nothing is asked here: answers come with the document, and :meth:`NotationSignatures.needs` says which.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cryptography import x509
@@ -59,10 +59,10 @@ from proxy.verify.envelopes import (
     read_jws,
 )
 from proxy.verify.model import Document, Subject, Trusted
-from proxy.verify.notation_store import NotationStore
+from proxy.verify.notation_store import NotationStore, Revocation
+from proxy.verify.notation_validity import Held, Unanswered, check_revocation, check_time
 from proxy.verify.parsing import member, read_object, shown, text
-from proxy.verify.roots import Authority, Window
-from proxy.verify.timestamps import verify_timestamp
+from proxy.verify.revocation import LookUp, Query
 
 __all__ = ["NotationSignatures", "NotationStore"]
 
@@ -105,6 +105,28 @@ class NotationSignatures:
         self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
     ) -> tuple[Evidence, ...]:
         """Judge the envelope for each trust store that is asked about."""
+        return self._judged(document, subject, questions, trusted, now, {})
+
+    def needs(
+        self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
+    ) -> tuple[Query, ...]:
+        """What must be asked about the certificates of a signature that holds in every other way."""
+        stores = (trusted.stores.get(question.by.name) for question in questions if isinstance(question.by, Store))
+        missing: dict[Query, None] = {}
+        if any(store is not None and store.revocation is not Revocation.SKIP for store in stores):
+            self._judged(document, subject, questions, trusted, now, missing)
+        return tuple(missing)
+
+    def _judged(
+        self,
+        document: Document,
+        subject: Subject,
+        questions: Sequence[Question],
+        trusted: Trusted,
+        now: datetime,
+        missing: dict[Query, None],
+    ) -> tuple[Evidence, ...]:
+        """``missing`` collects what would have to be asked to say more."""
         source = document.source(subject.digest)
         steps: list[str] = []
         try:
@@ -112,7 +134,15 @@ class NotationSignatures:
         except EvidenceMalformed as error:
             return (Evidence(self.name, source, None, None, accepted=False, reason=str(error), steps=tuple(steps)),)
         return tuple(
-            self._judge(source, signed, subject, question, trusted.stores[question.by.name], now, list(steps))
+            self._judge(
+                source,
+                signed,
+                subject,
+                question,
+                trusted.stores[question.by.name],
+                LookUp(document.answers, now, trusted.stores[question.by.name].allow_private, missing),
+                list(steps),
+            )
             for question in questions
             if isinstance(question, SignatureBy) and isinstance(question.by, Store) and question.by.name in trusted.stores
         )
@@ -158,14 +188,24 @@ class NotationSignatures:
         subject: Subject,
         question: SignatureBy,
         store: NotationStore,
-        now: datetime,
+        look_up: LookUp,
         steps: list[str],
     ) -> Evidence:
-        """Steps 7 to 11, for one store."""
+        """Steps 7 to 12, for one store."""
         try:
-            until = self._check(signed, subject, question, store, now, steps)
+            held = self._check(signed, subject, question, store, look_up.now, steps)
+            warnings = check_revocation(signed.envelope, signed.chain, store, held, look_up, steps)
         except EvidenceMalformed as error:
-            return Evidence(self.name, source, question, signed.authority, accepted=False, reason=str(error), steps=tuple(steps))
+            return Evidence(
+                self.name,
+                source,
+                question,
+                signed.authority,
+                accepted=False,
+                reason=str(error),
+                steps=tuple(steps),
+                undecided=isinstance(error, Unanswered),
+            )
         reason = f"signature by {signed.signer} of notation store {store.name} over {subject.digest}"
         return Evidence(
             self.name,
@@ -174,15 +214,16 @@ class NotationSignatures:
             signed.authority,
             accepted=True,
             reason=reason,
-            valid_until=until,
+            valid_until=held.until,
             steps=tuple(steps),
             signer=signed.signer,
+            warnings=warnings,
         )
 
     def _check(
         self, signed: _Signed, subject: Subject, question: SignatureBy, store: NotationStore, now: datetime, steps: list[str]
-    ) -> datetime | None:
-        """The end of what the acceptance leans on; None where that has none."""
+    ) -> Held:
+        """Steps 7 to 11: what the acceptance leans on."""
         envelope = signed.envelope
         believed = envelope.scheme == _SIGNING_AUTHORITY and any(each in store.signing_authority for each in signed.chain)
         if not believed and not any(each in store.ca for each in signed.chain):
@@ -199,12 +240,13 @@ class NotationSignatures:
         steps.append(
             "it " + ("does not expire" if envelope.expiry is None else f"expires {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
         )
-        until = _check_time(signed, store, now, believed, steps)
+        held = check_time(envelope, signed.chain, store, now, believed, steps)
         if question.docker_reference:
             raise EvidenceMalformed("does not name a repository, as no signature of this format does")
         _check_payload(envelope.payload, subject, self._limits.json_depth)
         steps.append(f"it signs {subject.digest}")
-        return min((moment for moment in (until, envelope.expiry) if moment is not None), default=None)
+        until = min((moment for moment in (held.until, envelope.expiry) if moment is not None), default=None)
+        return replace(held, until=until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,36 +370,6 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     purposes = chains.extension(leaf, x509.ExtendedKeyUsage)
     if purposes is not None and any(purpose in _OTHER_PURPOSES for purpose in purposes.value):
         raise EvidenceMalformed("is by a certificate whose extended key usage is not for signing code")
-
-
-def _check_time(signed: _Signed, store: NotationStore, now: datetime, believed: bool, steps: list[str]) -> datetime | None:
-    """Step 10. The end of what the answer leans on; None where a proven time in the past settles it."""
-    envelope, chain = signed.envelope, signed.chain
-    if envelope.authentic_time is not None:
-        moment = envelope.authentic_time
-        chains.check_windows(chain, moment, moment, "at its authentic signing time")
-        if believed:
-            steps.append(f"the chain held at the authentic signing time {moment:%Y-%m-%d %H:%M:%S} UTC")
-            return None
-        chains.check_windows(chain, now, now, f"now, and notation store {store.name} believes no other time")
-        steps.append(f"the chain held at the signing time {moment:%Y-%m-%d %H:%M:%S} UTC, and holds now")
-        return _end(chain)
-    if all(chains.window(certificate).holds(now) for certificate in chain):
-        steps.append("the chain holds now")
-        return _end(chain)
-    if not store.tsa or envelope.timestamp is None:
-        lacks = f"notation store {store.name} has no tsa" if not store.tsa else "there is no timestamp"
-        chains.check_windows(chain, now, now, f"now, and {lacks}")
-    assert envelope.timestamp is not None
-    authorities = [Authority((root,), Window()) for root in store.tsa]
-    stamp = verify_timestamp(envelope.timestamp, envelope.signature, authorities)
-    chains.check_windows(chain, stamp.time - stamp.accuracy, stamp.time + stamp.accuracy, "at the time of its timestamp")
-    steps.append(f"the chain held at the timestamp {stamp.time:%Y-%m-%d %H:%M:%S} UTC, give or take {stamp.accuracy}")
-    return None
-
-
-def _end(chain: Sequence[x509.Certificate]) -> datetime:
-    return min(certificate.not_valid_after_utc for certificate in chain)
 
 
 def _check_payload(payload: bytes, subject: Subject, depth: int) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -44,6 +45,14 @@ _ESCAPE = re.compile(r"\\([0-9A-Fa-f]{2}|.)", re.DOTALL)
 Subject = Mapping[str, str]
 
 
+class Revocation(StrEnum):
+    """What is done about the revocation of certificates (specification, "Signature Verification details")."""
+
+    SKIP = "skip"  #: nobody is asked
+    LOG = "log"  #: what is found is told, and decides nothing
+    ENFORCE = "enforce"  #: a revoked certificate is refused, and without an answer there is no verdict
+
+
 @dataclass(frozen=True, slots=True)
 class NotationStore:
     """One entry of ``trust.notation``: certificates that are trusted, and whom of those they vouch for."""
@@ -56,6 +65,8 @@ class NotationStore:
     identity: str
     #: Authorities whose signers are believed about the time of signing (scheme ``notary.x509.signingAuthority``).
     signing_authority: tuple[x509.Certificate, ...] = ()
+    revocation: Revocation = Revocation.LOG
+    allow_private: bool = False  #: whether revocation servers may be at private addresses
     #: ``identities``, read. Raises :class:`ValueError` where they cannot be.
     subjects: tuple[Subject, ...] = field(init=False, repr=False, compare=False)
 
@@ -70,6 +81,9 @@ class NotationStore:
         tsa_pems: Sequence[bytes] = (),
         identities: Sequence[str] = (),
         signing_authority_pems: Sequence[bytes] = (),
+        *,
+        revocation: Revocation = Revocation.LOG,
+        allow_private: bool = False,
     ) -> NotationStore:
         """Read the PEM files of a store.
 
@@ -90,8 +104,10 @@ class NotationStore:
         kept = () if everybody else tuple(identities)
         read = read_identities(kept)
         prints = [sorted(each.fingerprint(hashes.SHA256()).hex() for each in group) for group in (ca, tsa, signing)]
-        whole = json.dumps([*prints, sorted(sorted(subject.items()) for subject in read)])
-        return cls(name, ca, tsa, kept, hashlib.sha256(whole.encode()).hexdigest(), signing)
+        # What only told before is another question than what is enforced; telling or not is the same one.
+        more = ["revocation"] if revocation is Revocation.ENFORCE else []
+        whole = json.dumps([*prints, sorted(sorted(subject.items()) for subject in read), *more])
+        return cls(name, ca, tsa, kept, hashlib.sha256(whole.encode()).hexdigest(), signing, revocation, allow_private)
 
     def vouches_for(self, subject: x509.Name) -> bool:
         """Whether a signer's subject has all the attributes of one of the identities, each once and exactly so."""

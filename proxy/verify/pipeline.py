@@ -2,7 +2,7 @@
 
 ::
 
-    discover ─▶ Harvest ─▶ Verifier.judge (worker thread) ─▶ Evidence ─▶ evaluate(rule) ─▶ Verdict
+    discover ─▶ Harvest ─▶ answered ─▶ Verifier.judge (worker thread) ─▶ Evidence ─▶ evaluate(rule) ─▶ Verdict
 
 Each signature format is one :class:`proxy.verify.model.Verifier`, listed in :func:`default_verifiers` and named nowhere else.
 The pipeline stops as soon as the verdict is settled: a signature tag that satisfies the rule does not wait for referrers that
@@ -46,7 +46,8 @@ from proxy.verify.asking import AT_A_TIME, Trouble, all_of
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignAttestations, CosignSignatures, answers
 from proxy.verify.discovery import discover, merge
-from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, Trusted, Verifier
+from proxy.verify.inquiry import answered
+from proxy.verify.model import Document, Fetcher, Found, Harvest, Inquirer, Subject, Trusted, Verifier
 from proxy.verify.notation import NotationSignatures
 from proxy.verify.platforms import entries_of, is_platform, name_of, read_listed
 from proxy.verify.second import SecondVerdict
@@ -84,8 +85,10 @@ def places_of(questions: Sequence[Question], trusted: Trusted) -> tuple[Found | 
 class Pipeline:
     """Judges manifests by the evidence about them."""
 
-    def __init__(self, verifiers: Sequence[Verifier], trusted: Trusted, limits: Limits) -> None:
+    def __init__(self, verifiers: Sequence[Verifier], trusted: Trusted, limits: Limits, inquirer: Inquirer | None = None) -> None:
+        """``inquirer`` asks revocation servers; without one, nobody is asked, and nothing known of that."""
         self._verifiers = tuple(verifiers)
+        self._inquirer = inquirer
         self._trusted = trusted
         self._limits = limits
 
@@ -103,7 +106,7 @@ class Pipeline:
             return verdict, merge(())
         questions, missing = _answerable(questions_of(rule.require), self._trusted, None if again else now)
         below = () if subject.listed is None else of_platforms(questions)
-        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, asyncio.Semaphore(AT_A_TIME))
+        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, asyncio.Semaphore(AT_A_TIME), self._inquirer)
 
         def settled(found: Sequence[Evidence]) -> Verdict | None:
             verdict = evaluate(rule.require, (*missing, *found), _NOT_YET)
@@ -138,6 +141,7 @@ class _Search:
     limits: Limits
     now: datetime
     slots: asyncio.Semaphore
+    inquirer: Inquirer | None
 
     async def about(
         self, subject: Subject, questions: Sequence[Question], settled: Callable[[Sequence[Evidence]], Verdict | None]
@@ -156,9 +160,20 @@ class _Search:
         places = places_of(questions, self.trusted)
         async with aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.slots)) as sources:
             async for rank, harvest in sources:
-                found = await asyncio.to_thread(
-                    judge_documents, self.verifiers, harvest.documents, subject, questions, self.trusted, self.now
+                documents = await answered(
+                    self.inquirer,
+                    self.verifiers,
+                    harvest.documents,
+                    subject,
+                    questions,
+                    self.trusted,
+                    self.now,
+                    self.limits,
                 )
+                found = await asyncio.to_thread(
+                    judge_documents, self.verifiers, documents, subject, questions, self.trusted, self.now
+                )
+                _warn(subject, found)
                 harvests[rank], judged[rank] = harvest, (*found, *harvest.malformed)
                 evidence = tuple(piece for rank in sorted(judged) for piece in judged[rank])
                 if (verdict := settled(evidence)) is not None:
@@ -214,6 +229,12 @@ async def _on_each(
     if not platforms:  # nothing to be run, and nothing that attestations could be about
         return evaluate(rule.require, evidence, harvest.unavailable, harvest.retry_after), whole
     return each_platform(platforms), whole
+
+
+def _warn(subject: Subject, found: Sequence[Evidence]) -> None:
+    for warning, source in {warning: piece.source for piece in found for warning in piece.warnings}.items():
+        image = f"{subject.repository}@{subject.digest}"
+        _log.warning("signer.doubtful", image=image, source=source, reason=warning)
 
 
 def judge_documents(

@@ -61,6 +61,7 @@ class Timestamp:
     time: datetime
     accuracy: timedelta
     authority: Authority
+    chain: tuple[x509.Certificate, ...]  #: from the certificate that signed it to the authority's last
 
 
 def verify_timestamp(token: bytes, stamped: bytes, authorities: Sequence[Authority]) -> Timestamp:
@@ -72,11 +73,11 @@ def verify_timestamp(token: bytes, stamped: bytes, authorities: Sequence[Authori
     refusals: list[str] = []
     for authority in authorities:
         try:
-            parsed.check_authority(authority)  # steps 3 to 6
+            path = parsed.check_authority(authority)  # steps 3 to 6
         except EvidenceMalformed as error:
             refusals.append(str(error))
             continue
-        return Timestamp(parsed.time, parsed.accuracy, authority)
+        return Timestamp(parsed.time, parsed.accuracy, authority, path)
     # Whichever authority came furthest has the most to say; most are simply not the one.
     told = next((refusal for refusal in refusals if not refusal.startswith(_STRANGER)), None)
     if told is None:
@@ -133,8 +134,8 @@ class _Token:
         if hashlib.new(_HASHES[algorithm], stamped).digest() != imprint:
             raise EvidenceMalformed("has a timestamp over something else")
 
-    def check_authority(self, authority: Authority) -> None:
-        """Steps 3 to 6, for one authority."""
+    def check_authority(self, authority: Authority) -> tuple[x509.Certificate, ...]:
+        """Steps 3 to 6, for one authority: its chain, from the certificate that signed."""
         leaf = self._leaf(authority)
         path = self._path(leaf, authority)  # step 4
         _check_leaf(leaf)  # step 3
@@ -146,6 +147,7 @@ class _Token:
         if not authority.window.holds(self.time):
             raise EvidenceMalformed("has a timestamp from outside the time in which its authority is trusted")
         self._check_signature(path)  # step 6
+        return path
 
     def _leaf(self, authority: Authority) -> x509.Certificate:
         with foreign("a timestamp's certificate"):

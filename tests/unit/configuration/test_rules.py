@@ -26,6 +26,7 @@ from proxy.policy.rules import (
     match,
 )
 from storage.reference import Repository
+from tests.simulator.notation import issue
 from tests.unit.configuration.files import NOW, RULES, UPSTREAM, Folder
 
 KEYS = "trust: {keys: {release-key: {file: one.pub}, other: {file: two.pub}}}\n"
@@ -116,6 +117,23 @@ def test_trust_that_cannot_be_read_is_told(folder: Folder, trust: str, told: str
     """By the file that it is in."""
     (error,) = folder.errors(f"{UPSTREAM}trust: {{{trust}}}\n{RULES}")
     assert error.startswith(f"2: trust.{told.format(folder=folder.path)}")
+
+
+@pytest.mark.parametrize("mode", ["skip", "log", "enforce", None])
+def test_what_a_store_does_about_revocation(folder: Folder, mode: str | None) -> None:
+    """As written; told where nothing is."""
+    (folder.path / "acme.pem").write_bytes(issue().root_pem)
+    more = "" if mode is None else f", revocation: {mode}, allow_private: true"
+    store = folder.load(f"{UPSTREAM}trust: {{notation: {{s: {{ca: [acme.pem]{more}}}}}}}\n{RULES}").trusted.stores["s"]
+    assert (store.revocation.value, store.allow_private) == (mode or "log", mode is not None)
+
+
+def test_other_words_for_revocation(folder: Folder) -> None:
+    """There is no level but these three."""
+    text = f"{UPSTREAM}trust: {{notation: {{s: {{ca: [acme.pem], revocation: audit}}}}}}\n{RULES}"
+    error, *_ = folder.errors(text)
+    told = "2: trust.notation.s.revocation: `audit` is not known here; the values here are: `skip`, `log`, `enforce`"
+    assert error == told
 
 
 # -- what is required

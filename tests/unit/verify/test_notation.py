@@ -88,7 +88,7 @@ def test_each_kind_of_key_signs(form: Form, kind: KeyKind) -> None:
     assert answer.accepted, answer.reason
     assert answer.authority == issued.signer.fingerprint
     assert "CN=acme" in answer.reason
-    assert len(answer.steps) == 11
+    assert len(answer.steps) == 13
     assert answer.signer is not None
     assert "CN=acme" in answer.signer
     assert answer.valid_until == issued.chain[0].not_valid_after_utc

@@ -55,10 +55,10 @@ def refused(token: bytes, words: str, *authorities: Authority, stamped: bytes = 
 @pytest.mark.parametrize("bare", [True, False])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
 def test_a_timestamp_proves_its_time(algorithm: Literal["sha256", "sha384", "sha512"], bare: bool, authority: Authority) -> None:
-    """A response and a bare token, by each hash: time, accuracy and authority are told."""
+    """A response and a bare token, by each hash: time, accuracy, authority and chain are told."""
     stamp = TSA.token if bare else TSA.response
     token = stamp(STAMPED, AT, algorithm=algorithm, accuracy=timedelta(seconds=2, milliseconds=5))
-    assert judged(token, authority) == Timestamp(AT, timedelta(seconds=2, milliseconds=5), authority)
+    assert judged(token, authority) == Timestamp(AT, timedelta(seconds=2, milliseconds=5), authority, TSA.chain(AT))
 
 
 def test_fractions_of_a_second_are_kept() -> None:
@@ -384,7 +384,7 @@ def test_any_change_is_judged(data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(body) - 1))
         body[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     with suppress(EvidenceMalformed):
-        assert judged(bytes(body)) == Timestamp(AT, SECOND, ROOT)
+        assert judged(bytes(body)) == Timestamp(AT, SECOND, ROOT, TSA.chain(AT))
 
 
 @given(st.binary(max_size=40))
