@@ -99,7 +99,8 @@ def effective(configuration: Configuration) -> dict[str, Any]:
 
 
 def _show_rule(configuration: Configuration, reference: Reference, *, as_json: bool) -> None:
-    from proxy.policy.rules import DEFAULT_RULE, match, most_specific
+    from proxy.policy.patterns import most_specific
+    from proxy.policy.rules import DEFAULT_RULE, match
 
     repository = reference.repository
     lines = dict(zip(map(id, configuration.rules), configuration.rule_lines, strict=True))

@@ -12,7 +12,8 @@ from proxy.cli.common import ConfigOption, DataDirOption, JsonOption
 
 if TYPE_CHECKING:
     from proxy.configuration import Configuration
-    from proxy.policy.rules import Question, Verdict
+    from proxy.policy.rules import Question
+    from proxy.policy.verdicts import Verdict
     from proxy.services.explain import Explanation
     from storage.reference import Reference
 
@@ -147,7 +148,8 @@ def _by_files(configuration: Configuration, reference: Reference, files: list[Pa
     """Judge the digest by what is in the files alone; the exit code."""
     from datetime import UTC, datetime
 
-    from proxy.policy.rules import evaluate, match, questions_of
+    from proxy.policy.rules import match, questions_of
+    from proxy.policy.verdicts import evaluate
     from proxy.verify.model import Subject
     from proxy.verify.pipeline import judge_alone
 

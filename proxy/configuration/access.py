@@ -16,7 +16,7 @@ from proxy.configuration.report import Report
 from proxy.configuration.rules import explain_pattern
 from proxy.configuration.source import Location
 from proxy.policy.access import ANYONE, AUTHENTICATED, Access, AccessRule, Kind, Network
-from proxy.policy.rules import Pattern
+from proxy.policy.patterns import Pattern
 from proxy.schema import Address
 from proxy.settings import AccessSettings, OidcSettings, Settings, StaticTokenSettings, Tls
 

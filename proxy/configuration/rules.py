@@ -29,6 +29,7 @@ from proxy.policy.document import (
     SignatureSettings,
     TagSettings,
 )
+from proxy.policy.patterns import Pattern, Regex
 from proxy.policy.rules import (
     EXTENSIONS,
     AllOf,
@@ -41,8 +42,6 @@ from proxy.policy.rules import (
     On,
     OnOverwrite,
     OpenPgp,
-    Pattern,
-    Regex,
     Requirement,
     Rule,
     SignatureBy,

@@ -22,7 +22,8 @@ from proxy.configuration.tuf import Source, public_good_source, root_of
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError
 from proxy.policy.document import CertificateIdentity, RuleSettings, SignatureForm, SignatureSettings
-from proxy.policy.rules import Never, Pattern, Rule
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import Never, Rule
 from proxy.schema import Model, Name
 from proxy.tuf.state import State
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from proxy.policy.rules import Pattern
+from proxy.policy.patterns import Pattern
 from storage.reference import Repository
 
 Network = IPv4Network | IPv6Network

@@ -30,7 +30,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from proxy.policy import canary
-from proxy.policy.rules import Never, OnOverwrite, Outcome, Rule, Verdict, evaluate
+from proxy.policy.rules import Never, OnOverwrite, Rule
+from proxy.policy.verdicts import Outcome, Verdict, evaluate
 from storage.digest import Digest
 from storage.records import Event, EventType, Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.policy.rules import AttestationBy, Check, On, Outcome, Question, Verdict
+from proxy.policy.rules import AttestationBy, On, Question
+from proxy.policy.verdicts import Check, Outcome, Verdict
 
 #: How many different lines are told; the rest are counted.
 _TOLD = 8

@@ -13,7 +13,8 @@ from datetime import timedelta
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamUnavailable
 from proxy.manifest import Manifest
-from proxy.policy.rules import Never, Outcome, Rule, Verdict, evaluate
+from proxy.policy.rules import Never, Rule
+from proxy.policy.verdicts import Outcome, Verdict, evaluate
 from proxy.services.flights import Flights
 from proxy.services.holdings import Holdings
 from proxy.services.memory import Memory

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from proxy.content import FetchedManifest
 from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
-from proxy.policy.rules import Never, Rule, Verdict
+from proxy.policy.rules import Never, Rule
+from proxy.policy.verdicts import Verdict
 from proxy.services.admission import Admission
 from proxy.services.revision import Clock, Revision
 from proxy.upstream.client import Upstreams

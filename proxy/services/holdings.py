@@ -14,7 +14,7 @@ from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import Manifest
 from proxy.manifest import parse as read
-from proxy.policy.rules import Verdict
+from proxy.policy.verdicts import Verdict
 from proxy.services.evidence import StoredEvidence, UpstreamEvidence
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from proxy.policy.rules import Outcome, Verdict
+from proxy.policy.verdicts import Outcome, Verdict
 from storage.digest import Digest
 from storage.records import Block, EventType, Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository

@@ -21,7 +21,8 @@ from datetime import datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import AttestationBy, Evidence, Question, SignatureBy
+from proxy.policy.rules import AttestationBy, Question, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.core import Signed
 from proxy.verify.cosign import answers, statement_claim

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import AttestationBy, Evidence, Identity, Question, SignatureBy
+from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.core import Signed
 from proxy.verify.dsse import IN_TOTO, Envelope, Statement

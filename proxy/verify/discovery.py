@@ -24,7 +24,7 @@ from typing import TypeVar
 from proxy.content import FetchedManifest, Lookaside, ReferrersSource
 from proxy.errors import ManifestRefused
 from proxy.manifest import Bounds, Entry, Manifest, parse
-from proxy.policy.rules import Evidence
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.asking import AT_A_TIME, Trouble, all_of, ask, end
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, source_of

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import AttestationBy, Evidence, Identity, Question, SignatureBy
+from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.certificates import SignerCertificate
 from proxy.verify.conditions import Condition

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from proxy.content import FetchedManifest, Lookaside, Referrers
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence, Question
+from proxy.policy.rules import Question
+from proxy.policy.verdicts import Evidence
 from storage.digest import Digest
 from storage.records import Descriptor
 from storage.reference import Repository

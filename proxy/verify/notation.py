@@ -40,7 +40,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Entry, Manifest
-from proxy.policy.rules import Evidence, Question, SignatureBy, Store
+from proxy.policy.rules import Question, SignatureBy, Store
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify import chains
 from proxy.verify.certificates import check_critical

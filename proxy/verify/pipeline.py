@@ -27,20 +27,8 @@ import structlog
 from proxy.content import Lookaside
 from proxy.manifest import Entry, Manifest
 from proxy.policy.platforms import each_platform, of_index, of_platforms
-from proxy.policy.rules import (
-    AttestationBy,
-    Evidence,
-    Identity,
-    OpenPgp,
-    Outcome,
-    Question,
-    Rule,
-    SignatureBy,
-    Store,
-    Verdict,
-    evaluate,
-    questions_of,
-)
+from proxy.policy.rules import AttestationBy, Identity, OpenPgp, Question, Rule, SignatureBy, Store, questions_of
+from proxy.policy.verdicts import Evidence, Outcome, Verdict, evaluate
 from proxy.settings import Limits
 from proxy.verify.asking import AT_A_TIME, Trouble, all_of
 from proxy.verify.bundle import SigstoreBundles

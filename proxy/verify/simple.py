@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 from proxy.content import FetchedManifest
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Bounds, Entry, Manifest, parse
-from proxy.policy.rules import Evidence, OpenPgp, Question, SignatureBy
+from proxy.policy.rules import OpenPgp, Question, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.model import Document, Found, Subject, Trusted
 from proxy.verify.parsing import member, read_object, shown, text

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from proxy.content import FetchedManifest
 from proxy.manifest import Bounds, parse
-from proxy.policy.rules import Identity, Pattern, Question, SignatureBy
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import Identity, Question, SignatureBy
 from proxy.settings import Limits
 from proxy.verify.model import Document, Found, Subject, Trusted
 from proxy.verify.pipeline import default_verifiers, judge_documents

@@ -7,18 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.rules import (
-    AtLeast,
-    AttestationBy,
-    Identity,
-    Outcome,
-    Pattern,
-    Requirement,
-    Rule,
-    SignatureBy,
-    Verdict,
-    fingerprint,
-)
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AtLeast, AttestationBy, Identity, Requirement, Rule, SignatureBy, fingerprint
+from proxy.policy.verdicts import Outcome, Verdict
 from proxy.settings import Limits
 from proxy.verify.model import Trusted
 from proxy.verify.pipeline import Pipeline, default_verifiers

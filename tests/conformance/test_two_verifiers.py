@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.rules import Evidence
+from proxy.policy.verdicts import Evidence
 from proxy.verify.second import SecondVerdict
 from tests.conformance.verdicts import accepted, ours, reason, theirs
 from tests.simulator.sigstore.cases import FORMS, Form, FormName

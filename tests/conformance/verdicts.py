@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import lru_cache
 
-from proxy.policy.rules import AttestationBy, Evidence, Identity, Pattern, Question, SignatureBy
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.core import Signed

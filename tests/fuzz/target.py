@@ -9,7 +9,7 @@ from random import Random
 from typing import ParamSpec
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import Evidence
+from proxy.policy.verdicts import Evidence
 from tests.fuzz.forms import Changer
 
 #: Seconds of CPU that one input may cost, of whatever is within a target's longest; true ones cost a few thousandths.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import Evidence
+from proxy.policy.verdicts import Evidence
 from proxy.verify.packets import read_message
 from tests.fuzz.examples import examples
 from tests.fuzz.targets.openpgp import ASKED, LIMITS, NOW, PUBLIC, TRUSTED, VERIFIER, WHOLE

@@ -11,7 +11,7 @@ from yarl import URL
 from proxy.distribution import parse as parse_request
 from proxy.errors import MalformedRequest, ManifestRefused, UpstreamMisbehaved
 from proxy.manifest import MANIFEST_TYPES, Bounds, parse
-from proxy.policy.rules import Pattern
+from proxy.policy.patterns import Pattern
 from proxy.routing import Router
 from proxy.upstream.auth import MAX_LIFE, MIN_LIFE, read_token
 from proxy.upstream.challenge import parse_challenges

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import AttestationBy, Identity, Pattern, SignatureBy
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AttestationBy, Identity, SignatureBy
 from proxy.verify.bodies import Deed, check_body
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.certificates import SignerCertificate, verify_chain

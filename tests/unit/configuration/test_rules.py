@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.configuration.trust import identities
+from proxy.policy.patterns import Pattern, Regex
 from proxy.policy.rules import (
     AllOf,
     AnyOf,
@@ -18,8 +19,6 @@ from proxy.policy.rules import (
     Identity,
     Never,
     OnOverwrite,
-    Pattern,
-    Regex,
     Requirement,
     SignatureBy,
     fingerprint,

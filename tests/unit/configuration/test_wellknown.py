@@ -16,7 +16,8 @@ from proxy.configuration.source import parse
 from proxy.configuration.trust import Names
 from proxy.configuration.wellknown import FILE, ROOT, Signer, WellKnown, extend, read_signers, shipped_signers
 from proxy.errors import ConfigurationError
-from proxy.policy.rules import Evidence, FirstUse, Identity, Never, Question, Rule, SignatureBy, evaluate, match, questions_of
+from proxy.policy.rules import FirstUse, Identity, Never, Question, Rule, SignatureBy, match, questions_of
+from proxy.policy.verdicts import Evidence, evaluate
 from proxy.settings import Limits
 from proxy.verify.cosign import CosignSignatures
 from proxy.verify.model import Subject, Trusted

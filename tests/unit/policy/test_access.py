@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.policy.access import ANONYMOUS, Access, AccessRule, Kind, Principal
-from proxy.policy.rules import Pattern
+from proxy.policy.patterns import Pattern
 from storage.reference import Repository
 
 ALICE = Principal(Kind.USER, "alice")

@@ -13,20 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
-from proxy.policy.rules import (
-    DEFAULT_RULE,
-    FirstUse,
-    Never,
-    OnOverwrite,
-    Outcome,
-    Pattern,
-    Requirement,
-    Rule,
-    SignatureBy,
-    TagRule,
-    Verdict,
-    fingerprint,
-)
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import DEFAULT_RULE, FirstUse, Never, OnOverwrite, Requirement, Rule, SignatureBy, TagRule, fingerprint
+from proxy.policy.verdicts import Outcome, Verdict
 from storage.digest import Digest
 from storage.records import EventType, Pin, PinAction, PinState
 from storage.reference import Repository

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.policy.platforms import each_platform, of_index, of_platforms
-from proxy.policy.rules import AttestationBy, On, Outcome, Question, SignatureBy, Verdict, fingerprint
+from proxy.policy.rules import AttestationBy, On, Question, SignatureBy, fingerprint
+from proxy.policy.verdicts import Outcome, Verdict
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ACCEPTED, REFUSED, UNKNOWN = Outcome.ACCEPTED, Outcome.REFUSED, Outcome.UNKNOWN

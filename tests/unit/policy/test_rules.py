@@ -11,30 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.policy.patterns import Pattern, most_specific
 from proxy.policy.rules import (
     DEFAULT_RULE,
     AllOf,
     AnyOf,
     AtLeast,
     AttestationBy,
-    Evidence,
     FirstUse,
     Never,
     OnOverwrite,
-    Outcome,
-    Pattern,
     Requirement,
     Root,
     Rule,
     SignatureBy,
     Store,
     TagRule,
-    evaluate,
     fingerprint,
     match,
-    most_specific,
     questions_of,
 )
+from proxy.policy.verdicts import Evidence, Outcome, evaluate
 from storage.reference import Repository
 
 # -- patterns -------------------------------------------------------------------------------------------------------

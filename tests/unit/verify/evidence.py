@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
 from proxy.manifest import Bounds, parse
-from proxy.policy.rules import Evidence, SignatureBy
+from proxy.policy.rules import SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.model import Document, Found, Subject, Trusted, TrustedKey, Verifier
 from proxy.verify.trust import Key

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from proxy.policy.rules import AttestationBy, Evidence, Identity, Pattern, Question, SignatureBy
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignAttestations

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.manifest import Entry
-from proxy.policy.rules import AttestationBy, Evidence, SignatureBy
+from proxy.policy.rules import AttestationBy, SignatureBy
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.dsse import IN_TOTO

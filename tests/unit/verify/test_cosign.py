@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.manifest import Entry
-from proxy.policy.rules import AttestationBy, Evidence, SignatureBy, Store
+from proxy.policy.rules import AttestationBy, SignatureBy, Store
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.cosign import CERTIFICATE, SIGNATURE, CosignSignatures
 from proxy.verify.model import Found

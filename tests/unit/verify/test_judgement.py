@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.policy.rules import AtLeast, AttestationBy, Evidence, Identity, Pattern, Question, Regex, SignatureBy, evaluate
+from proxy.policy.patterns import Pattern, Regex
+from proxy.policy.rules import AtLeast, AttestationBy, Identity, Question, SignatureBy
+from proxy.policy.verdicts import Evidence, evaluate
 from proxy.settings import Limits
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignAttestations, CosignSignatures

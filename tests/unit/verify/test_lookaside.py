@@ -10,20 +10,9 @@ import pytest
 
 from proxy.content import Lookaside
 from proxy.errors import UpstreamDenied, UpstreamMisbehaved, UpstreamUnavailable
-from proxy.policy.rules import (
-    AnyOf,
-    AttestationBy,
-    OpenPgp,
-    Outcome,
-    Pattern,
-    Question,
-    Requirement,
-    Rule,
-    SignatureBy,
-    Store,
-    Verdict,
-    fingerprint,
-)
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AnyOf, AttestationBy, OpenPgp, Question, Requirement, Rule, SignatureBy, Store, fingerprint
+from proxy.policy.verdicts import Outcome, Verdict
 from proxy.settings import Limits
 from proxy.verify.discovery import discover
 from proxy.verify.model import Found, Harvest, Trusted

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Bounds, parse
-from proxy.policy.rules import Evidence, SignatureBy, Store
+from proxy.policy.rules import SignatureBy, Store
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.envelopes import read_cose, read_jws
 from proxy.verify.model import Document, Subject, Trusted

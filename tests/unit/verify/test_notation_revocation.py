@@ -11,7 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from proxy.policy.rules import Evidence, Outcome, Pattern, Rule, SignatureBy, Store, evaluate, fingerprint
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import Rule, SignatureBy, Store, fingerprint
+from proxy.policy.verdicts import Evidence, Outcome, evaluate
 from proxy.settings import Limits
 from proxy.verify.model import Inquiring, Trusted
 from proxy.verify.notation import NotationSignatures

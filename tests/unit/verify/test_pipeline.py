@@ -14,24 +14,22 @@ from structlog.testing import capture_logs
 
 from proxy.errors import UpstreamDenied, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import Entry, Manifest
+from proxy.policy.patterns import Pattern
 from proxy.policy.rules import (
     AllOf,
     AnyOf,
     AtLeast,
     AttestationBy,
-    Evidence,
     FirstUse,
     Identity,
     Never,
-    Outcome,
-    Pattern,
     Question,
     Requirement,
     Rule,
     SignatureBy,
-    Verdict,
     fingerprint,
 )
+from proxy.policy.verdicts import Evidence, Outcome, Verdict
 from proxy.settings import Limits
 from proxy.verify.cosign import CosignSignatures
 from proxy.verify.model import Document, Found, Harvest, Subject, Trusted

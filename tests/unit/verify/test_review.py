@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.errors import EvidenceMalformed
-from proxy.policy.rules import AtLeast, AttestationBy, Identity, Outcome, Pattern, SignatureBy, Store, evaluate
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AtLeast, AttestationBy, Identity, SignatureBy, Store
+from proxy.policy.verdicts import Outcome, evaluate
 from proxy.verify import der
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.certificates import SignerCertificate, verify_chain

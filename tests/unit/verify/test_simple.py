@@ -16,7 +16,8 @@ import pytest
 
 from proxy.content import Lookaside
 from proxy.manifest import Bounds, parse
-from proxy.policy.rules import AttestationBy, Evidence, OpenPgp, Question, SignatureBy, Store
+from proxy.policy.rules import AttestationBy, OpenPgp, Question, SignatureBy, Store
+from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.model import Document, Found, Subject, Trusted
 from proxy.verify.openpgp import ExtraMissing, OpenPgpKey
