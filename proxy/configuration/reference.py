@@ -52,7 +52,7 @@ def _meaning(field: dict[str, Any]) -> str:
 
 def _default(field: dict[str, Any]) -> str:
     match field.get("default"):
-        case None | dict():
+        case None | dict() | [dict(), *_]:
             return "–"
         case []:
             return "`[]`"
