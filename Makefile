@@ -60,7 +60,7 @@ clean: ## Remove caches and build output; leave .venv and DATA alone
 
 .PHONY: packages
 packages:
-	@.ci/packages git curl docker-registry skopeo podman containerd docker.io nginx wrk busybox-static gnupg
+	@.ci/packages git curl docker-registry skopeo podman containerd docker.io nftables nginx wrk busybox-static gnupg
 
 # venv installs pip last: where pip is, the environment is whole.
 $(BIN)/pip:

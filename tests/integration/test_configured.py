@@ -6,7 +6,9 @@ Tagstone is seen by the world outside, and ends with the wrong image.
 
 from __future__ import annotations
 
+import json
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,12 +17,14 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.integration.clients import need_root
 from tests.integration.configured import Configured, ContainerdDaemon, Cri, Ctr, Docker, DockerDaemon, Node, Podman, Skopeo
 from tests.integration.conftest import Upstream
 from tests.integration.outside import Outside
 from tests.integration.pictures import picture
 from tests.integration.processes import Tagstone
 from tests.simulator.images import Image
+from tests.tools import need
 
 pytestmark = pytest.mark.client
 
@@ -187,3 +191,21 @@ def test_the_trap_of_docker_is_seen(stage: Stage) -> None:
     node.write("/etc/docker/daemon.json", f'{{"registry-mirrors": ["http://{host}"], "insecure-registries": ["{host}"]}}')
     with DockerDaemon(node) as daemon:
         assert_went_around(stage, Docker(daemon, ""), "docker.io/team/app:v1")
+
+
+@pytest.mark.parametrize("url", ["https://proxy.example:5000", "http://10.0.0.5:5000", "https://[fd00::1]"])
+def test_nft_takes_the_egress_rules(stage: Stage, url: str) -> None:
+    """In a network namespace of its own, where nothing is changed; there is no control group of docker.s, and no name server."""
+    proxy = stage.proxies["http"]
+    done = proxy.run("client", "docker", "--proxy", url, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    (rules,) = [file["content"] for file in shown["files"] if file["path"].endswith("egress-docker.nft")]
+    group = 'socket cgroupv2 level 2 "system.slice/docker.service" '
+    assert group in rules
+    file = stage.folder / "egress.nft"
+    file.write_text(rules.replace(group, "").replace("proxy.example", "localhost"))
+    checked = subprocess.run(
+        (need_root("unshare"), "--net", need("nft"), "--check", "--file", str(file)), capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
