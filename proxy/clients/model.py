@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 
 from proxy.clients.endpoint import Endpoint, Release
 from proxy.clients.kinds import Client, Store
+from proxy.policy import canary
 from storage.reference import DOCKER_HUB, parse_registry, spellings
 
-#: What no rule should ever allow: pulling it proves that a refusal is a refusal.
-CANARY = "tagstone-canary/refused:latest"
+#: Pulling it proves that a refusal is a refusal: no Tagstone serves it.
+CANARY = f"{canary.REPOSITORY}:latest"
 
 
 class Owner(Enum):

@@ -146,18 +146,19 @@ def _nerdctl(wish: Wish) -> Rendering:
 
 def _docker(wish: Wish) -> Rendering:
     release, prefix = wish.release, wish.endpoint.host
-    newest = release is None or release >= Release(28)
     store = wish.store or (Store.CONTAINERD if release is not None and release >= Release(29) else Store.GRAPH)
     if store is Store.CONTAINERD:
         _need(wish, Release(28), "reads no hosts.toml")
     by_name = store is Store.GRAPH
+    # Older versions ignore hosts.toml, and files that mean nothing look like protection.
+    reads_hosts = not by_name or (release is not None and release >= Release(28))
     proof = f"docker pull {prefix}/{wish.canary}" if by_name else f"docker pull {wish.canary}"
     covers = (
         "docker 20.10 and later, by names with Tagstone's prefix" if by_name else "docker 28 and later, containerd image store"
     )
     place = _DOCKER_DIR / prefix / "ca.crt"
     files = list(_certificates(wish, place))
-    if newest:
+    if reads_hosts:
         authority = None if wish.authority is None else f"../{prefix}/ca.crt"
         hosts = "docker 28 and later: docker build, and docker pull with the containerd image store"
         files += _hosts(wish, _DOCKER_DIR, authority, hosts, proof)
@@ -173,11 +174,11 @@ def _docker(wish: Wish) -> Rendering:
             f"prefix ({prefix}/{wish.canary.partition('/')[0]}/...); the egress rules below; and where a mirror is used all the "
             "same, on_overwrite: serve-pinned, which leaves an overwritten tag with its pinned image"
         )
-        if newest:
-            warnings.append(
-                "the hosts.toml files rule docker build, and docker pull only with the containerd image store "
-                "(docker 28 and later: --store containerd; images of the old store are not seen in the new one)"
-            )
+        warnings.append(
+            "from docker 28 on, --store containerd makes names hold as they are; it does not show the images of the old store"
+        )
+        if reads_hosts:
+            warnings.append("with the graph store, the hosts.toml files rule docker build, but not docker pull")
     steps = ["restart docker after a change of daemon.json; certificates and hosts.toml are read at every pull"]
     if by_name:
         steps += [f"name images by Tagstone: {prefix}/{registry}/..." for registry in wish.registries]

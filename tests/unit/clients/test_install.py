@@ -21,7 +21,7 @@ PLAIN = "http://10.0.0.5:5000"
 @pytest.fixture
 def docker() -> Rendering:
     """A rendering with drop-ins and a file that belongs to others."""
-    return rendered(Client.DOCKER, proxy=PLAIN)
+    return rendered(Client.DOCKER, proxy=PLAIN, release="28")
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -170,7 +170,7 @@ def test_a_port_is_written_as_containerd_looks_for_it(registry: str, folder: str
 def test_a_certificate_authority_lies_beside_and_is_referred_to() -> None:
     """By a path that leads from the hosts.toml to the file, wherever the tree is put."""
     for client, root in ((Client.CONTAINERD, "/etc/containerd/certs.d"), (Client.DOCKER, "/etc/docker/certs.d")):
-        rendering = rendered(client, authority=authority())
+        rendering = rendered(client, authority=authority(), release="28" if client is Client.DOCKER else None)
         hosts = document(rendering, f"{root}/docker.io/hosts.toml")
         parts: list[str] = []
         for part in (PurePosixPath(root) / "docker.io" / hosts["ca"]).parts:
@@ -216,7 +216,7 @@ def test_docker_is_told_that_mirrors_fail_open() -> None:
         ("28", Store.CONTAINERD, True, True),
         ("29", None, True, True),
         ("29", Store.GRAPH, True, False),
-        (None, None, True, False),
+        (None, None, False, False),
         (None, Store.CONTAINERD, True, True),
     ],
 )
