@@ -169,7 +169,8 @@ def _install(plan: Plan) -> tuple[Installed, ...]:
     try:
         return apply(plan)
     except OSError as error:
-        common.fail(f"{error.filename}: {error.strerror or error}; everything is as it was before", common.REFUSED)
+        place = f"{error.filename}: " if error.filename else ""
+        common.fail(f"{place}{error.strerror or error}; everything is as it was before", common.REFUSED)
 
 
 def _content(rendering: Rendering, warnings: tuple[str, ...]) -> dict[str, object]:

@@ -201,14 +201,15 @@ def _tables(settings: list[tuple[tuple[str, ...], Any]]) -> str:
 
 
 def _candidates(existing: str, missing: list[tuple[tuple[str, ...], Any]]) -> Iterator[str]:
-    """Ways to add the settings: as tables at the end, or, for a single one, in place of the same key with an empty string."""
+    """Ways to add the settings: as tables at the end, or a single one in place of an empty string, or below its table's header."""
     end = "" if existing.endswith("\n") else "\n"
     yield f"{existing}{end}\n{_tables(missing)}"
-    if len(missing) == 1:
-        (path, value) = missing[0]
-        empty = re.compile(rf"^([ \t]*{re.escape(path[-1])}[ \t]*=[ \t]*)(?:\"\"|'')", re.MULTILINE)
-        for found in empty.finditer(existing):
-            yield f"{existing[: found.start()]}{found[1]}{toml_literal(value)}{existing[found.end() :]}"
-        header = re.compile(rf"^[ \t]*\[[^\n]*\b{re.escape(path[-2])}\"?\][^\n]*\n", re.MULTILINE)
-        for found in header.finditer(existing):
-            yield f"{existing[: found.end()]}{path[-1]} = {toml_literal(value)}\n{existing[found.end() :]}"
+    if len(missing) != 1:
+        return
+    ((*tables, key), value) = missing[0]  # everything that Tagstone needs is in tables
+    empty = re.compile(rf"^([ \t]*{re.escape(key)}[ \t]*=[ \t]*)(?:\"\"|'')", re.MULTILINE)
+    for found in empty.finditer(existing):
+        yield f"{existing[: found.start()]}{found[1]}{toml_literal(value)}{existing[found.end() :]}"
+    header = re.compile(rf"^[ \t]*\[[^\n]*{re.escape(tables[-1])}[\"']?\][^\n]*\n", re.MULTILINE)
+    for found in header.finditer(existing):
+        yield f"{existing[: found.end()]}{key} = {toml_literal(value)}\n{existing[found.end() :]}"

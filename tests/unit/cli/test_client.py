@@ -153,6 +153,19 @@ def test_a_disk_that_fails_ends_with_1(config: Path, root: Path) -> None:
     assert (root / "etc").read_text() == "not a folder"
 
 
+def test_a_full_disk_ends_with_1(config: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before it was full is taken back."""
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = client(config, "podman", *PROXY, "--write", root)
+    assert result.exit_code == 1
+    assert "tagstone: No space left on device; everything is as it was before" in result.stderr
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
