@@ -201,7 +201,7 @@ def _tables(settings: list[tuple[tuple[str, ...], Any]]) -> str:
 
 
 def _candidates(existing: str, missing: list[tuple[tuple[str, ...], Any]]) -> Iterator[str]:
-    """Ways to add the settings: as tables at the end, or a single one in place of an empty string, or below its table's header."""
+    """Ways to add the settings: as tables at the end, or a single one for an empty string or below its header."""
     end = "" if existing.endswith("\n") else "\n"
     yield f"{existing}{end}\n{_tables(missing)}"
     if len(missing) != 1:
