@@ -322,7 +322,7 @@ class _Builder:
     def __init__(self) -> None:
         self.documents: list[tuple[Any, dict[Place, int]]] = []
         self._stack: list[_Open] = []
-        self._anchors: dict[str, Any] = {}
+        self._anchors: dict[str | None, Any] = {}
         self._lines: dict[Place, int] = {}
         self._count = 0
 
@@ -333,7 +333,9 @@ class _Builder:
                 self._anchors, self._lines = {}, {}
                 self.documents.append((None, self._lines))
             case yaml.AliasEvent(anchor=anchor):
-                value = self._anchors.get(anchor or "")
+                if anchor not in self._anchors:
+                    raise Unreadable(f"`*{anchor}` refers to nothing", line)
+                value = self._anchors[anchor]
                 if value is not None and not isinstance(value, str):
                     # An alias to a collection may multiply what is in it without end, and no such file has any.
                     raise Unreadable("uses an alias for a collection, which is not followed", line)

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import trustme
+from typer.testing import CliRunner
 
+from proxy.cli.main import app
 from proxy.policy import canary
 from tests.integration.pictures import picture
-from tests.integration.processes import DockerRegistry, Tagstone, tagstone
+from tests.integration.processes import DockerRegistry, Tagstone
 from tests.simulator.push import Pusher
-
-_PATIENCE = 180.0
 
 
 class Around(DockerRegistry):
@@ -79,20 +77,12 @@ def write(root: Path, files: Mapping[str, str]) -> None:
 
 
 def doctor(root: Path, proxy: Tagstone, *words: str, env: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-    """Run ``tagstone doctor --json``: exit code and answer."""
-    done = subprocess.run(
-        (tagstone(), "doctor", "--root", str(root), "--proxy", f"http://{proxy.host}", "--json", *words),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env={**os.environ, **(env or {})},
-        timeout=_PATIENCE,
-        check=False,
-    )
-    assert done.returncode in {0, 1, 3}, (done.returncode, done.stdout, done.stderr)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return done.returncode, answer
+    """Run ``tagstone doctor --json`` in this process (its clients are processes of their own): exit code and answer."""
+    command = ["doctor", "--root", str(root), "--proxy", f"http://{proxy.host}", "--json", *words]
+    result = CliRunner().invoke(app, command, env=dict(env or {}))
+    assert result.exit_code in {0, 1, 3}, (result.exit_code, result.stdout, result.stderr)
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return result.exit_code, answer
 
 
 def podman_env(folder: Path) -> dict[str, str]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.integration.clients import Containerd
+from proxy.clients.canary import Canary, Driver, Tells, Verdict
+from proxy.clients.canary_clients import ProxyItself, Subprocesses
+from proxy.clients.traps.node import Expected, Target
+from proxy.policy import canary
+from tests.integration.clients import Containerd, Dockerd
 from tests.integration.nodes import Around, doctor, podman_env, write
 from tests.integration.processes import Tagstone
+from tests.integration.relay import DeadEnd
+from tests.tools import free_port
 
 pytestmark = pytest.mark.client
 
@@ -18,6 +25,7 @@ CONFIG = """
 check_interval: 0s
 upstreams:
   {plain}: {{url: "http://{plain}", allow_private: true, retries: 0, breaker_failures: 1000}}
+  {gone}: {{url: "http://{gone}", allow_private: true}}
   {tls}: {{url: "https://{tls}", ca: {ca}, allow_private: true, retries: 0, breaker_failures: 1000}}
   localhost: {{url: "https://{tls}", ca: {ca}, allow_private: true, retries: 0, breaker_failures: 1000}}
   docker.io: {{url: "http://{plain}", allow_private: true, retries: 0, breaker_failures: 1000}}
@@ -46,9 +54,15 @@ def tls(base: Path) -> Iterator[Around]:
 
 
 @pytest.fixture(scope="module")
-def guard(base: Path, plain: Around, tls: Around) -> Iterator[Tagstone]:
+def gone() -> str:
+    """A registry where nobody answers."""
+    return f"localhost:{free_port()}"
+
+
+@pytest.fixture(scope="module")
+def guard(base: Path, plain: Around, tls: Around, gone: str) -> Iterator[Tagstone]:
     """A proxy whose rules let everything pass, the canary's name too."""
-    config = CONFIG.format(plain=plain.called, tls=tls.called, ca=tls.authority)
+    config = CONFIG.format(gone=gone, plain=plain.called, tls=tls.called, ca=tls.authority)
     with Tagstone(base / "guard", config) as server:
         yield server
 
@@ -220,3 +234,59 @@ def test_containerd(setup: Setup, tmp_path: Path, containerd: Containerd, plain:
 def test_podman(setup: Setup, tmp_path: Path, base: Path, tls: Around, guard: Tagstone) -> None:
     """Each trap of registries.conf lets podman through to the upstream and is named; without one nobody asks the upstream."""
     _examined(tmp_path, setup, "podman", tls, guard, podman_env(base / "pod"), POLICY)
+
+
+def test_docker(tmp_path: Path, dockerd: Dockerd, proxy: Tagstone, way_out: DeadEnd) -> None:
+    """A mirror lets dockerd through to Docker Hub, and is named; by the name with the proxy in front nobody gets around."""
+    write(tmp_path, {"/etc/docker/daemon.json": f'{{\n  "registry-mirrors": ["http://{proxy.host}"]\n}}\n'})
+    before = len(way_out.asked)
+    env = {**dockerd.env, "DOCKER_HOST": f"unix://{dockerd.folder}/s"}
+    words = ("--client", "docker", "--registry", "docker.io", "--assume", "docker=20.10", "--canary")
+    code, answer = doctor(tmp_path, proxy, *words, env=env)
+    assert [(each["trap"], each["line"]) for each in answer["findings"]] == [("docker-registry-mirrors", 2)]
+    plain, prefixed = answer["canary"]
+    assert plain["image"].startswith("docker.io/")
+    assert plain["verdict"] == "open"
+    assert any("registry-1.docker.io" in line for line in way_out.asked[before:])
+    assert prefixed["image"].startswith(f"{proxy.host}/docker.io/")
+    assert prefixed["verdict"] == "closed"
+    assert canary.token(prefixed["image"].rpartition(":")[2]) in prefixed["said"]
+    assert code == 1
+
+
+FIRST = (
+    ("closed", 'server = "http://{proxy}"\n[host]\n', "absent", Verdict.REFUSED),
+    ("open", '[host."http://{proxy}"]\n', "absent", Verdict.REFUSED),
+    ("open", '[host."http://{proxy}"]\n', "gone", Verdict.OPEN),
+)
+
+
+@pytest.mark.parametrize(("kind", "hosts", "upstream", "verdict"), FIRST, ids=["closed", "unseen", "seen"])
+def test_a_client_that_tells_its_first_error(
+    kind: str,
+    hosts: str,
+    upstream: str,
+    verdict: Verdict,
+    tmp_path: Path,
+    containerd: Containerd,
+    plain: Around,
+    guard: Tagstone,
+    gone: str,
+) -> None:
+    """As CRI does, here ctr without its trace: a fallback shows where the upstream says anything but 404, and else by a bait."""
+    registry = plain.called if upstream == "absent" else gone
+    folder = tmp_path / (registry.replace(":", "_") + "_")
+    write(folder, {"hosts.toml": hosts.replace("{proxy}", guard.host)})
+    ctr = (*containerd.ctr, "--namespace", "first", "images")
+    pull = (*ctr, "pull", "--snapshotter", "native", "--hosts-dir", str(tmp_path))
+    driver = Driver("ctr", Tells.FIRST, pull, (*ctr, "list", "--quiet"), (*ctr, "remove", "--sync"), {}, by_code=False)
+    target = Target("http", guard.host, "")
+    expected = Expected((target,), (registry,))
+    trial = Canary(expected, Subprocesses(dict(os.environ)), ProxyItself(target, expected))
+    baits = [plain.bait] if upstream == "absent" else []
+    before = plain.asked()
+    canary_report, *bait_report = trial.try_out(driver, [registry], baits)
+    assert canary_report.verdict is verdict, canary_report
+    assert [each.verdict for each in bait_report] == [Verdict.CLOSED if kind == "closed" else Verdict.OPEN] * len(baits)
+    if upstream == "absent":
+        assert (plain.asked() > before) is (kind == "open")
