@@ -71,8 +71,9 @@ def client(
 
     if dry_run and write is None:
         common.fail("--dry-run shows what --write would change: name the folder with --write, `/` for this machine", common.USAGE)
-    configuration = common.load(config)
-    wish, told = _wish(configuration, name, [*(registries or ()), *(more or ())], proxy, authority, release, store, everything)
+    named = [*(registries or ()), *(more or ())]
+    configuration = _load(config, optional=bool(named or everything) and proxy is not None)
+    wish, told = _wish(configuration, name, named, proxy, authority, release, store, everything)
     try:
         rendering = render_client(wish)
     except ValueError as error:
@@ -88,8 +89,21 @@ def client(
     _report(rendering, plan, installed, (*warnings, *plan.warnings), dry_run=dry_run, as_json=as_json)
 
 
+def _load(config: Path | None, *, optional: bool) -> Configuration | None:
+    """The configuration; None where none is named and none is there, and nothing of it is needed."""
+    from proxy import configuration
+    from proxy.errors import ConfigurationError
+
+    if optional and config is None:
+        try:
+            configuration.find(None)
+        except ConfigurationError:
+            return None
+    return common.load(config)
+
+
 def _wish(
-    configuration: Configuration,
+    configuration: Configuration | None,
     client: Client,
     named: list[str],
     proxy: str | None,
@@ -104,16 +118,17 @@ def _wish(
     from storage.errors import MalformedName
 
     told: list[str] = []
+    known = () if configuration is None else sorted(configuration.upstreams)
     try:
-        if proxy is None:
+        if proxy is None and configuration is not None:
             endpoint = Endpoint.guess(configuration.listen, socket.gethostname(), tls=configuration.settings.tls is not None)
             told.append(f"the address {endpoint.url} is a guess from `listen: {configuration.listen}`; name it with --proxy")
         else:
-            endpoint = Endpoint.parse(proxy)
+            endpoint = Endpoint.parse(proxy or "")
         wish = Wish(
             client,
             endpoint,
-            tuple(named or sorted(configuration.upstreams)),
+            tuple(named or known),
             None if release is None else Release.parse(release),
             None if authority is None else _authority(authority),
             everything,
@@ -121,10 +136,12 @@ def _wish(
         )
     except (MalformedName, ValueError) as error:
         common.fail(str(error), common.USAGE)
+    if configuration is None:
+        return wish, tuple(told)
     told += [
         f"{registry} is no upstream in {configuration.path}: every pull from it will be refused"
         for registry in wish.registries
-        if registry not in configuration.upstreams
+        if registry not in known
     ]
     tls = configuration.settings.tls
     if tls is not None and tls.client_ca is not None and tls.client_certificates == "required":

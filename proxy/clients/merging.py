@@ -21,6 +21,8 @@ MARK = "# Written by `tagstone client "
 _ACCEPT: list[dict[str, str]] = [{"type": "insecureAcceptAnything"}]
 _REJECT: list[dict[str, str]] = [{"type": "reject"}]
 _CRI = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images")
+#: What ``disabled_plugins`` may call it: by the short name in version 1, which Docker's package of containerd has.
+_CRI_NAMES = ("cri", *_CRI)
 
 
 class CannotMerge(Exception):
@@ -37,7 +39,7 @@ def merge(file: File, existing: str) -> tuple[str, tuple[str, ...]]:
         case Owner.POLICY_JSON:
             return _policy(file, existing)
         case Owner.TOML:
-            return _toml(file, existing), ()
+            return _toml(file, existing)
         case Owner.OTHERS:
             if existing.startswith(MARK) or not existing.strip():
                 return file.content, ()
@@ -128,20 +130,41 @@ def _read_toml(text: str) -> dict[str, Any]:
         raise CannotMerge(f"it is no TOML that can be read: {error}") from error
 
 
-def _toml(file: File, existing: str) -> str:
+def _toml(file: File, existing: str) -> tuple[str, tuple[str, ...]]:
     if not existing.strip():
-        return file.content
+        return file.content, ()
     old = _read_toml(existing)
     form = file.content
     if file.forms:
+        if disabled := set(_CRI_NAMES) & set(_strings(old.get("disabled_plugins"))):
+            told = f"config.toml disables the CRI plugin ({', '.join(sorted(disabled))}), so it got no config_path"
+            return existing, (told,)
         version = old.get("version", 1)
         if version not in file.forms:
-            raise CannotMerge(f"it has version {version}; the registries can be configured from version {min(file.forms)} on")
+            raise CannotMerge(
+                f"it has version {version}, and registries can be configured from version {min(file.forms)} on: rewrite it by "
+                "`containerd config migrate`, or where only nerdctl and ctr pull leave it to `tagstone client nerdctl`"
+            )
         form = file.forms[version]
         _check_containerd(old)
+    expected, missing = _wanted(old, form)
+    if not missing:
+        return existing, ()
+    for candidate in _candidates(existing, missing):
+        try:
+            if tomllib.loads(candidate) == expected:
+                return candidate, ()
+        except tomllib.TOMLDecodeError:
+            continue
+    raise CannotMerge(f"there is no safe way to add to it; take over by hand:\n{_tables(missing)}")
+
+
+def _wanted(old: dict[str, Any], form: str) -> tuple[dict[str, Any], list[tuple[tuple[str, ...], Any]]]:
+    """What the file must say afterwards, and which settings of it are missing."""
     wanted = tomllib.loads(form)
     wanted.pop("version", None)
-    expected, missing = copy.deepcopy(old), []
+    expected = copy.deepcopy(old)
+    missing: list[tuple[tuple[str, ...], Any]] = []
     for path, value in _leaves(wanted):
         table = expected
         for step in path[:-1]:
@@ -155,15 +178,11 @@ def _toml(file: File, existing: str) -> str:
             raise CannotMerge(f"{'.'.join(path)} is {there!r}; it must be {toml_literal(value)}")
         table[path[-1]] = value
         missing.append((path, value))
-    if not missing:
-        return existing
-    for candidate in _candidates(existing, missing):
-        try:
-            if tomllib.loads(candidate) == expected:
-                return candidate
-        except tomllib.TOMLDecodeError:
-            continue
-    raise CannotMerge(f"there is no safe way to add to it; take over by hand:\n{_tables(missing)}")
+    return expected, missing
+
+
+def _strings(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 def _check_containerd(old: dict[str, Any]) -> None:

@@ -89,6 +89,23 @@ def test_without_an_address_it_is_guessed_and_told(
     assert any(told in warning for warning in shown["warnings"])
 
 
+def test_a_node_needs_no_configuration_of_tagstone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """Where address and registries are named there is nothing to look up; without them, the file is missed."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    monkeypatch.delenv("TAGSTONE_CONFIG", raising=False)
+    monkeypatch.setattr("proxy.configuration.SYSTEM", empty / "none.yaml")
+    for word in ("docker.io", "--all-registries"):
+        result = CliRunner().invoke(app, ["client", "containerd", word, *PROXY])
+        assert result.exit_code == 0, result.output
+        assert "is no upstream" not in result.stdout
+    for words in (PROXY, ("docker.io",)):
+        assert CliRunner().invoke(app, ["client", "containerd", *words]).exit_code == 2
+    monkeypatch.setenv("TAGSTONE_CONFIG", str(config))
+    assert "quay.io is no upstream" in CliRunner().invoke(app, ["client", "containerd", "quay.io", *PROXY]).stdout
+
+
 def test_only_certificates_leave_the_file_that_is_named(config: Path, tmp_path: Path) -> None:
     """A private key that stands in the same file stays where it is."""
     pem = tmp_path / "ca.pem"

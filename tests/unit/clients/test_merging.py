@@ -184,7 +184,8 @@ def test_config_path_is_added_and_nothing_else_changes(existing: str, plugin: st
     ("existing", "told"),
     [
         ("version = ", "no TOML"),
-        ("[plugins.cri]\n", "version 1"),
+        ("[plugins.cri]\n", "it has version 1"),
+        ("version = 2\ndisabled_plugins = 1\nplugins = 1\n", "is no table"),
         ('version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/other"\n', "is '/other'; it must be"),
         ('version = 2\n[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io"]\nendpoint = []\n', "remove it"),
         ('version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry = "x"\n', "is no table"),
@@ -197,6 +198,16 @@ def test_a_config_toml_that_stands_in_the_way_is_left_alone(existing: str, told:
     assert told in message
     if told == "take over by hand":
         assert 'config_path = "/etc/containerd/certs.d"' in message
+
+
+@pytest.mark.parametrize(
+    "existing", ['disabled_plugins = ["cri"]\n', 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n']
+)
+def test_where_cri_is_disabled_it_gets_no_config_path(existing: str) -> None:
+    """As in Docker's package of containerd: there is nobody to read it, and nothing to refuse for its sake."""
+    text, (told,) = merge(CONFIG, existing)
+    assert text == existing
+    assert "disables the CRI plugin" in told
 
 
 def test_an_empty_file_is_no_file() -> None:
