@@ -151,12 +151,7 @@ class Door:
             raise LoginRefused("there are two Authorization headers")
         if request.method != hdrs.METH_POST:
             return header
-        form = parse_qs((await _form(request)).decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
-        grant = form.get("grant_type", [""])[0]
-        if grant != "password":
-            raise LoginRefused(f"grant_type={grant[:40]!r} is not served; use password, or GET with Basic credentials")
-        user, password = form.get("username", [""])[0], form.get("password", [""])[0]
-        return "Basic " + responses.basic(user, password)
+        return "Basic " + responses.basic(*read_form(await _form(request)))
 
     def _issued(self, who: Identified) -> web.Response:
         token, seconds = self._authenticator.issue(who)
@@ -193,6 +188,18 @@ def _certificate(request: web.BaseRequest) -> str | None:
             if kind == "commonName" and isinstance(value, str):
                 return value
     return None
+
+
+def read_form(body: bytes) -> tuple[str, str]:
+    """User and password out of a form (OAuth 2.0 password grant, RFC 6749 §4.3.2). Raises LoginRefused."""
+    try:
+        form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
+    except ValueError as error:
+        raise LoginRefused(f"the form has more than {_MAX_FIELDS} fields") from error
+    grant = form.get("grant_type", [""])[0]
+    if grant != "password":
+        raise LoginRefused(f"grant_type={grant[:40]!r} is not served; use password, or GET with Basic credentials")
+    return form.get("username", [""])[0], form.get("password", [""])[0]
 
 
 async def _form(request: web.BaseRequest) -> bytes:

@@ -166,7 +166,13 @@ async def test_the_token_flow(tmp_path: Path) -> None:
             answer = await reply.json()
         assert (await proxy.get(path, bearer(answer["access_token"]))).status == 200
         assert 0 < answer["expires_in"] <= 300
-        for bad in ({**form, "password": "wrong"}, {**form, "grant_type": "refresh_token"}, {"x": "y" * 40_000}):
+        many = {f"x{number}": "" for number in range(40)}
+        for bad in (
+            {**form, "password": "wrong"},
+            {**form, "grant_type": "refresh_token"},
+            {"x": "y" * 40_000},
+            {**form, **many},
+        ):
             async with aiohttp.ClientSession() as session, session.post(f"{proxy.url}/token", data=bad) as reply:
                 assert reply.status == 401
 
