@@ -96,7 +96,7 @@ def _usable(document: Mapping[str, Any]) -> dict[str | None, jwt.PyJWK]:
     keys: dict[str | None, jwt.PyJWK] = {}
     listed = document.get("keys")
     for entry in listed[:_MAX_KEYS] if isinstance(listed, list) else ():
-        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") not in {"RSA", "EC", "OKP"}:
+        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") not in ("RSA", "EC", "OKP"):
             continue
         try:
             key = jwt.PyJWK(entry)

@@ -124,6 +124,8 @@ async def test_unusable_keys_are_left_out() -> None:
         {"kty": "oct", "k": "AAAA", "kid": "s"},
         1,
         {"kty": "EC"},
+        {"kty": {}},
+        {"kty": ["RSA"]},
         {"kty": "RSA", "n": "!", "e": "AQAB", "kid": "r"},
     ]
     good = key_set(one=FIRST)["keys"]
