@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.content import Lookaside
 from proxy.errors import EvidenceMalformed
 from proxy.policy.verdicts import Evidence
+from proxy.verify.openpgp import OpenPgpKey
 from proxy.verify.packets import read_message
 from tests.fuzz.examples import examples
+from tests.fuzz.forms import damage
 from tests.fuzz.targets.openpgp import ASKED, LIMITS, NOW, PUBLIC, TRUSTED, VERIFIER, WHOLE
 from tests.simulator.openpgp import packet
 from tests.unit.verify.evidence import subject
@@ -45,6 +48,20 @@ def test_packets_in_any_order_are_judged(body: bytes) -> None:
     except EvidenceMalformed:
         whole = False
     assert judge(body).accepted == whole
+
+
+@examples(100)
+@given(PACKETS | st.binary(max_size=200) | st.randoms(use_true_random=False).map(lambda random: damage(PUBLIC, random)))
+def test_keys_are_read_or_refused(body: bytes) -> None:
+    """The file is the operator's own; a broken one is still told in words."""
+    try:
+        key = OpenPgpKey.load("acme", body, Lookaside())
+    except ValueError as error:
+        told = str(error)
+    else:
+        told = key.certificates[0].user
+    assert told.isascii()
+    assert told.isprintable()
 
 
 @pytest.mark.parametrize("depth", [2, 10, 200])

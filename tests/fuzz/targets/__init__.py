@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import clients, configuration, notation, openpgp, registry, revocation, sigstore
+from tests.fuzz.targets import clients, configuration, login, notation, openpgp, registry, revocation, sigstore
 
 TARGETS: tuple[Target, ...] = (
     *sigstore.TARGETS,
@@ -11,6 +11,7 @@ TARGETS: tuple[Target, ...] = (
     *revocation.TARGETS,
     *openpgp.TARGETS,
     *registry.TARGETS,
+    *login.TARGETS,
     *configuration.TARGETS,
     *clients.TARGETS,
 )

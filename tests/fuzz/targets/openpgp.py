@@ -1,4 +1,4 @@
-"""Simple signing by OpenPGP: messages of packets, and keys."""
+"""Simple signing by OpenPGP: messages of packets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.settings import Limits
 from proxy.verify.model import Trusted
 from proxy.verify.openpgp import OpenPgpKey
 from proxy.verify.simple import SimpleSignatures
-from tests.fuzz.target import Target, fit, told
+from tests.fuzz.target import Target, told
 from tests.simulator.openpgp import packet, text
 from tests.unit.verify.evidence import IMAGE, REPOSITORY, subject
 
@@ -50,14 +50,6 @@ def compressed(data: bytes) -> bytes:
     return data if data[:1] == b"{" else packet(8, b"\1" + zlib.compress(data, wbits=-15))
 
 
-def openpgp_key(data: bytes) -> bool:
-    """The file is the operator's own; a broken one is still told in words."""
-    for certificate in OpenPgpKey.load("acme", data, Lookaside()).certificates:
-        if certificate.user:
-            fit(certificate.user)
-    return True
-
-
 def _messages() -> Iterator[bytes]:
     yield WHOLE
     yield compressed(WHOLE)
@@ -68,7 +60,4 @@ def _messages() -> Iterator[bytes]:
     yield PUBLIC
 
 
-TARGETS = (
-    Target("openpgp", openpgp, (), tuple(_messages()), compressed, longest=8 << 10),
-    Target("openpgp-key", openpgp_key, (ValueError,), (PUBLIC, PUBLIC + PUBLIC, WHOLE), longest=8 << 10),
-)
+TARGETS = (Target("openpgp", openpgp, (), tuple(_messages()), compressed, longest=8 << 10),)
