@@ -34,7 +34,8 @@ class Target:
     seeds: Sequence[bytes] = field(repr=False)
     #: Makes changed bytes right again in one regard (signs them anew), so that they come further.
     repair: Callable[[bytes], bytes] | None = None
-    longest: int = 16 << 10
+    longest: int = 16 << 10  #: what fuzzers try
+    largest: int = 1 << 20  #: about the most that such bytes may ever have
     words: Sequence[str] = ()  #: for the dictionary
     told: bool = True  #: whether what comes out is repeated to clients in headers
 

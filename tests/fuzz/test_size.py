@@ -6,17 +6,76 @@ import base64
 import json
 import time
 from contextlib import suppress
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.errors import EvidenceMalformed
 from proxy.verify.envelopes import read_cose, read_jws
 from proxy.verify.timestamps import verify_timestamp
+from tests.fuzz.examples import examples
 from tests.fuzz.forms import elements, read_der, write_der
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 from tests.fuzz.targets.notation import jws, signed_jws
 from tests.fuzz.targets.sigstore import NOW, STAMPED, TRUST, TSA
 from tests.simulator.notation import envelope, issue
 from tests.unit.verify.evidence import IMAGE, LIMITS
+
+#: What a large part is made of: what opens, closes or separates something somewhere.
+_PIECES = (
+    *(
+        b"[",
+        b"{",
+        b"[],",
+        b'{"a":[]},',
+        b'"",',
+        b" ",
+        b"\n",
+        b"a",
+        b"A",
+        b"=",
+        b",",
+        b"\0",
+        b"9",
+        b"\\",
+        b'"',
+        b"\\u0000",
+        b"\xff",
+    ),
+    *(
+        b"/",
+        b".",
+        b"a.",
+        b"\5\0",
+        b"0\2\5\0",
+        b"\n\n",
+        b";x  ",
+        b'"a" ',
+        b"<a>",
+        b"&a=b",
+        b"- a\n",
+        b"? ",
+        b"*a ",
+        b"\xe2\x80\x94 a b\n",
+    ),
+)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@examples(6)
+@given(seed=st.integers(0, 10_000), number=st.integers(0, 2**32))
+def test_as_much_as_there_may_be_is_read_quickly(target: Target, seed: int, number: int) -> None:
+    """Some place of a seed, however deep, grown to what its reader may ever be given: time grows no faster than the bytes."""
+    random = Random(number)
+
+    def grown(part: bytes) -> bytes:
+        piece, at = random.choice((*_PIECES, part[:8] or b" ")), random.randint(0, len(part))
+        return part[:at] + piece * (target.largest * 3 // 4 // len(piece)) + part[at:]
+
+    target.check(target.change(target.seeds[seed % len(target.seeds)], random, grown)[: target.largest])
 
 
 @pytest.mark.parametrize(

@@ -213,19 +213,36 @@ _NAMES = (
 )
 
 TARGETS = (
-    Target("manifest", manifest, (), tuple(_manifests()), words=("mediaType", "urls", "data"), told=False),
-    Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, told=False),
-    Target("answers", answers, (), tuple(_answers()), longest=8 << 10, words=("errors", "error_description"), told=False),
+    Target("manifest", manifest, (), tuple(_manifests()), largest=4 << 20, words=("mediaType", "urls", "data"), told=False),
+    Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, largest=4 << 20, told=False),
+    Target(
+        "answers",
+        answers,
+        (),
+        tuple(_answers()),
+        longest=8 << 10,
+        largest=64 << 10,
+        words=("errors", "error_description"),
+        told=False,
+    ),
     Target(
         "headers",
         headers,
         (),
         tuple(each.encode() for each in _HEADERS),
         longest=8 << 10,
+        largest=8 << 10,
         words=("realm=", "scope=", '; rel="next"', "bytes=", "https://"),
         told=False,
     ),
     Target(
-        "names", names, (), tuple(each.encode() for each in _NAMES), longest=4 << 10, words=("/manifests/", "?ns="), told=False
+        "names",
+        names,
+        (),
+        tuple(each.encode() for each in _NAMES),
+        longest=4 << 10,
+        largest=4 << 10,
+        words=("/manifests/", "?ns="),
+        told=False,
     ),
 )
