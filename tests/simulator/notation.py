@@ -24,13 +24,13 @@ from typing import Any, Literal
 import cbor2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.simulator import images
 from tests.simulator.images import Blob, Image
-from tests.simulator.signing import KeyKind, Signer
+from tests.simulator.signing import KeyKind, Signer, certified, serial
 from tests.simulator.sigstore.ca import broken, key_usage
 
 Form = Literal["jws", "cose"]
@@ -284,7 +284,7 @@ def _builder(key: Signer, name: x509.Name, issuer: x509.Name, begins: datetime, 
         .subject_name(name)
         .issuer_name(issuer)
         .public_key(key.private.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial(key.fingerprint, name, issuer, begins, ends))
         .not_valid_before(begins)
         .not_valid_after(ends)
     )
@@ -293,7 +293,7 @@ def _builder(key: Signer, name: x509.Name, issuer: x509.Name, begins: datetime, 
 def _signed(
     builder: x509.CertificateBuilder, by: Signer, digest: hashes.SHA224 | hashes.SHA256 | hashes.SHA384
 ) -> x509.Certificate:
-    return builder.sign(by.private, None if isinstance(by.private, ed25519.Ed25519PrivateKey) else digest)
+    return certified(builder, by.private, digest)
 
 
 # -- envelopes ------------------------------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def _primitive(signer: Signer, message: bytes, fault: Fault | None) -> bytes:
             return private.sign(message, padding.PKCS1v15(), digest)
         return private.sign(message, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
     assert isinstance(private, ec.EllipticCurvePrivateKey)
-    encoded = private.sign(message, ec.ECDSA(digest))
+    encoded = private.sign(message, ec.ECDSA(digest, deterministic_signing=True))
     if fault == "signature as DER":
         return encoded
     size = (private.curve.key_size + 7) // 8

@@ -24,6 +24,7 @@ from enum import StrEnum
 from functools import cache, cached_property
 from typing import Any, Literal
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
@@ -102,9 +103,12 @@ class Signer:
         """How a bundle names this key: base64 of the sha256 of the SPKI."""
         return base64.b64encode(hashlib.sha256(self.spki).digest()).decode()
 
-    def sign(self, message: bytes, digest: Literal["sha256", "sha384", "sha512", "native"] = "sha256") -> bytes:
+    def sign(
+        self, message: bytes, digest: Literal["sha256", "sha384", "sha512", "native"] = "sha256", *, again: bool = False
+    ) -> bytes:
         """Sign as cosign does: ECDSA and RSA PKCS#1 v1.5 over SHA-256 (or another hash), Ed25519 pure.
 
+        Each time the same signature (RFC 6979); with ``again`` another one, where there are others.
         ``native`` is the hash that belongs to the curve (SHA-384 for P-384, SHA-512 for P-521, SHA-256 for RSA).
         """
         match self.private:
@@ -113,7 +117,22 @@ class Signer:
             case rsa.RSAPrivateKey():
                 return self.private.sign(message, padding.PKCS1v15(), _SHA.get(digest, hashes.SHA256()))
             case _:
-                return self.private.sign(message, ec.ECDSA(_CURVES[self.kind][1] if digest == "native" else _SHA[digest]))
+                algorithm = _CURVES[self.kind][1] if digest == "native" else _SHA[digest]
+                return self.private.sign(message, ec.ECDSA(algorithm, deterministic_signing=not again))
+
+
+def serial(*of: object) -> int:
+    """A certificate's serial number, the same for the same certificate in every run."""
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:19], "big") + 1
+
+
+def certified(
+    builder: x509.CertificateBuilder, by: Private, algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384
+) -> x509.Certificate:
+    """The certificate, signed in the one way that is the same in every run (but by RSA)."""
+    if isinstance(by, ec.EllipticCurvePrivateKey):
+        return builder.sign(by, algorithm, ecdsa_deterministic=True)
+    return builder.sign(by, None if isinstance(by, ed25519.Ed25519PrivateKey) else algorithm)
 
 
 # -- A. cosign v2 signatures ---------------------------------------------------------------------------------------

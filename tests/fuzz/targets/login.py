@@ -23,12 +23,12 @@ from tests.fuzz.target import Target
 from tests.simulator.signing import Signer
 
 BY = Signer.of("p256", "issuer")
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SESSIONS = Sessions(b"k" * 32, "tagstone.test", timedelta(hours=1))
 _KEY = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(BY.private.public_key()))  # type: ignore[arg-type]  # it is one for EC
 _KEYS = {"keys": [{**_KEY, "kid": "1", "use": "sig", "alg": "ES256"}]}
 _ISSUER = Issuer("ci", KeySetPlace("https://issuer.test", None), ("tagstone.test",), "sub", _KEYS)
-_CLAIMS = {"iss": "https://issuer.test", "aud": "tagstone.test", "sub": "job", "exp": int(NOW.timestamp()) + 10**6}
+_CLAIMS = {"iss": "https://issuer.test", "aud": "tagstone.test", "sub": "job", "exp": 4102444800}
 
 
 async def _nothing(place: KeySetPlace) -> dict[str, Any]:

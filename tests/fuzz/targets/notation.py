@@ -66,7 +66,10 @@ def cose(data: bytes) -> bool:
 def _sign(message: bytes) -> bytes:
     private = ACME.signer.private
     assert isinstance(private, ec.EllipticCurvePrivateKey)
-    return b"".join(n.to_bytes(32, "big") for n in decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256()))))
+    return b"".join(
+        n.to_bytes(32, "big")
+        for n in decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
+    )
 
 
 def signed_jws(data: bytes) -> bytes:

@@ -105,7 +105,7 @@ def issued(data: bytes) -> bytes:
     parts = tree[0][1]
     private = SIGSTORE.authority._issuer.private
     assert isinstance(private, ec.EllipticCurvePrivateKey)
-    parts[2] = (0x03, b"\0" + private.sign(write_der(parts[0]), ec.ECDSA(hashes.SHA384())))
+    parts[2] = (0x03, b"\0" + private.sign(write_der(parts[0]), ec.ECDSA(hashes.SHA384(), deterministic_signing=True)))
     return write_der(tree[0])
 
 

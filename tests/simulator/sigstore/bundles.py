@@ -204,7 +204,7 @@ class SigningSide:
         swapped: Deed | None = None
         match fault:
             case "entry of another signature":
-                again = key.sign(message, how.hashed)
+                again = key.sign(message, how.hashed, again=True)
                 swapped = deed(again if again != signature else broken(again), message, payload, leaf or key)
             case "entry of another key":
                 other = self.signer(key.kind, "another leaf")

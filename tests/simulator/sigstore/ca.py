@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from tests.simulator.signing import Signer
+from tests.simulator.signing import Signer, certified, serial
 from tests.simulator.sigstore import der
 from tests.simulator.sigstore.faults import Fault
 
@@ -212,7 +212,7 @@ class CertificateAuthority:
             .subject_name(self._name(role))
             .issuer_name(self._name(issuer))
             .public_key(key.private.public_key())
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial(self.name, role, key.fingerprint, issuer, begins, ends))
             .not_valid_before(begins)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca, path_length), critical=True)
@@ -223,7 +223,7 @@ class CertificateAuthority:
         if usage is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         assert isinstance(by.private, ec.EllipticCurvePrivateKey)
-        return builder.sign(by.private, hashes.SHA384())
+        return certified(builder, by.private, hashes.SHA384())
 
     # -- leaves ----------------------------------------------------------------------------------------------------
 
@@ -253,10 +253,10 @@ class CertificateAuthority:
         builder = self._leaf(key, issuing, identity, san, issuer, claims, at, fault)
         assert isinstance(signing.private, ec.EllipticCurvePrivateKey)
         if self.ct is not None and fault != "SCT missing":
-            precertificate = builder.sign(signing.private, hashes.SHA384())
+            precertificate = certified(builder, signing.private, hashes.SHA384())
             scts = self.ct.sct_list(precertificate, issuing, at, fault)
             builder = builder.add_extension(x509.UnrecognizedExtension(_SCT_LIST, scts), critical=False)
-        leaf = builder.sign(signing.private, hashes.SHA384())
+        leaf = certified(builder, signing.private, hashes.SHA384())
         if fault == "leaf signature broken":
             leaf = x509.load_der_x509_certificate(broken(leaf.public_bytes(serialization.Encoding.DER)))
         return Leaf(leaf, offered, above[-1])
@@ -293,7 +293,7 @@ class CertificateAuthority:
             .subject_name(x509.Name([]))
             .issuer_name(issuing.subject)
             .public_key(public)
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial(self.name, key.fingerprint, identity, issuer, sorted(claims.items()), at, fault))
             .not_valid_before(begins)
             .not_valid_after(ends)
             .add_extension(key_usage(usage), critical=True)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.simulator.signing import Signer
+from tests.simulator.signing import Signer, certified, serial
 from tests.simulator.sigstore import der
 from tests.simulator.sigstore.ca import AFTER, BEFORE, broken, key_usage
 from tests.simulator.sigstore.faults import Fault
@@ -97,7 +97,7 @@ class TimestampAuthority:
             .subject_name(name(role))
             .issuer_name(name("root"))
             .public_key(public)
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial(self.name, role, key.fingerprint, by.fingerprint, ends, purpose, critical))
             .not_valid_before(_BEGIN)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
@@ -110,7 +110,7 @@ class TimestampAuthority:
         for extension in () if ca else self._servers:
             builder = builder.add_extension(extension, critical=False)
         assert isinstance(by.private, ec.EllipticCurvePrivateKey)
-        return builder.sign(by.private, hashes.SHA384())
+        return certified(builder, by.private, hashes.SHA384())
 
     # -- stamping --------------------------------------------------------------------------------------------------
 

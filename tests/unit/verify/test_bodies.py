@@ -15,7 +15,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify.bodies import Deed, check_body, kind_of
 from tests.simulator import signing
 from tests.simulator.signing import Signer
-from tests.simulator.sigstore import rekor
+from tests.simulator.sigstore import Signing, rekor
 from tests.unit.verify.reading import SIGSTORE
 
 Json = dict[str, Any]
@@ -64,7 +64,7 @@ def test_bound(kind: Kind) -> None:
     ("deed", "told"),
     [
         (replace(DEED, signature=b"another", envelope=b"another"), "about another signature|about other content"),
-        (replace(DEED, signer=SIGSTORE.leaf().der), "about another signer"),
+        (replace(DEED, signer=SIGSTORE.leaf(Signing(claims={"run": "another"})).der), "about another signer"),
         (replace(DEED, signer=MANAGED.spki, by_certificate=False), "about another signer"),
         (replace(DEED, message=b"other", payload=b"other"), "about other content|of another type"),
     ],

@@ -155,7 +155,7 @@ def test_logs_that_the_root_does_not_know_say_nothing() -> None:
 def test_an_entry_of_each_log() -> None:
     """Two logs may have it, and each entry must be about it."""
     signed = message(Signing(timestamps=1))
-    leaf = SIGSTORE.leaf().certificate
+    leaf = SIGSTORE.leaf(Signing(claims={"run": "another"})).certificate
     foreign = SIGSTORE.rekor_v2.enter(Deed(signed.signature, MESSAGE, leaf), "hashedrekord 0.0.2", NOW)
     refused(replace(signed, entries=(*signed.entries, LogEntry.of_bundle(foreign.of_bundle()))), "about another signer")
     leaf = x509.load_der_x509_certificate(signed.chain[0])

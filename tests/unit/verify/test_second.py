@@ -91,7 +91,7 @@ def test_it_is_really_asked(make: Callable[[Signing | None, Fault], Signed], fau
     ("signed", "told"),
     [
         (replace(message(), signature=b"another"), "as another signature"),
-        (replace(message(), chain=(SIGSTORE.leaf().der,)), "as another signature"),
+        (replace(message(), chain=(SIGSTORE.leaf(Signing(claims={"run": "another"})).der,)), "as another signature"),
         (replace(envelope(), payload=b"another"), "as another payload"),
         (replace(message(), message=b"another"), "refused by sigstore-python"),
         (rewritten(message(), lambda bundle: bundle.update(mediaType="application/json")), "refused by sigstore-python"),
