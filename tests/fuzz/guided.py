@@ -60,14 +60,14 @@ class Outcome:
 
 def fuzz(
     targets: Sequence[Target],
-    seconds: int,
+    seconds: int | None,
     findings: Path,
     corpora: Path | None = None,
     *,
     at_a_time: int = 2,
     pulse: bool = False,
 ) -> Generator[Outcome]:
-    """Fuzz each target for ``seconds``; what came of it, as each ends. Close the generator to end the rest.
+    """Fuzz each target for ``seconds`` (None: its own); what came of it, as each ends. Close the generator to end the rest.
 
     What is found stays in ``findings``; what is learned stays in ``corpora``, if there is such a folder. ``pulse``: print how it
     goes.
@@ -75,7 +75,7 @@ def fuzz(
     findings.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name, ExitStack() as stack:
         folder = Path(name)
-        jobs = [_job(target, seconds, folder, findings, corpora) for target in targets]
+        jobs = [_job(target, seconds or target.seconds, folder, findings, corpora) for target in targets]
         plan = folder / "plan.json"
         plan.write_text(json.dumps({"at_a_time": at_a_time, "jobs": jobs}))
         # The report of this run's own coverage is not wanted: counting twice would only be slow.

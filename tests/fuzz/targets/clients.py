@@ -102,7 +102,9 @@ _WORDS = (
 
 
 def _target(name: str, client: str, file: str, seeds: tuple[bytes, ...]) -> Target:
-    return Target(name, _examined(client, file), (), seeds, longest=4 << 10, words=_WORDS, told=False)
+    return Target(
+        name, _examined(client, file), (), seeds, longest=4 << 10, largest=64 << 10, seconds=2, words=_WORDS, told=False
+    )
 
 
 TARGETS = (

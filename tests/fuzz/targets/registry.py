@@ -214,7 +214,7 @@ _NAMES = (
 
 TARGETS = (
     Target("manifest", manifest, (), tuple(_manifests()), largest=4 << 20, words=("mediaType", "urls", "data"), told=False),
-    Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, largest=4 << 20, told=False),
+    Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, largest=4 << 20, seconds=5, told=False),
     Target(
         "answers",
         answers,
@@ -223,6 +223,7 @@ TARGETS = (
         longest=8 << 10,
         largest=64 << 10,
         words=("errors", "error_description"),
+        seconds=5,
         told=False,
     ),
     Target(
@@ -233,6 +234,7 @@ TARGETS = (
         longest=8 << 10,
         largest=8 << 10,
         words=("realm=", "scope=", '; rel="next"', "bytes=", "https://"),
+        seconds=5,
         told=False,
     ),
     Target(
@@ -243,6 +245,7 @@ TARGETS = (
         longest=4 << 10,
         largest=4 << 10,
         words=("/manifests/", "?ns="),
+        seconds=5,
         told=False,
     ),
 )
