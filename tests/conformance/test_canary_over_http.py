@@ -89,3 +89,15 @@ async def test_a_canary_that_was_pinned_before_is_not_served(tmp_path: Path) -> 
         ):
             assert answer.status == 403
         assert len(upstream.requests) == before
+
+
+async def test_a_tombstone_of_the_canary_carries_its_words(tmp_path: Path) -> None:
+    """Where a refused HEAD leads to the refusal's own digest, that digest answers with the token."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, rules=RULES, top="refusal: tombstone") as proxy:
+        head = await proxy.manifest(canary.REPOSITORY, "t1", "HEAD")
+        assert head.status == 200
+        answer = await proxy.manifest(canary.REPOSITORY, head.digest)
+        assert answer.status == 403
+        assert canary.token("t1") in answer.error["message"]
+        assert (await proxy.manifest(canary.REPOSITORY, "absent-1", "HEAD")).status == 404
+        assert not upstream.requests
