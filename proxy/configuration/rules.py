@@ -62,6 +62,12 @@ MAX_DEPTH = 8
 #: The predicate type with which cosign says that an image is signed.
 SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 _WILDCARD = re.compile(r"[*?]")
+#: Nobody's names, on a domain that is nobody's: a pattern that matches one of these names no domain, and so nobody in particular.
+_STRANGERS = (
+    "nobody@strangers.invalid",
+    "https://strangers.invalid/a/b/c.yml@refs/heads/d",
+    "spiffe://strangers.invalid/ns/x/sa/y",
+)
 _REPOSITORY = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
 
@@ -211,10 +217,10 @@ class RuleBuilder:
                 return None
         else:
             identity = Pattern.compile(written.identity or "")
-            if not identity.text.strip("*"):
-                told = "matches whoever the issuer knows; write whose signatures count"
-                self._report.error((*location, "identity"), told)
-                return None
+        if any(map(identity.matches, _STRANGERS)):
+            field = "identity" if written.identity_re2 is None else "identity_re2"
+            self._report.error((*location, field), "matches whoever the issuer knows; write whose signatures count")
+            return None
         if _WILDCARD.search(written.issuer):
             self._report.error((*location, "issuer"), "is no pattern: write the issuer in full")
             return None
