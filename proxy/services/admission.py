@@ -256,7 +256,8 @@ class Admission:
         if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
             again = await self._catalog.accepted(repository, fetched.digest)
             from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, again=again)
-            if from_store.accepted:
+            # What the store cannot tell now may be what would have been accepted: then nothing is told.
+            if from_store.accepted or (verdict.outcome is Outcome.REFUSED and from_store.outcome is Outcome.UNKNOWN):
                 verdict, harvest = from_store, stored_harvest
         if verdict.accepted:
             await self.holdings.record(repository, rule.fingerprint, fetched, manifest, harvest, verdict, self._clock())

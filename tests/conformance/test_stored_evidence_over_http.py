@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
+from proxy.services.evidence import StoredEvidence
 from storage.digest import Digest
 from tests.harness import Proxy
 from tests.simulator import when
@@ -136,3 +138,24 @@ async def test_signatures_that_are_kept_beside_each_other_count_once(tmp_path: P
         upstream.on(when.registry(), status(503))
         await proxy.reload(rules("release-key", "ben"))
         assert (await proxy.manifest("acme/other", image.digest)).status == 200
+
+
+async def test_promise_46_a_store_that_does_not_answer_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upstream has another's signature by now; whether the first one is kept cannot be told: 503, and 200 afterwards."""
+    limits = "check_interval: 1h\nlimits: {evidence_timeout: 500ms, refusal_ttl: 0s}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, limits) as proxy:
+        image = upstream.image("acme/app", "v1")
+        upstream.add("acme/app", signed(image, ANN), signature_tag(image.digest))
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        upstream.add("acme/app", signed(image, BEN), signature_tag(image.digest))
+
+        async def slow(*_: object) -> None:
+            await asyncio.sleep(60)
+
+        twice = "{signature: {key: release-key}}, {signature: {key: release-key}}"
+        with monkeypatch.context() as patched:
+            patched.setattr(StoredEvidence, "tagged", slow)
+            await proxy.reload(f'rules: [{{match: "**", require: {{any: [{twice}]}}}}]\n')
+            answer = await proxy.manifest("acme/app", "v1")
+            assert (answer.status, answer.error["code"]) == (503, "UNAVAILABLE")
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
