@@ -6,7 +6,8 @@ Storage has its own root (:mod:`storage.errors`). Here::
      ├── UpstreamAbsent           404 to an authorised request: it is not there
      ├── UpstreamDenied           401 / 403 after one re-authorisation: "denied or missing", nobody can tell which
      ├── UpstreamUnavailable      outage: 429, 5xx, timeout, TLS, DNS, open breaker; carries ``retry_after`` in seconds
-     └── UpstreamMisbehaved       it broke a promise: wrong digest, too long, redirect to a private address, encoded body
+     └── UpstreamMisbehaved       it broke a promise: wrong digest, redirect to a private address, encoded body
+          └── UpstreamOversized   more bytes than were asked for at most
     EvidenceMalformed             evidence that does not hold: why, in words
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
@@ -46,6 +47,10 @@ class UpstreamUnavailable(UpstreamError):
 
 class UpstreamMisbehaved(UpstreamError):
     """The upstream, or something in between, sent what it must not send."""
+
+
+class UpstreamOversized(UpstreamMisbehaved):
+    """The upstream has more to send than was asked for at most."""
 
 
 class EvidenceMalformed(Exception):

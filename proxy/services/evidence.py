@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
-from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamMisbehaved
+from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamMisbehaved, UpstreamOversized
 from proxy.manifest import Bounds, Manifest, parse
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
@@ -71,7 +71,9 @@ class UpstreamEvidence:
             raise UpstreamMisbehaved(f"what the upstream sent for {descriptor.digest.short} does not hash to it")
         return body
 
-    async def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+    async def lookaside(
+        self, repository: Repository, digest: Digest, place: Lookaside, limit: int
+    ) -> AsyncGenerator[bytes | UpstreamOversized]:
         """See :meth:`proxy.verify.model.Fetcher.lookaside`."""
         async with aclosing(self._upstreams.lookaside(repository, digest, place, limit)) as signatures:
             async for signature in signatures:
@@ -171,7 +173,9 @@ class StoredEvidence:
         """See :meth:`proxy.verify.model.Fetcher.blob`."""
         return await self._blobs.read(descriptor.digest, limit)
 
-    async def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+    async def lookaside(
+        self, repository: Repository, digest: Digest, place: Lookaside, limit: int
+    ) -> AsyncGenerator[bytes | UpstreamOversized]:
         """The stored signatures, from whichever lookaside they came: it is they that are judged, not where they were."""
         del place
         for _, manifest in await self._read(await self._catalog.evidence(repository, digest), is_wrapped):

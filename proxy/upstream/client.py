@@ -18,7 +18,7 @@ import aiohttp.abc
 from yarl import URL
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
-from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import UpstreamAbsent, UpstreamDenied, UpstreamMisbehaved, UpstreamOversized, UpstreamUnavailable
 from proxy.settings import Limits, Upstream
 from proxy.upstream.auth import REDIRECTS, Authorizer, Scope
 from proxy.upstream.blobs import BlobStream
@@ -270,22 +270,25 @@ class Upstreams:
                 break
         return self._bounded(ReferrersSource.API, entries, more=target is not None)
 
-    async def lookaside(self, repository: Repository, digest: Digest, where: Lookaside, limit: int) -> AsyncGenerator[bytes]:
-        """The OpenPGP signatures that ``where`` holds for an image, each of ``limit`` bytes at most; see :class:`Lookasides`.
+    async def lookaside(
+        self, repository: Repository, digest: Digest, where: Lookaside, limit: int
+    ) -> AsyncGenerator[bytes | UpstreamOversized]:
+        """The OpenPGP signatures that ``where`` holds for an image; an error in place of one of more than ``limit`` bytes.
 
         Raises as :meth:`manifest`, when the next one cannot be had.
         """
         if where.url is None:
             for signature in await self._own_signatures(repository, digest):
                 if len(signature) > limit:
-                    raise UpstreamMisbehaved(
+                    yield UpstreamOversized(
                         f"{repository.registry} sent a signature of {len(signature)} bytes; the limit is {limit}"
                     )
-                yield signature
+                else:
+                    yield signature
             return
         async with aclosing(self._lookasides.signatures(where, where.url, repository, digest, limit)) as signatures:
-            async for signature in signatures:
-                yield signature
+            async for each in signatures:
+                yield each
 
     async def _own_signatures(self, repository: Repository, digest: Digest) -> list[bytes]:
         """What the registry's own signature API holds; nothing where it has none.

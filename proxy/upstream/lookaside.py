@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 import aiohttp.abc
 
 from proxy.content import Lookaside
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import UpstreamOversized, UpstreamUnavailable
 from proxy.settings import Limits, Upstream
 from proxy.upstream.auth import Authorizer, Scope
 from proxy.upstream.breaker import Breaker
@@ -49,11 +49,11 @@ class Lookasides:
 
     async def signatures(
         self, place: Lookaside, url: str, repository: Repository, digest: Digest, limit: int
-    ) -> AsyncGenerator[bytes]:
-        """The signatures of an image below ``url``, in their order, each of ``limit`` bytes at most.
+    ) -> AsyncGenerator[bytes | UpstreamOversized]:
+        """The signatures of an image below ``url``, in their order; an error in place of one that has more than ``limit`` bytes.
 
         404 is the end of them. Everything else that is no signature is raised: :class:`proxy.errors.UpstreamUnavailable`,
-        :class:`UpstreamDenied`, or :class:`UpstreamMisbehaved` for what is too large or redirects where it must not.
+        :class:`UpstreamDenied`, or :class:`UpstreamMisbehaved` for what redirects where it must not.
         """
         exchange = self._exchange(place, url)
         number = 0
@@ -61,7 +61,11 @@ class Lookasides:
             number += 1
             path = f"/{repository.name}@{digest.algorithm}={digest.hex}/signature-{number}"
             request = Request("GET", exchange.endpoint.at(path), Scope(repository.name), {})
-            answer = await exchange.fetch(request, limit, exchange.deadline())
+            try:
+                answer = await exchange.fetch(request, limit, exchange.deadline())
+            except UpstreamOversized as error:
+                yield error  # what comes behind it counts all the same
+                continue
             if answer.status == 404:
                 return
             if answer.status != 200:

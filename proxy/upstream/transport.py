@@ -18,7 +18,7 @@ import aiohttp.abc
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from proxy.errors import UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import UpstreamMisbehaved, UpstreamOversized, UpstreamUnavailable
 from proxy.settings import Limits, Upstream
 from proxy.upstream.failures import Complaint, Outage, complaint, explain, host_of
 from proxy.upstream.network import GuardedResolver, guarded_socket, tls_context
@@ -98,19 +98,19 @@ class Reply:
     async def read(self, limit: int, by: float, stall: float) -> bytes:
         """The whole body, at most ``limit`` bytes, until ``by`` on the loop's clock.
 
-        Raises :class:`UpstreamMisbehaved` when it is longer (before reading where Content-Length says so) or encoded, and
-        :class:`Outage` when it is late, stalls or is cut.
+        Raises :class:`UpstreamOversized` when it is longer (before reading where Content-Length says so),
+        :class:`UpstreamMisbehaved` when it is encoded, and :class:`Outage` when it is late, stalls or is cut.
         """
         self.refuse_encoding()
         if (self.length or 0) > limit:
-            raise UpstreamMisbehaved(f"{self.host} announced {self.length} bytes, more than the {limit} that are allowed")
+            raise UpstreamOversized(f"{self.host} announced {self.length} bytes, more than the {limit} that are allowed")
         pieces: list[bytes] = []
         total = 0
         loop = asyncio.get_running_loop()
         while piece := await self.piece(max(0.0, min(stall, by - loop.time()))):
             total += len(piece)
             if total > limit:
-                raise UpstreamMisbehaved(f"{self.host} sent more than the {limit} bytes that are allowed")
+                raise UpstreamOversized(f"{self.host} sent more than the {limit} bytes that are allowed")
             pieces.append(piece)
         return b"".join(pieces)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from proxy.content import FetchedManifest, Lookaside, ReferrersSource
-from proxy.errors import ManifestRefused
+from proxy.errors import ManifestRefused, UpstreamOversized
 from proxy.manifest import Bounds, Entry, Manifest, parse
 from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
@@ -208,6 +208,7 @@ class _Search:
         subject, most = self._subject, self._limits.signatures
         source = f"{place} for {subject.digest.short}"
         fetching = self._fetcher.lookaside(subject.repository, subject.digest, place, self._limits.signature_size)
+        seen = 0
         async with aclosing(fetching) as signatures:
             while True:
                 answer = await self._ask(source, lambda: anext(signatures, None), self._layers_until)
@@ -216,9 +217,13 @@ class _Search:
                 if isinstance(answer, Trouble):
                     findings.note(answer)
                     break
-                if len(findings.documents) == most:
+                seen += 1
+                if seen > most:
                     findings.fail(source, f"more than {most} signatures are there; only the first {most} were judged")
                     break
+                if isinstance(answer, UpstreamOversized):
+                    findings.fail(source, f"is refused: {answer}")
+                    continue
                 if not budget.take(len(answer)):
                     findings.fail(source, self._too_much)
                     break

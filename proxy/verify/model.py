@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from proxy.content import FetchedManifest, Lookaside, Referrers
+from proxy.errors import UpstreamOversized
 from proxy.manifest import Entry, Manifest
 from proxy.policy.rules import Question
 from proxy.policy.verdicts import Evidence
@@ -51,7 +52,9 @@ class Fetcher(Protocol):
         """A small blob, checked against digest and size. Above ``limit`` bytes: UpstreamMisbehaved."""
         ...
 
-    def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+    def lookaside(
+        self, repository: Repository, digest: Digest, place: Lookaside, limit: int
+    ) -> AsyncGenerator[bytes | UpstreamOversized]:
         """The OpenPGP signatures that ``place`` holds for an image, one after the other, each of ``limit`` bytes at most.
 
         Its end is that there are no more. Raises as the other methods do, when the next one cannot be had.

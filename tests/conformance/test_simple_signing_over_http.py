@@ -133,6 +133,16 @@ async def test_refusals_say_what_was_found(scratch: Path, keyring: Keyring) -> N
             assert told in reason(await proxy.manifest("acme/app", "v1"))
 
 
+async def test_promise_45_a_huge_signature_hides_none_behind_it(scratch: Path, keyring: Keyring) -> None:
+    """It is refused by itself; the valid one after it suffices, up to the cap on their number."""
+    limits = "limits: {signatures: 3}\n"
+    async with Registry() as upstream, Shelf() as shelf, proxy_of(scratch, upstream, keyring, shelf, limits) as proxy:
+        for number, status_code in ((2, 200), (3, 403)):
+            image = upstream.image("acme/app", f"v{number}", seed=str(number))
+            shelf.put("acme/app", image.digest, *([bytes((1 << 20) + 1)] * number), sign(keyring, image))
+            assert (await proxy.manifest("acme/app", f"v{number}")).status == status_code
+
+
 OUTAGES: dict[str, tuple[Behaviour, int, str]] = {
     "down": (status(500), 503, "answered 500"),
     "busy": (status(429), 503, "answered 429"),

@@ -14,7 +14,7 @@ import trustme
 from aiohttp import web
 
 from proxy.content import Lookaside
-from proxy.errors import UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.errors import UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamOversized, UpstreamUnavailable
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from storage.digest import Digest
@@ -50,7 +50,7 @@ def asking(resolver: aiohttp.abc.AbstractResolver | None = None, **limits: Any) 
     return Upstreams({}, Limits(**limits), user_agent="tagstone/test", environment=named, resolver=resolver)
 
 
-async def everything(upstreams: Upstreams, place: Lookaside, limit: int = 1000) -> list[bytes]:
+async def everything(upstreams: Upstreams, place: Lookaside, limit: int = 1000) -> list[bytes | UpstreamOversized]:
     """All signatures of the image."""
     try:
         async with aclosing(upstreams.lookaside(REPOSITORY, DIGEST, place, limit)) as signatures:
@@ -90,7 +90,6 @@ async def test_who_wants_no_more_asks_for_no_more() -> None:
         ({"status": 403}, UpstreamDenied, "denies access to signature 1 of docker.io/library/nginx"),
         ({"status": 401, "headers": {"WWW-Authenticate": "Basic"}}, UpstreamDenied, "asked anonymously"),
         ({"body": b"<html>", "content_type": "text/html"}, UpstreamUnavailable, "a web page instead of a signature"),
-        ({"body": bytes(1001)}, UpstreamMisbehaved, "announced 1001 bytes, more than the 1000 that are allowed"),
         ({"body": b"x", "headers": {"Content-Encoding": "br"}}, UpstreamMisbehaved, "an encoded body"),
         ({"status": 302, "headers": {"Location": "/"}}, UpstreamMisbehaved, "redirects in a circle"),
         ({"status": 302, "headers": {"Location": "ftp://x"}}, UpstreamMisbehaved, "no http"),
@@ -121,6 +120,14 @@ class _Resolver(aiohttp.abc.AbstractResolver):
 
     async def close(self) -> None:
         pass
+
+
+async def test_what_is_too_large_hides_nothing_behind_it() -> None:
+    """An error stands in its place, and the next one follows."""
+    async with serve(files(b"one", bytes(1001), b"three")) as server:
+        found = await everything(asking(), Lookaside(str(server.url.origin()), allow_private=True))
+    assert (found[0], found[2], len(found)) == (b"one", b"three", 3)
+    assert "announced 1001 bytes, more than the 1000 that are allowed" in str(found[1])
 
 
 async def test_private_addresses_are_not_asked() -> None:

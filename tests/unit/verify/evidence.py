@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
+from proxy.errors import UpstreamOversized
 from proxy.manifest import Bounds, parse
 from proxy.policy.rules import SignatureBy
 from proxy.policy.verdicts import Evidence
@@ -128,7 +129,9 @@ class Upstream:
         assert descriptor.size <= limit
         return self.blobs.get(descriptor.digest)
 
-    async def lookaside(self, repository: Repository, digest: Digest, place: Lookaside, limit: int) -> AsyncGenerator[bytes]:
+    async def lookaside(
+        self, repository: Repository, digest: Digest, place: Lookaside, limit: int
+    ) -> AsyncGenerator[bytes | UpstreamOversized]:
         assert repository == REPOSITORY
         self.asked.append((digest, place, limit))
         for number, signature in enumerate(self.beside.get(place, ()), 1):
