@@ -39,12 +39,14 @@ class Router:
             raise MalformedRequest(400, "NAME_INVALID", f"the path names the registry {prefix}, the request also names {named}")
         return self._build(named, name)
 
+    def stands_for(self, host: str) -> str | None:
+        """The registry that a host name of this proxy stands for; None where it stands for none."""
+        lowered = host.lower()
+        return self.hosts.get(lowered) or self.hosts.get(lowered.rpartition(":")[0])
+
     def _named(self, ns: str | None, host: str | None) -> str | None:
         """What ``ns`` or the host name says; both may, if they agree."""
-        mapped = None
-        if host:
-            lowered = host.lower()
-            mapped = self.hosts.get(lowered) or self.hosts.get(lowered.rpartition(":")[0])
+        mapped = self.stands_for(host) if host else None
         if ns is None:
             return mapped
         try:
