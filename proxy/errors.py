@@ -11,6 +11,7 @@ Storage has its own root (:mod:`storage.errors`). Here::
     EvidenceMalformed             evidence that does not hold: why, in words
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
+    ReviewMalformed               what is no AdmissionReview, or none that can be judged; carries its ``uid`` where that is known
     LoginError                    whoever asks did not show who they are
      ├── LoginRefused             wrong, unknown or expired credentials
      └── LoginUnavailable         it cannot be told now; carries ``retry_after`` in seconds
@@ -84,6 +85,17 @@ class MalformedRequest(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class ReviewMalformed(Exception):
+    """Kubernetes, or somebody else, sent what is no AdmissionReview of a kind that is known; never a yes.
+
+    ``uid`` is that of the review, where it was one so far that its sender can be answered by a verdict.
+    """
+
+    def __init__(self, message: str, uid: str | None = None) -> None:
+        super().__init__(message)
+        self.uid = uid
 
 
 @dataclass(frozen=True, slots=True)

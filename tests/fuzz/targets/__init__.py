@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import clients, configuration, login, notation, openpgp, registry, revocation, sigstore
+from tests.fuzz.targets import clients, configuration, kubernetes, login, notation, openpgp, registry, revocation, sigstore
 
 TARGETS: tuple[Target, ...] = (
     *sigstore.TARGETS,
@@ -14,4 +14,5 @@ TARGETS: tuple[Target, ...] = (
     *login.TARGETS,
     *configuration.TARGETS,
     *clients.TARGETS,
+    *kubernetes.TARGETS,
 )
