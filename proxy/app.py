@@ -21,6 +21,7 @@ from proxy.services.metrics import Gauge, Metrics
 from proxy.services.news import News
 from proxy.services.oidc import Issuers
 from proxy.services.refresher import Refresher
+from proxy.services.review import Reviewer
 from proxy.services.revision import Revision, utc_now
 from proxy.services.revocation import Revocations
 from proxy.services.sessions import Sessions, session_key
@@ -31,6 +32,7 @@ from proxy.upstream.keysets import fetch_key_set
 from proxy.upstream.revocation import RevocationServers
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
+from proxy.web.admission import AdmissionApi
 from proxy.web.listener import Handler
 from proxy.web.login import Door
 from proxy.web.pulls import PullLog
@@ -112,27 +114,25 @@ class Application:
         self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)
         self._admission = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now)
         self._revocations = revocations_of(configuration)
-        self.gate = Gate(
-            revision_of(configuration, self._number, self._revocations),
-            self._admission,
-            self.pins,
-            self.blobs,
-            self.upstreams,
-            limits,
-            utc_now,
-        )
+        revision = revision_of(configuration, self._number, self._revocations)
+        self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now)
         access = configuration.access
         self._data_dir = data_dir
         self._authenticator = Authenticator(access.credentials, issuers_of(configuration), utc_now)
         self._door = Door(access.rules, self._authenticator, access.service, access.realm)
+        self._router, pulls = router_of(configuration), PullLog(settings.log.pulls, self.gate.rule_of)
+        self._dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
+        self._reviewer = Reviewer(self.gate, self._dry, self.pins, self.upstreams, revision, utc_now)
+        self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls)
         self._api = RegistryApi(
             self.gate,
-            router_of(configuration),
+            self._router,
             self.ingest,
             limits,
             self.metrics,
             self._door,
-            PullLog(settings.log.pulls, self.gate.rule_of),
+            pulls,
+            self._reviews,
             rehash=settings.cache.serve == "rehash",
             tombstones=settings.refusal == "tombstone",
         )
@@ -167,6 +167,7 @@ class Application:
             exits.push_async_callback(self._news.close)
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
+            exits.push_async_callback(self._dry.close)
             exits.push_async_callback(self.gate.close)
             self._session_key = await _session_key(self._data_dir)
             self._follow(self._configuration.access)
@@ -197,14 +198,18 @@ class Application:
         if configuration.upstreams != self._configuration.upstreams:
             waiting.append("upstreams")
         else:
-            self._api.adopt(router_of(configuration))
+            self._router = router_of(configuration)
+            self._api.adopt(self._router)
+        self._reviews.adopt(configuration.reviews, self._router)
         self._follow(access)
         return tuple(waiting)
 
     def _decide_by(self, configuration: Configuration) -> None:
         self._current = configuration
         self._number += 1
-        self.gate.adopt(revision_of(configuration, self._number, self._revocations))
+        revision = revision_of(configuration, self._number, self._revocations)
+        self.gate.adopt(revision)
+        self._reviewer.adopt(revision)
 
     async def _learn(self, states: Mapping[str, State]) -> None:
         """Take over what has become known of TUF repositories, if anything is decided differently by it."""

@@ -254,6 +254,36 @@ class AccessSettings(Model):
     token_lifetime: Duration = Field(300.0, description="How long a token of the token endpoint is good.")
 
 
+class AdmissionSettings(Model):
+    """Kubernetes asks at `/admission/v1/validate` and `/admission/v1/mutate` of the registry listener whether workloads may run.
+
+    Without this section it is not answered.
+    """
+
+    mutate: Literal["none", "digest", "mirror"] = Field(
+        "digest",
+        description="What the mutating webhook writes in place of an image's name. `digest`: the repository with the digest that "
+        "was decided; `mirror`: the same below `mirror`; `none`: nothing.",
+    )
+    mirror: str | None = Field(
+        None,
+        description="Host and port under which nodes reach this proxy. Names below it, such as "
+        "`mirror.example:5000/docker.io/library/nginx`, are judged as the image behind them.",
+    )
+    tags: Literal["resolve", "refuse"] = Field(
+        "resolve",
+        description="What the validating webhook makes of an image that is named by its tag alone: judge it, with a warning, or "
+        "refuse it.",
+    )
+    images: int = Field(64, ge=1, le=10_000, description="Most different images in one workload.")
+    who: tuple[str, ...] = Field(
+        (),
+        description="With `access`: who, besides those who may pull an image, may ask whether it passes, such as "
+        "`certificate:kube-apiserver`. They need not be allowed to pull anything.",
+    )
+    networks: tuple[str, ...] = Field((), description="Networks that `who` must ask from; none: any.")
+
+
 class Admin(Model):
     """The listener for health and metrics."""
 
@@ -313,6 +343,7 @@ class Settings(Model):
         "refused.",
     )
     access: AccessSettings | None = Field(None, description="Who may pull what.")
+    admission: AdmissionSettings | None = Field(None, description="Kubernetes admission: may a workload run with its images?")
     admin: Admin = Field(Admin(), description="The listener for health and metrics.")
     data_dir: FilePath = Field(
         Path("/var/lib/tagstone"), description="Folder for the database and the cached blobs. Made if it is missing."

@@ -10,6 +10,7 @@ each with its line and the way out. In between::
     tuf        roots that come from TUF repositories, with what is stored of these
     rules      requirements, patterns
     access     who may pull: grants, credentials, issuers
+    admission  how Kubernetes' reviews are answered
     wellknown  the rules that ``extends`` brings
     schema     the JSON Schema, for editors and for "did you mean"
     reference  the tables of docs/configuration.md
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from proxy.configuration.access import AccessConfiguration, build_access
+from proxy.configuration.admission import build_reviews
 from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import MAX_DEPTH, Node, parse, read
@@ -36,6 +38,7 @@ from proxy.configuration.tuf import Source, known, root_of
 from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError, Problem
+from proxy.policy.reviews import ReviewPolicy
 from proxy.policy.rules import Rule, fingerprint
 from proxy.schema import FOLDER, Address
 from proxy.settings import Settings, Upstream
@@ -68,6 +71,7 @@ class Configuration:
     listen: Address
     admin_listen: Address
     access: AccessConfiguration
+    reviews: ReviewPolicy | None = None
     warnings: tuple[Problem, ...] = ()
     #: Where each of ``rules`` stands in the file; the line of ``extends`` for those that it brought.
     rule_lines: tuple[int, ...] = ()
@@ -137,11 +141,12 @@ def load(path: Path, now: datetime | None = None, *, data_dir: Path | None = Non
     hosts = build_hosts(settings, registries, report)
     default_registry = build_default_registry(settings, registries, report)
     moment = now or datetime.now(UTC)
-    for section in ("access", "tls"):
+    for section in ("access", "tls", "admission"):
         if root.child(section) is not None and getattr(settings, section) is None and not wrong:
             # Empty would mean "without": too much of a change for lines that were only commented out.
             report.error((section,), "has nothing in it: remove the key, or say what is meant")
     access = build_access(settings, registries, moment, report)
+    reviews = build_reviews(settings, registries, report)
     names = Names(*(_names(root, "trust", section) for section in ("keys", "roots", "notation")))
     trusted, sources = build_trust(settings, names, moment, report)
     rules = RuleBuilder(trusted, names, registries, report).build(settings)
@@ -167,6 +172,7 @@ def load(path: Path, now: datetime | None = None, *, data_dir: Path | None = Non
         Address.parse(settings.listen),
         Address.parse(settings.admin.listen),
         access,
+        reviews,
         tuple(sorted(report.warnings, key=lambda problem: problem.line)),
         tuple(lines),
         pages,

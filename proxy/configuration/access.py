@@ -166,13 +166,13 @@ def _rule(written: AccessSettings, index: int, registries: frozenset[str], repor
         if (wrong := explain_pattern(text, registries)) is not None:
             report.error((*location, "pull", number), wrong)
     for number, text in enumerate(rule.who):
-        wrong = _explain_who(text, written)
+        wrong = explain_who(text, written)
         if wrong is not None:
             report.error((*location, "who", number), wrong)
     return AccessRule(tuple(map(Pattern.compile, rule.who)), tuple(networks), tuple(map(Pattern.compile, rule.pull)))
 
 
-def _explain_who(text: str, written: AccessSettings) -> str | None:
+def explain_who(text: str, written: AccessSettings) -> str | None:
     """Why nobody can match a pattern of ``who``; None when somebody can."""
     if text in {ANYONE, AUTHENTICATED, Kind.ANONYMOUS}:
         return None

@@ -69,6 +69,26 @@ class Door:
         """Whether nobody is asked."""
         return self._access is None
 
+    # -- who asks -----------------------------------------------------------------------------------------------------------
+
+    async def identify(self, request: web.BaseRequest) -> Guest:
+        """Who asks, wherever anybody is asked. Raises LoginRefused and LoginUnavailable."""
+        if self._access is None:
+            return Guest(ANONYMOUS, request.remote)
+        header = _authorization(request)
+        if header is _TWICE:
+            raise LoginRefused("there are two Authorization headers")
+        who = await self._authenticator.identify(header, _certificate(request), request.remote)
+        return Guest(who.principal, request.remote)
+
+    def allows(self, guest: Guest, repository: Repository) -> bool:
+        """Whether somebody may pull from a repository."""
+        return self._access is None or self._access.allows(guest.principal, guest.address, repository)
+
+    def welcomes(self, guest: Guest) -> bool:
+        """Whether somebody may pull anything at all."""
+        return self._access is None or self._access.welcomes(guest.principal, guest.address)
+
     # -- pulls --------------------------------------------------------------------------------------------------------------
 
     async def admit(self, request: web.BaseRequest, repository: Repository | None, asked: str) -> Guest | web.Response:
@@ -79,9 +99,7 @@ class Door:
             return Guest(ANONYMOUS, address)
         header = _authorization(request)
         try:
-            if header is _TWICE:
-                raise LoginRefused("there are two Authorization headers")
-            who = (await self._authenticator.identify(header, _certificate(request), address)).principal
+            who = (await self.identify(request)).principal
         except LoginRefused as error:
             log.info("login.refused", address=address, reason=str(error))
             return self._challenge(request, repository, asked, str(error), "invalid_token")

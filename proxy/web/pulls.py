@@ -47,7 +47,11 @@ class PullLog:
     def __init__(self, level: str, rule_of: Callable[[Repository], str]) -> None:
         self._all = level == "all"
         self._decided = level != "none"
-        self._rule_of = rule_of
+        self.rule_of = rule_of  #: the rule that holds for a repository, for people
+
+    def wants(self, source: str, *, refused: bool) -> bool:
+        """Whether a line about something from ``source`` is to be written."""
+        return refused or self._all or (self._decided and source != MEMORY)
 
     def write(self, request: web.BaseRequest, pull: Pull, status: int) -> None:
         """Write the line of one request, if it is one that is to be written."""
@@ -55,7 +59,7 @@ class PullLog:
         if asked is None or repository is None:
             return
         refused = status >= 400 or pull.cut or pull.refused
-        if not (refused or self._all or (self._decided and pull.source != MEMORY)):
+        if not self.wants(pull.source, refused=refused):
             return
         reference = f":{asked.tag}" if asked.tag else f"@{asked.digest}" if asked.digest else ""
         line: dict[str, object] = {
@@ -65,7 +69,7 @@ class PullLog:
             "method": request.method,
             "what": asked.endpoint.value,
             "image": f"{repository}{reference}",
-            "rule": self._rule_of(repository),
+            "rule": self.rule_of(repository),
             "verdict": "cut" if pull.cut else "tombstone" if pull.refused and status < 400 else _VERDICTS.get(status, "failed"),
             "status": status,
             "source": pull.source,

@@ -36,6 +36,7 @@ from proxy.services.memory import Memory
 from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
+from proxy.web.admission import AdmissionApi
 from proxy.web.fairness import Crowded, Fairness
 from proxy.web.login import OPEN, TOKEN_PATH, Door
 from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
@@ -65,6 +66,7 @@ class RegistryApi:
         metrics: Metrics,
         door: Door,
         pulls: PullLog,
+        reviews: AdmissionApi,
         *,
         rehash: bool = False,
         tombstones: bool = False,
@@ -73,6 +75,7 @@ class RegistryApi:
         self._tombstones: Memory[tuple[Repository, Digest], Refused] | None = Memory(_MAX_TOMBSTONES) if tombstones else None
         self._door = door
         self._pulls = pulls
+        self._reviews = reviews
         self._metrics = metrics
         self._router = router
         self._ingest = ingest
@@ -101,6 +104,8 @@ class RegistryApi:
             return await self._door.token(request)
         head = request.method == hdrs.METH_HEAD
         if not head and request.method != hdrs.METH_GET:
+            if request.method == hdrs.METH_POST and self._reviews.serves(request.path):
+                return await self._reviews.handle(request)
             reason = f"{request.method[:20]} is not served: this proxy hands out images, it does not take any"
             return responses.error(405, "UNSUPPORTED", (reason,), {"Allow": "GET, HEAD"})
         try:

@@ -1,0 +1,90 @@
+"""Whether an image that a workload names may run: the gate's own answer, or what it would be.
+
+A review asks the gate as a pull does, so that the first one of a tag pins it, and what is warm is answered from memory. A dry run
+must leave nothing behind: there the same evidence is judged and decided without writing (:mod:`proxy.services.explain`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.policy.decision import Answer
+from proxy.services.admission import Admission
+from proxy.services.answers import Refused, ServedManifest
+from proxy.services.explain import Explainer
+from proxy.services.gate import Gate
+from proxy.services.revision import Clock, Revision
+from proxy.upstream.client import Upstreams
+from proxy.verify.shapes import evidence_tag
+from storage.digest import Digest
+from storage.errors import StorageError
+from storage.pins import PinStore
+from storage.reference import Reference
+
+log = structlog.get_logger("tagstone.review")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The answer about one image. ``digest`` is there when it is SERVE; ``remembered``: it took no look anywhere."""
+
+    answer: Answer
+    digest: Digest | None
+    reasons: tuple[str, ...]
+    warning: str | None = None
+    remembered: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it may run."""
+        return self.answer is Answer.SERVE and self.digest is not None
+
+
+class Reviewer:
+    """Judges images one by one. ``dry`` must not record."""
+
+    def __init__(
+        self, gate: Gate, dry: Admission, pins: PinStore, upstreams: Upstreams, revision: Revision, clock: Clock
+    ) -> None:
+        self._gate = gate
+        self._dry = dry
+        self._pins = pins
+        self._upstreams = upstreams
+        self._revision = revision
+        self._clock = clock
+
+    def adopt(self, revision: Revision) -> None:
+        """Decide dry runs by this policy from now on; the gate is told of it by itself."""
+        self._revision = revision
+        self._dry.forget_refusals()
+
+    async def judge(self, reference: Reference, *, dry_run: bool) -> Judged:
+        """The answer about one image. The caller limits the time; what was begun goes on, and is known at the next try."""
+        repository, digest, tag = reference.repository, reference.digest, reference.tag or "latest"
+        if digest is None and evidence_tag(tag) is not None:
+            return Judged(Answer.DENY, None, (f"{reference} is the name of a signature, not of an image",))
+        known = self._gate.recall_tag(repository, tag) if digest is None else self._gate.recall_manifest(repository, digest)
+        if known is not None:
+            return _judged(known, remembered=True)
+        if dry_run:
+            return await self._explained(reference)
+        if digest is None:
+            return _judged(await self._gate.tag(repository, tag))
+        return _judged(await self._gate.manifest(repository, digest))
+
+    async def _explained(self, reference: Reference) -> Judged:
+        explainer = Explainer(self._pins, self._dry, self._upstreams, self._revision, self._clock)
+        try:
+            decision = (await explainer.explain(reference)).decision
+        except StorageError as error:
+            log.error("storage.unavailable", error=str(error))
+            return Judged(Answer.UNAVAILABLE, None, (f"Tagstone's own storage cannot answer: {error}",))
+        return Judged(decision.answer, decision.digest, decision.reasons, decision.warning)
+
+
+def _judged(found: ServedManifest | Refused, *, remembered: bool = False) -> Judged:
+    if isinstance(found, Refused):
+        return Judged(found.answer, None, found.reasons)
+    return Judged(Answer.SERVE, found.descriptor.digest, found.reasons, found.warning, remembered)
