@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import tomllib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +27,11 @@ MAX_DEPTH: Final = 50
 MAX_VALUES: Final = 50_000
 #: A key of very many parts takes time that grows with their square.
 _MAX_DOTS = 1000
-#: How much text may be read again to find the lines of statements that go over several of them.
+#: How much text may be read again to find lines.
 _MAX_LOCATING = 4 << 20
 #: Longest statement whose end is looked for, in lines.
 _MAX_STATEMENT = 400
+_COLON = re.compile(r"\s*:")
 
 Step = str | int
 Place = tuple[Step, ...]
@@ -258,28 +260,33 @@ def parse_json(text: str, file: str) -> Document:
         raise Unreadable(f"is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise Unreadable("is not a JSON object", 1)
+    return Document(file, data, _json_lines(text, data))
+
+
+def _json_lines(text: str, data: dict[str, Any]) -> dict[Place, int]:
+    """The line of every key: it stands after the key above it, and only a key is followed by a colon.
+
+    One that is written with escapes has the line of what holds it, and so have those for which there is no more patience.
+    """
+    begins = [0, *(found.end() for found in re.finditer("\n", text))]
     lines: dict[Place, int] = {}
+    patience = _MAX_LOCATING
     for place in _places(data):
         line = lines.get(place[:-1], 1)
         key = place[-1]
-        if isinstance(key, str):
-            # Only a key is followed by a colon. It stands after the key above it, and where it is written plainly.
-            offset = _offset(text, line)
-            found = re.compile(rf"{re.escape(json.dumps(key, ensure_ascii=False))}\s*:").search(text, offset)
-            line = text.count("\n", 0, found.start()) + 1 if found else line
+        if isinstance(key, str) and patience > 0:
+            start = at = begins[line - 1]
+            quoted = json.dumps(key, ensure_ascii=False)
+            while (at := text.find(quoted, at)) >= 0 and not _COLON.match(text, at + len(quoted)):
+                at += 1
+            patience -= (at if at >= 0 else len(text)) - start + len(quoted)
+            line = line if at < 0 else bisect_right(begins, at)
         lines[place] = line
-    return Document(file, data, lines)
+    return lines
 
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
-
-
-def _offset(text: str, line: int) -> int:
-    offset = 0
-    for _ in range(line - 1):
-        offset = text.index("\n", offset) + 1
-    return offset
 
 
 # -- YAML -------------------------------------------------------------------------------------------------------------

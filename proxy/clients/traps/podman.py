@@ -54,11 +54,6 @@ class _Table:
     def line(self, *place: str | int) -> int:
         return self.document.line("registry", self.index, *place)
 
-    def covers(self, registry: str) -> bool:
-        """Whether it holds for every image of a registry (where no longer prefix does)."""
-        prefix = self.prefix
-        return prefix == registry or (prefix.startswith("*.") and registry.partition(":")[0].endswith(prefix[1:]))
-
 
 @dataclass(slots=True)
 class _Scope:
@@ -72,9 +67,12 @@ class _Scope:
     broken: bool = False
 
     def holding(self, registry: str) -> _Table | None:
-        """The table for images of a registry: the longest prefix that covers all of it."""
-        covering = [table for table in self.tables.values() if table.covers(registry)]
-        return max(covering, key=lambda table: (not table.prefix.startswith("*."), len(table.prefix)), default=None)
+        """The table for images of a registry: the one of its name, else that of the longest ``*.domain`` above it."""
+        if (table := self.tables.get(registry)) is not None:
+            return table
+        labels = registry.partition(":")[0].split(".")
+        above = (f"*.{'.'.join(labels[start:])}" for start in range(1, len(labels)))
+        return next((table for prefix in above if (table := self.tables.get(prefix)) is not None), None)
 
 
 def examine(node: Node, expected: Expected) -> None:

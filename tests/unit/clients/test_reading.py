@@ -6,6 +6,8 @@ import json
 import os
 import time
 import tomllib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -236,3 +238,40 @@ def test_values_are_asked_for_by_what_they_are() -> None:
         False,
     ]
     assert Document("f", {"a": 1}).line("a") == 1
+
+
+LARGE = {
+    "tables": lambda: "".join(f"[a{number}]\n" for number in range(30_000)),
+    "values": lambda: "".join(f"a{number} = 1\n" for number in range(20_000)),
+    "dotted": lambda: "".join(f"a.b{number}.c = 1\n" for number in range(12_000)),
+    "array": lambda: "[[a]]\n" * 40_000,
+    "lists": lambda: "".join(f"a{number} = [\n1,\n]\n" for number in range(10_000)),
+    "strings": lambda: 'a = """\n' + "x = 1\n" * 30_000 + '"""\n',
+}
+
+
+@pytest.mark.parametrize("make", LARGE.values(), ids=list(LARGE))
+def test_the_largest_toml_costs_little(make: Callable[[], str]) -> None:
+    """Whatever the most is made of."""
+    text = make()[:MAX_BYTES].rpartition("\n")[0]
+    began = time.process_time()
+    with suppress(Unreadable):
+        toml(text, "f")
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" + ",".join(f'"k{number}": 1' for number in range(18_000)) + "}",
+        '{"a": [' + ",".join('{"b":1}' for _ in range(18_000)) + "]}",
+        "{" + ",".join(f'"\\u0061{number}": 1' for number in range(14_000)) + "}",
+        '{"a": "' + '\\"b\\"' * 30_000 + '", "b": 1}',
+    ],
+    ids=["keys", "objects", "escapes", "quotes"],
+)
+def test_the_largest_json_costs_little(text: str) -> None:
+    """A key that cannot be found is looked for through all of it, but not by every key."""
+    began = time.process_time()
+    assert parse_json(text, "f").data
+    assert time.process_time() - began < 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,13 @@ def test_programs_among_scripts_are_not_read(tmp_path: Path) -> None:
     files = {C: CONFIG_2, H: CLOSED, "/usr/local/bin/a": "\x7fELF ctr i pull x"}
     tree = Tree("x", "containerd", files, versions={"containerd": "1.7.0"})
     assert places(tree.examine(tmp_path)) == []
+
+
+def test_the_largest_registries_conf_costs_little(tmp_path: Path) -> None:
+    """Thousands of aliases over thousands of tables are no square."""
+    tables = "".join(f'[[registry]]\nlocation="*.b{number}"\n' for number in range(3500))
+    aliases = "[aliases]\n" + "".join(f'a{number}="c{number}/x"\n' for number in range(6000))
+    began = time.process_time()
+    examination = Tree("x", "podman", {R: tables + aliases, P: REJECT}).examine(tmp_path)
+    assert time.process_time() - began < 8
+    assert [finding.id for finding in examination.findings] == ["podman-uncovered", "podman-alias-elsewhere"]
