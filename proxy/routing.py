@@ -2,16 +2,28 @@
 
 The name that a client gives is only ever a key into the configured upstreams; nothing here, and nothing behind it, dials what
 a client wrote. A request that names two registries is refused rather than guessed at.
+
+In a path a registry with a port is written with two underscores, ``registry.example__5000``: docker and podman allow no colon in
+a component of a name. The colon itself is understood, too, for clients that send it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from proxy.errors import MalformedRequest
 from storage.errors import MalformedName
 from storage.reference import Repository, parse_registry, repository
+
+_PORT = re.compile(r"__([0-9]{1,5})", re.ASCII)
+
+
+def component(registry: str) -> str:
+    """A registry's name as the first component of a path."""
+    host, colon, port = registry.rpartition(":")
+    return f"{host}__{port}" if colon and not registry.endswith("]") else registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,9 @@ class Router:
     def _prefix(name: str) -> tuple[str | None, str]:
         """The registry that the first component names (the rule that clients follow: a dot, a colon, or localhost)."""
         head, slash, tail = name.partition("/")
+        host, underscores, port = head.rpartition("__")
+        if ("." in host or host == "localhost") and _PORT.fullmatch(underscores + port):
+            head = f"{host}:{port}"
         if not slash or not ("." in head or ":" in head or head == "localhost"):
             return None, name
         try:

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from proxy.clients.traps.node import Expected, Target
 from proxy.policy import canary
+from proxy.routing import component
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MAX_OUTPUT = 1 << 20
@@ -140,7 +141,7 @@ class Canary:
                     reports.append(Report(driver.name, name, Verdict.UNKNOWN, trouble, ""))
                     continue
                 reports.append(self._canary(driver, f"{registry}/{canary.REPOSITORY}", tag))
-                if driver.tells is Tells.LAST and registry != self._prefixed(registry):
+                if driver.tells is Tells.LAST:
                     reports.append(self._canary(driver, f"{self._prefixed(registry)}/{canary.REPOSITORY}", nonce()))
             reports += [self._bait(driver, bait) for bait in baits]
         finally:
@@ -149,7 +150,7 @@ class Canary:
         return reports
 
     def _prefixed(self, registry: str) -> str:
-        return f"{self._expected.proxies[0].host}/{registry}"
+        return f"{self._expected.proxies[0].host}/{component(registry)}"
 
     def _pull(self, driver: Driver, name: str) -> tuple[Outcome | None, bool]:
         """The pull, and whether the client had the image afterwards; then it has it no more."""

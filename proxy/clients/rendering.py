@@ -16,6 +16,7 @@ from proxy.clients.endpoint import Release
 from proxy.clients.kinds import Client, Store
 from proxy.clients.model import File, Owner, Proof, Rendering, Wish
 from proxy.clients.templates import Comment, render
+from proxy.routing import component
 from storage.reference import DOCKER_HUB
 
 #: The words that stand for every registry that is not named.
@@ -141,6 +142,12 @@ def _nerdctl(wish: Wish) -> Rendering:
     )
 
 
+def _prefixed(image: str) -> str:
+    """An image as it stands behind Tagstone's own name."""
+    registry, _, rest = image.partition("/")
+    return f"{component(registry)}/{rest}"
+
+
 # -- docker ---------------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +159,7 @@ def _docker(wish: Wish) -> Rendering:
     by_name = store is Store.GRAPH
     # Older versions ignore hosts.toml, and files that mean nothing look like protection.
     reads_hosts = not by_name or (release is not None and release >= Release(28))
-    proof = f"docker pull {prefix}/{wish.canary}" if by_name else f"docker pull {wish.canary}"
+    proof = f"docker pull {prefix}/{_prefixed(wish.canary)}" if by_name else f"docker pull {wish.canary}"
     covers = (
         "docker 20.10 and later, by names with Tagstone's prefix" if by_name else "docker 28 and later, containerd image store"
     )
@@ -171,8 +178,8 @@ def _docker(wish: Wish) -> Rendering:
         warnings.append(
             "docker's graph store cannot fail closed under an image's own name: a mirror (registry-mirrors) serves Docker Hub "
             "alone, and whatever it refuses dockerd asks Hub for, so none is configured here. What holds: names with Tagstone's "
-            f"prefix ({prefix}/{wish.canary.partition('/')[0]}/...); the egress rules below; and where a mirror is used all the "
-            "same, on_overwrite: serve-pinned, which leaves an overwritten tag with its pinned image"
+            f"prefix ({prefix}/{_prefixed(wish.canary).partition('/')[0]}/...); the egress rules below; and where a mirror is "
+            "used all the same, on_overwrite: serve-pinned, which leaves an overwritten tag with its pinned image"
         )
         warnings.append(
             "from docker 28 on, --store containerd makes names hold as they are; it does not show the images of the old store"
@@ -181,7 +188,7 @@ def _docker(wish: Wish) -> Rendering:
             warnings.append("with the graph store, the hosts.toml files rule docker build, but not docker pull")
     steps = ["restart docker after a change of daemon.json; certificates and hosts.toml are read at every pull"]
     if by_name:
-        steps += [f"name images by Tagstone: {prefix}/{registry}/..." for registry in wish.registries]
+        steps += [f"name images by Tagstone: {prefix}/{component(registry)}/..." for registry in wish.registries]
     return Rendering(wish.client, covers, tuple(files), Proof(proof, _expect("the pull")), tuple(warnings), tuple(steps))
 
 

@@ -13,6 +13,7 @@ from proxy.clients.canary import Canary, Driver, Tells, Verdict
 from proxy.clients.canary_clients import ProxyItself, Subprocesses
 from proxy.clients.traps.node import Expected, Target
 from proxy.policy import canary
+from proxy.routing import component
 from tests.integration.clients import Containerd, Dockerd
 from tests.integration.nodes import Around, doctor, podman_env, write
 from tests.integration.processes import Tagstone
@@ -27,7 +28,6 @@ upstreams:
   {plain}: {{url: "http://{plain}", allow_private: true, retries: 0, breaker_failures: 1000}}
   {gone}: {{url: "http://{gone}", allow_private: true}}
   {tls}: {{url: "https://{tls}", ca: {ca}, allow_private: true, retries: 0, breaker_failures: 1000}}
-  localhost: {{url: "https://{tls}", ca: {ca}, allow_private: true, retries: 0, breaker_failures: 1000}}
   docker.io: {{url: "http://{plain}", allow_private: true, retries: 0, breaker_failures: 1000}}
 rules:
   - match: "**"
@@ -152,11 +152,11 @@ CONTAINERD = (
 )
 REGISTRIES = "/etc/containers/registries.conf"
 POLICY = {"/etc/containers/policy.json": '{"default": [{"type": "reject"}]}'}
-MIRROR = '[[registry.mirror]]\nlocation = "{proxy}/localhost"\ninsecure = true\n'
+MIRROR = '[[registry.mirror]]\nlocation = "{proxy}/{path}"\ninsecure = true\n'
 PODMAN = (
     Setup(
         "location",
-        {REGISTRIES: '[[registry]]\nprefix = "{name}"\nlocation = "{proxy}/localhost"\ninsecure = true\n'},
+        {REGISTRIES: '[[registry]]\nprefix = "{name}"\nlocation = "{proxy}/{path}"\ninsecure = true\n'},
         None,
         "closed",
         "closed",
@@ -177,7 +177,7 @@ PODMAN = (
     Setup(
         "narrower",
         {
-            REGISTRIES: '[[registry]]\nprefix = "{name}"\nlocation = "{proxy}/localhost"\ninsecure = true\n'
+            REGISTRIES: '[[registry]]\nprefix = "{name}"\nlocation = "{proxy}/{path}"\ninsecure = true\n'
             '[[registry]]\nlocation = "{name}/tagstone-canary"\n'
         },
         "podman-narrower-prefix",
@@ -193,7 +193,7 @@ PODMAN = (
 def _filled(setup: Setup, name: str, proxy: str) -> dict[str, str]:
     """The files, with the names in them."""
     folder = name.replace(":", "_") + "_"
-    values = {"{proxy}": proxy, "{name}": name, "{folder}": folder}
+    values = {"{proxy}": proxy, "{name}": name, "{folder}": folder, "{path}": component(name)}
 
     def fill(text: str) -> str:
         for sign, value in values.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from proxy.clients.reading import Document, Unreadable
 from proxy.clients.traps.node import Expected, Node, Target, Version, canonical, listed, shown_version
+from proxy.routing import component
 from storage.errors import MalformedName
 from storage.reference import parse_registry
 
@@ -219,7 +220,8 @@ class _File:
         if prefix == asked or "/v2" in f"/{prefix}":
             return False
         head = prefix.partition("/")[0]
-        return canonical(head) == (parse_or_none(self.registry) if self.registry else head)
+        meant = parse_or_none(self.registry) if self.registry else head
+        return meant is not None and (canonical(head) == meant or head == component(meant))
 
 
 def parse_or_none(registry: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from proxy.clients.reading import Document, Unreadable, dig
 from proxy.clients.traps.node import Expected, Node, Target, canonical, listed
+from proxy.routing import component
 
 ETC = "/etc/containers"
 SHARE = "/usr/share/containers"
@@ -209,11 +210,12 @@ def _location(
     whole = f"{registry}{table.prefix.removeprefix(registry)}" if not wildcard else registry
     implied = whole.removeprefix(f"{registry}/") if whole != registry else ""
     fits = path == whole or (canonical(registry) == expected.default_registry and path == implied)
+    right = component(registry) + whole.removeprefix(registry)
     head, bare = path.partition("/")[0], registry.rpartition(":")[0] or registry
     if ":" in path:
-        node.found("podman-port-in-path", file, line, f"{table.prefix} becomes {endpoint}; write {proxy.host}/{bare}")
-    elif wildcard or (not fits and canonical(head) not in {canonical(registry), bare}):
-        node.found("podman-no-registry-in-path", file, line, f"{table.prefix} becomes {endpoint}; write {proxy.host}/{whole}")
+        node.found("podman-port-in-path", file, line, f"{table.prefix} becomes {endpoint}; write {proxy.host}/{right}")
+    elif wildcard or (not fits and canonical(head) not in {canonical(registry), component(registry), bare}):
+        node.found("podman-no-registry-in-path", file, line, f"{table.prefix} becomes {endpoint}; write {proxy.host}/{right}")
     insecure = data.get("insecure") is True
     if proxy.scheme == "http" and not insecure:
         node.found("podman-plain-http", file, line, f"{endpoint} is not marked `insecure = true`")

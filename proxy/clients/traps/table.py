@@ -329,7 +329,7 @@ _ENTRIES = (
         "A registry with a port in the path of the proxy",
         "No image name has a colon there (“invalid reference format”): the proxy is not asked, and the upstream is where a "
         "mirror table leaves it open.",
-        '`location = "PROXY/HOST"`, and in Tagstone an upstream `HOST` with `url: https://HOST:PORT`.',
+        'Write the colon as two underscores: `location = "PROXY/HOST__PORT"`.',
     ),
     Trap(
         "podman-plain-http",

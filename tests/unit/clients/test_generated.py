@@ -50,9 +50,7 @@ def test_what_is_generated_is_flawless(
     client: Client, kind: str, wanted: dict[str, Any], versions: tuple[str, ...], proxy: str, tmp_path: Path
 ) -> None:
     """Installed on an empty node, for each version that it covers."""
-    # podman can say a registry with a port in no path (podman-port-in-path).
-    corporate = "registry.corp.example" if kind == "podman" else "registry.corp.example:5443"
-    registries = ("docker.io", "ghcr.io", corporate)
+    registries = ("docker.io", "ghcr.io", "registry.corp.example:5443")
     apply(prepare(rendered(client, proxy=proxy, registries=registries, **wanted), tmp_path))
     for version in versions:
         assert _examine(tmp_path, kind, version, registries, proxy) == []

@@ -22,6 +22,7 @@ from proxy.clients.kinds import Client, Store
 from proxy.clients.merging import MARK
 from proxy.clients.model import CANARY, File, Rendering, Wish
 from proxy.clients.rendering import directory, render_client
+from proxy.routing import component
 from storage.errors import MalformedName
 from storage.reference import DOCKER_HUB, parse_registry, spellings
 from tests.unit.clients import grammars
@@ -283,7 +284,7 @@ def test_podman_goes_to_the_location_alone(client: Client, proxy: str) -> None:
         host,
     ]
     for each in read["registry"]:
-        assert each["location"] == (host if each["prefix"] == host else f"{host}/{each['prefix']}")
+        assert each["location"] == (host if each["prefix"] == host else f"{host}/{component(each['prefix'])}")
         assert each["insecure"] == proxy.startswith("http:")
 
 
@@ -320,7 +321,7 @@ def source_policy(read: Any, image: str) -> str | None:
     ("image", "becomes"),
     [
         ("docker.io/library/alpine:3", "proxy.example:5000/docker.io/library/alpine:3"),
-        ("registry.corp.example:5443/a/b@sha256:0", "proxy.example:5000/registry.corp.example:5443/a/b@sha256:0"),
+        ("registry.corp.example:5443/a/b@sha256:0", "proxy.example:5000/registry.corp.example__5443/a/b@sha256:0"),
         ("proxy.example:5000/ghcr.io/a/b:1", "proxy.example:5000/ghcr.io/a/b:1"),
         ("quay.io/a/b:1", None),
         ("docker.io.evil.example/a:1", None),

@@ -496,9 +496,9 @@ SOUND = (
         versions={"podman": "6.0.0"},
     ),
     Tree(
-        "podman-port-left-out",
+        "podman-port",
         "podman",
-        {R: f'[[registry]]\nprefix = "reg.example:5000"\nlocation = "{HOST}/reg.example"\n', P: REJECT},
+        {R: f'[[registry]]\nprefix = "reg.example:5000"\nlocation = "{HOST}/reg.example__5000"\n', P: REJECT},
         registries=("reg.example:5000",),
     ),
     Tree(
