@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -60,7 +61,9 @@ def _manifests() -> Iterator[bytes]:
     yield images.buildkit_index("fuzz").body
     yield signature_manifest([cosign_signature(BY, IMAGE.digest)]).body
     yield bundle_referrer(BY, IMAGE).body
-    yield images.image("docker", media="docker").body.replace(b'"config":{', b'"config":{"data":"e30=",')
+    document = json.loads(IMAGE.body)
+    document["config"]["data"] = base64.b64encode(IMAGE.blobs[0].data).decode()
+    yield json.dumps(document).encode()
 
 
 # -- lists, tokens, errors ------------------------------------------------------------------------------------------
