@@ -216,7 +216,9 @@ _NAMES = (
 )
 
 TARGETS = (
-    Target("manifest", manifest, (), tuple(_manifests()), largest=4 << 20, words=("mediaType", "urls", "data"), told=False),
+    Target(
+        "manifest", manifest, (), tuple(_manifests()), largest=4 << 20, words=("mediaType", "urls", "data"), told=False, seconds=5
+    ),
     Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, largest=4 << 20, seconds=5, told=False),
     Target(
         "answers",
