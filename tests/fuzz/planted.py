@@ -25,7 +25,7 @@ def slow(data: bytes) -> bool:
     words = 0
     for at in range(len(data)):
         words += data[at:].lstrip(b" ") == b""
-        for _ in range(len(data) - at if data[at:].startswith(b"    ") else 0):
+        for _ in range(4 * (len(data) - at) if data[at:].startswith(b"    ") else 0):
             words += 1
     return words > 0
 
@@ -46,6 +46,6 @@ _KEPT: list[bytearray] = []
 _BODY = base64.b64encode(json.dumps({"kind": "list", "entries": [1, 2]}).encode()).decode()
 PLANTED = (
     Target("planted-exception", index_error, (EvidenceMalformed,), (json.dumps({"material": {"body": _BODY}}).encode(),)),
-    Target("planted-time", slow, (EvidenceMalformed,), (b"a    b",), longest=2 << 10),
+    Target("planted-time", slow, (EvidenceMalformed,), (b"        ",), longest=2 << 10),
     Target("planted-memory", large, (EvidenceMalformed,), (b'{"size": 1}',)),
 )
