@@ -44,6 +44,9 @@ _TOP_KEYS = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "
 _FOREIGN_KEYS = ("fsLayers", "history", "signatures", "blobs")
 _DESCRIPTOR_KEYS = ("mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
+#: Most values in a document. In the largest manifests each takes more than 32 bytes, since they hold digests, media types and
+#: annotations; four megabytes of empty lists would swell to hundreds, and hold up every thread meanwhile.
+MOST_VALUES = 1 << 17
 _PLATFORM_KEYS = ("architecture", "os", "os.version", "os.features", "variant", "features")
 
 
@@ -92,8 +95,19 @@ class Manifest:
         return tuple(Edge(digest, descriptor, kind) for descriptor in dict.fromkeys(reached))
 
 
-def strict_json(body: bytes, depth: int = 32) -> object:
-    """Read JSON that means one thing only. Raises :class:`ManifestRefused`; the caller has bounded ``len(body)``."""
+def values_in(body: bytes) -> int:
+    """How many values a JSON document holds at most, told without reading it."""
+    # Every value but the first stands behind one of these. Some may be in texts: those are counted, too.
+    return 1 + sum(map(body.count, (b",", b"[", b"{")))
+
+
+def strict_json(body: bytes, depth: int = 32, most: int | None = MOST_VALUES) -> object:
+    """Read JSON that means one thing only. Raises :class:`ManifestRefused`; the caller has bounded ``len(body)``.
+
+    ``most`` bounds the number of its values, and that before anything is built of them. None: there is no bound.
+    """
+    if most is not None and values_in(body) > most:
+        raise ManifestRefused(f"the document holds more than {most} values")
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:

@@ -6,15 +6,15 @@ replaced) while the upstream is gone, or after a signature was removed there.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamMisbehaved, UpstreamOversized
-from proxy.manifest import Bounds, Manifest, parse
+from proxy.manifest import Bounds, Manifest
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
+from proxy.verify.reading import Reader
 from proxy.verify.shapes import evidence_tag
 from proxy.verify.simple import is_wrapped
 from storage.blobs import BlobStore
@@ -22,9 +22,6 @@ from storage.catalog import Catalog
 from storage.digest import Digest
 from storage.records import Descriptor
 from storage.reference import Repository
-
-#: Larger manifests are read in a thread.
-_PARSE_INLINE = 16 << 10
 
 
 class UpstreamEvidence:
@@ -93,6 +90,7 @@ class StoredEvidence:
         self._blobs = blobs
         self._bounds = bounds
         self._limits = limits
+        self._reader = Reader()
 
     async def tagged(self, repository: Repository, tag: str) -> Sequence[FetchedManifest]:
         """All stored evidence of the shape that ``tag`` names (``.sig``: simple signing, ``.att``: DSSE)."""
@@ -133,21 +131,17 @@ class StoredEvidence:
             body = await self._blobs.read(descriptor.digest, min(left, self._bounds.manifest_size))
             if body is None:
                 continue
+            fetched = FetchedManifest(body, descriptor.digest, descriptor.media_type)
             try:
-                manifest = await self._parse(body, descriptor.media_type)
+                manifest = await self._reader.read(fetched, self._bounds)
             except ManifestRefused:
                 continue  # bounds were tightened since it was stored: it no longer counts as evidence
             if fits(manifest):
-                found.append((FetchedManifest(body, descriptor.digest, descriptor.media_type), manifest))
+                found.append((fetched, manifest))
                 left -= len(body)
             if len(found) > self._limits.referrers:
                 break
         return found
-
-    async def _parse(self, body: bytes, media_type: str) -> Manifest:
-        if len(body) <= _PARSE_INLINE:
-            return parse(body, media_type, self._bounds)
-        return await asyncio.to_thread(parse, body, media_type, self._bounds)
 
     async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:
         """See :meth:`proxy.verify.model.Fetcher.manifest`."""

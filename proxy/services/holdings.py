@@ -13,12 +13,12 @@ from datetime import datetime
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import Manifest
-from proxy.manifest import parse as read
 from proxy.policy.verdicts import Verdict
 from proxy.services.evidence import StoredEvidence, UpstreamEvidence
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from proxy.verify.model import Document, Harvest
+from proxy.verify.reading import Reader
 from proxy.verify.shapes import describe, has_image_config, is_evidence, is_text
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
@@ -29,8 +29,6 @@ from storage.reference import Repository
 #: How many manifests that indexes list are looked through for a blob that nothing recorded reaches, and how many at once.
 _MAX_UNREAD = 64
 _UNREAD_AT_ONCE = 8
-#: Manifests up to this size are read on the loop: a thread would take longer to start than the reading takes.
-_PARSE_INLINE = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,7 @@ class Holdings:
         self._limits = limits
         self._bounds = limits.bounds()
         self._recording = record
+        self._reader = Reader()
         self.online = UpstreamEvidence(upstreams)  #: the evidence as the upstream has it now
         self.stored = StoredEvidence(catalog, blobs, self._bounds, limits)  #: the evidence that was kept at acceptance
 
@@ -146,9 +145,7 @@ class Holdings:
 
     async def parse(self, fetched: FetchedManifest) -> Manifest:
         """Read a manifest; off the loop where it is long. Raises ManifestRefused."""
-        if len(fetched.body) <= _PARSE_INLINE:
-            return read(fetched.body, fetched.media_type, self._bounds)
-        return await asyncio.to_thread(read, fetched.body, fetched.media_type, self._bounds)
+        return await self._reader.read(fetched, self._bounds)
 
     def _fits_parents(self, lineage: Lineage, descriptor: Descriptor, manifest: Manifest) -> None:
         """What a manifest says of its child binds: size, type and depth (a chain of indexes is bounded)."""

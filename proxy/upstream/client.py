@@ -232,7 +232,7 @@ class Upstreams:
         if fallback.media_type != OCI_INDEX or await _hash(fallback.body, subject.algorithm) == subject:
             return Referrers(ReferrersSource.NONE, ())  # some resolve such a tag to the subject itself
         try:
-            entries = read_referrers(fallback.body, subject, self._limits.referrers + 1)
+            entries = await _parse(lambda body: read_referrers(body, subject, self._limits.referrers + 1), fallback.body)
         except NotAList as error:
             raise UpstreamMisbehaved(f"the referrers tag of {repository}@{subject.short} is unreadable: {error}") from None
         return self._bounded(ReferrersSource.TAG, entries)

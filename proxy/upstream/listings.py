@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from proxy.content import ListedReferrer
+from proxy.manifest import MOST_VALUES, values_in
 from storage.digest import Digest
 from storage.errors import MalformedName
 from storage.records import Descriptor
@@ -44,7 +45,7 @@ def next_page(values: list[str]) -> str | None:
 
 def read_tags(body: bytes) -> list[str]:
     """The tags on a page that follow the grammar; ``null`` is an empty list. Raises :class:`NotAList`."""
-    tags = _object(body).get("tags")
+    tags = _object(body, texts=True).get("tags")
     if tags is None:
         return []
     if not isinstance(tags, list):
@@ -137,7 +138,11 @@ def referrers_tag(subject: Digest) -> str:
     return f"{subject.algorithm[:_TAG_ALGORITHM]}-{subject.hex[:_TAG_HEX]}"
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes, *, texts: bool = False) -> dict[str, Any]:
+    """Read a list whose length in bytes is bounded. ``texts``: as many texts as fit may be in it, but not as many of the rest."""
+    count = body.count(b"[") + body.count(b"{") if texts else values_in(body)
+    if count > MOST_VALUES:
+        raise NotAList(f"it holds more than {MOST_VALUES} values")
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from proxy.errors import UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
+from proxy.verify.reading import Reader
 
 #: How many requests one search has open at a time.
 AT_A_TIME = 8
 
 _T = TypeVar("_T")
+
+
+class Effort:
+    """What all searches for one judgement share, so that together they take no more than one alone may."""
+
+    def __init__(self) -> None:
+        self.slots = asyncio.Semaphore(AT_A_TIME)  #: requests that are open at a time
+        self.reader = Reader()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from typing import TypeVar
 
 from proxy.content import FetchedManifest, Lookaside, ReferrersSource
 from proxy.errors import ManifestRefused, UpstreamOversized
-from proxy.manifest import Bounds, Entry, Manifest, parse
+from proxy.manifest import Bounds, Entry, Manifest
 from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
-from proxy.verify.asking import AT_A_TIME, Trouble, all_of, ask, end
+from proxy.verify.asking import Effort, Trouble, all_of, ask, end
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Subject, source_of
 from proxy.verify.parsing import shown
 from proxy.verify.shapes import attestation_tag, describe, is_evidence, signature_tag
@@ -34,8 +34,6 @@ from proxy.verify.simple import wrap
 from storage.digest import Digest
 from storage.records import Descriptor
 
-#: Larger documents are parsed in a thread.
-_PARSE_INLINE = 64 << 10
 #: Share of the time after which manifests still under way are given up, so that what they did not hold up can be fetched.
 _MANIFEST_SHARE = 0.6
 #: cosign's manifest grows with every signature, beyond what an image may have: its size bounds it, and the cap on signatures.
@@ -57,15 +55,15 @@ async def discover(
     limits: Limits,
     wants: Wants,
     places: Sequence[Found | Lookaside] = PLACES,
-    slots: asyncio.Semaphore | None = None,
+    effort: Effort | None = None,
 ) -> AsyncGenerator[tuple[int, Harvest], None]:
     """Search the places at once; yield the rank of a place (for a stable order) and its harvest, as each ends.
 
-    ``slots`` bounds the requests that are open at a time, where several searches share them. Close the generator
+    ``effort`` bounds what is under way at a time, where several searches share it. Close the generator
     (:func:`contextlib.aclosing`) to give up what is still under way. Raises nothing for what an upstream does; what a fetcher
     raises beyond :class:`proxy.errors.UpstreamError` passes through.
     """
-    search = _Search(fetcher, subject, limits, wants, len(places), slots or asyncio.Semaphore(AT_A_TIME))
+    search = _Search(fetcher, subject, limits, wants, len(places), effort or Effort())
     ranks = {asyncio.create_task(search.place(place)): rank for rank, place in enumerate(places)}
     waiting = set(ranks)
     try:
@@ -156,16 +154,13 @@ def _without_repeats(candidates: Sequence[_Candidate | Trouble]) -> list[_Candid
 class _Search:
     """One search about one subject."""
 
-    def __init__(
-        self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: int, slots: asyncio.Semaphore
-    ) -> None:
+    def __init__(self, fetcher: Fetcher, subject: Subject, limits: Limits, wants: Wants, places: int, effort: Effort) -> None:
         self._fetcher = fetcher
         self._share = limits.evidence_total // max(1, places)
         self._subject = subject
         self._limits = limits
         self._wants = wants
-        self._slots = slots
-        self._parser = asyncio.Lock()  # hostile JSON swells in memory: one document at a time
+        self._effort = effort
         now = asyncio.get_running_loop().time()
         self._manifests_until = now + limits.evidence_timeout * _MANIFEST_SHARE
         self._layers_until = now + limits.evidence_timeout
@@ -294,10 +289,7 @@ class _Search:
         limits = self._limits
         layers = _MAX_SIGNATURE_LAYERS if found in _TAGS else limits.layers
         bounds = Bounds(limits.manifest_size, limits.json_depth, layers=layers, blob_size=limits.blob_size)
-        if len(fetched.body) <= _PARSE_INLINE:
-            return parse(fetched.body, fetched.media_type, bounds)
-        async with self._parser:
-            return await asyncio.to_thread(parse, fetched.body, fetched.media_type, bounds)
+        return await self._effort.reader.read(fetched, bounds)
 
     async def _collect(
         self, source: str, candidates: Sequence[_Candidate | Trouble], budget: _Budget, findings: _Findings
@@ -363,4 +355,4 @@ class _Search:
         return answer
 
     async def _ask(self, source: str, question: Callable[[], Awaitable[_T]], until: float) -> _T | Trouble:
-        return await ask(source, question, until, self._slots)
+        return await ask(source, question, until, self._effort.slots)

@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 
 from proxy.errors import EvidenceMalformed, ManifestRefused
-from proxy.manifest import strict_json
+from proxy.manifest import strict_json, values_in
 
 #: How much of a stranger's text is repeated in a reason.
 _SHOWN = 160
@@ -30,11 +30,10 @@ def read_object(body: bytes, depth: int, what: str, most: int | None = _MOST_UNS
     ``most`` bounds the number of its values: a megabyte of empty lists costs tens of megabytes and holds up every thread. None
     is for what somebody who is trusted has signed.
     """
-    # Every value but the first stands behind one of these. Some may be in texts, which only makes the bound stricter.
-    if most is not None and sum(map(body.count, (b",", b"[", b"{"))) > most:
+    if most is not None and values_in(body) > most:
         raise EvidenceMalformed(f"has {what} of more than {most} values")
     try:
-        value = strict_json(body, depth)
+        value = strict_json(body, depth, None)
     except ManifestRefused as error:
         raise EvidenceMalformed(f"has {what} that cannot be read: {shown(str(error))}") from error
     if not isinstance(value, dict):

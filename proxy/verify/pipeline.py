@@ -30,7 +30,7 @@ from proxy.policy.platforms import each_platform, of_index, of_platforms
 from proxy.policy.rules import AttestationBy, Identity, OpenPgp, Question, Rule, SignatureBy, Store, questions_of
 from proxy.policy.verdicts import Evidence, Outcome, Verdict, evaluate
 from proxy.settings import Limits
-from proxy.verify.asking import AT_A_TIME, Trouble, all_of
+from proxy.verify.asking import Effort, Trouble, all_of
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignAttestations, CosignSignatures, answers
 from proxy.verify.discovery import discover, merge
@@ -94,7 +94,7 @@ class Pipeline:
             return verdict, merge(())
         questions, missing = _answerable(questions_of(rule.require), self._trusted, None if again else now)
         below = () if subject.listed is None else of_platforms(questions)
-        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, asyncio.Semaphore(AT_A_TIME), self._inquirer)
+        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, Effort(), self._inquirer)
 
         def settled(found: Sequence[Evidence]) -> Verdict | None:
             verdict = evaluate(rule.require, (*missing, *found), _NOT_YET)
@@ -128,7 +128,7 @@ class _Search:
     trusted: Trusted
     limits: Limits
     now: datetime
-    slots: asyncio.Semaphore
+    effort: Effort
     inquirer: Inquirer | None
 
     async def about(
@@ -146,7 +146,7 @@ class _Search:
             return max((size for size in sizes if size is not None), default=None)
 
         places = places_of(questions, self.trusted)
-        async with aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.slots)) as sources:
+        async with aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.effort)) as sources:
             async for rank, harvest in sources:
                 documents = await answered(
                     self.inquirer,
@@ -176,7 +176,7 @@ class _Search:
         settled: Callable[[Sequence[Evidence]], Verdict | None],
     ) -> _Found:
         """The same about a manifest that ``subject`` lists."""
-        read = await read_listed(self.fetcher, subject, entry, self.limits, self.slots)
+        read = await read_listed(self.fetcher, subject, entry, self.limits, self.effort)
         if isinstance(read, Trouble):
             if read.outage:
                 return _Found((), Harvest((), (), (f"{read.source}: {read.reason}",), read.retry_after))

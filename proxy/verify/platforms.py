@@ -11,16 +11,13 @@ from collections.abc import Sequence
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused
-from proxy.manifest import Entry, Manifest, parse
+from proxy.manifest import Entry, Manifest
 from proxy.settings import Limits
-from proxy.verify.asking import Trouble, all_of, ask
+from proxy.verify.asking import Effort, Trouble, all_of, ask
 from proxy.verify.model import Fetcher, Listed, Subject
 from proxy.verify.parsing import shown
 from proxy.verify.shapes import has_image_config, is_evidence, is_text
 from storage.records import Descriptor
-
-#: Larger documents are parsed in a thread.
-_PARSE_INLINE = 64 << 10
 
 
 def name_of(entry: Entry) -> str:
@@ -39,40 +36,35 @@ def is_platform(listed: Listed) -> bool:
     return not is_evidence(listed.parsed)
 
 
-async def read_listed(
-    fetcher: Fetcher, subject: Subject, entry: Entry, limits: Limits, slots: asyncio.Semaphore
-) -> Listed | Trouble:
+async def read_listed(fetcher: Fetcher, subject: Subject, entry: Entry, limits: Limits, effort: Effort) -> Listed | Trouble:
     """Fetch a manifest that an index lists, and see that it is what the index says.
 
     ``limits.evidence_total`` bounds its texts. Raises what ``fetcher`` raises beyond :class:`proxy.errors.UpstreamError`.
     """
     digest, name = entry.descriptor.digest, f"platform {name_of(entry)}"
     until = asyncio.get_running_loop().time() + limits.evidence_timeout
-    fetched = await ask(name, lambda: fetcher.manifest(subject.repository, digest), until, slots)
+    fetched = await ask(name, lambda: fetcher.manifest(subject.repository, digest), until, effort.slots)
     if isinstance(fetched, Trouble):
         return fetched
     if fetched is None:
         return Trouble(name, "is listed by the index, but the upstream does not have it")
     try:
-        manifest = await _read(fetched, entry, limits)
+        manifest = await _read(fetched, entry, limits, effort)
     except ManifestRefused as error:
         return Trouble(name, f"is refused: {shown(str(error))}")
     if not is_evidence(manifest):
         return Listed(fetched, manifest)
-    texts = await _texts(fetcher, subject, manifest, name, limits, until, slots)
+    texts = await _texts(fetcher, subject, manifest, name, limits, until, effort)
     return texts if isinstance(texts, Trouble) else Listed(fetched, manifest, texts)
 
 
-async def _read(fetched: FetchedManifest, entry: Entry, limits: Limits) -> Manifest:
+async def _read(fetched: FetchedManifest, entry: Entry, limits: Limits, effort: Effort) -> Manifest:
     promised = entry.descriptor
     if fetched.digest != promised.digest:
         raise ManifestRefused(f"the upstream sent {fetched.digest} for it")
     if len(fetched.body) != promised.size:
         raise ManifestRefused(f"it has {len(fetched.body)} bytes, the index says {promised.size}")
-    if len(fetched.body) <= _PARSE_INLINE:
-        manifest = parse(fetched.body, fetched.media_type, limits.bounds())
-    else:
-        manifest = await asyncio.to_thread(parse, fetched.body, fetched.media_type, limits.bounds())
+    manifest = await effort.reader.read(fetched, limits.bounds())
     if manifest.media_type != promised.media_type:
         raise ManifestRefused(f"it is {manifest.media_type}, the index says {promised.media_type}")
     if manifest.is_index:
@@ -81,7 +73,7 @@ async def _read(fetched: FetchedManifest, entry: Entry, limits: Limits) -> Manif
 
 
 async def _texts(
-    fetcher: Fetcher, subject: Subject, manifest: Manifest, name: str, limits: Limits, until: float, slots: asyncio.Semaphore
+    fetcher: Fetcher, subject: Subject, manifest: Manifest, name: str, limits: Limits, until: float, effort: Effort
 ) -> tuple[tuple[Descriptor, bytes], ...] | Trouble:
     """The layers of a listed evidence manifest, where some client might unpack them: all of them must be text."""
     layers: Sequence[Descriptor] = list(dict.fromkeys(layer.descriptor for layer in manifest.layers))
@@ -93,7 +85,7 @@ async def _texts(
         return Trouble(name, f"is beyond the {limits.evidence_total} bytes that one platform has of limits.evidence_total")
 
     async def text(layer: Descriptor) -> tuple[Descriptor, bytes] | Trouble:
-        body = await ask(name, lambda: fetcher.blob(subject.repository, layer, layer.size), until, slots)
+        body = await ask(name, lambda: fetcher.blob(subject.repository, layer, layer.size), until, effort.slots)
         if isinstance(body, Trouble):
             return body
         if body is None:

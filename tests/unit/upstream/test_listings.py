@@ -118,3 +118,13 @@ def test_the_fallback_tag() -> None:
     """Algorithm and hex, cut to what a tag may hold (OCI distribution specification, referrers tag schema)."""
     assert referrers_tag(SUBJECT) == f"sha256-{SUBJECT.hex}"
     assert referrers_tag(Digest.of(b"x", "sha512")) == f"sha512-{Digest.of(b'x', 'sha512').hex[:64]}"
+
+
+def test_lists_do_not_swell() -> None:
+    """A megabyte of empty lists is refused unread; a page of a great many tags is not."""
+    swollen = b'{"%s":[' + b"[]," * 300_000 + b"[]]}"
+    for read in (lambda: read_tags(swollen % b"tags"), lambda: read_referrers(swollen % b"manifests", SUBJECT, 3)):
+        with pytest.raises(NotAList, match="holds more than 131072 values"):
+            read()
+    tags = [f"{number}" for number in range(200_000)]
+    assert read_tags(json.dumps({"tags": tags}).encode()) == tags
