@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.tuf.repository import TufRepository
-from proxy.tuf.state import State, folder_of, read
+from proxy.tuf.state import State, Trouble, folder_of, read
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from proxy.verify.roots import Demands, Root
@@ -36,8 +37,18 @@ def public_good_source() -> Source:
 
 
 def known(sources: Iterable[Source], data_dir: Path) -> dict[str, State]:
-    """What is known of the repositories, by their folders. Reads files; never raises."""
-    return {source.repository.folder: read(folder_of(data_dir, source.repository)) for source in sources}
+    """What is known of the repositories, by their folders. Reads files; never raises.
+
+    Where one cannot be read now, nothing is decided by its root: what it says could be that nothing may be.
+    """
+    return {source.repository.folder: _known(folder_of(data_dir, source.repository)) for source in sources}
+
+
+def _known(folder: Path) -> State:
+    try:
+        return read(folder)
+    except StorageError as error:
+        return State(refused=Trouble(None, str(error)))
 
 
 def root_of(name: str, source: Source, state: State, *, required: bool) -> Root:

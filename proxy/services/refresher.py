@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 
 from proxy.tuf.repository import TufRepository
-from proxy.tuf.state import State, folder_of, mark, read
+from proxy.tuf.state import Mark, State, folder_of, mark, read
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ RETRY = 600.0
 _BUSY = 5.0
 _JITTER = 0.1
 _LONGEST_SLEEP = 60.0
-
-_T = TypeVar("_T")
 
 
 def is_trusted_root(body: bytes) -> None:
@@ -63,8 +61,9 @@ class Refresher:
         self._learn = learn
         self._repositories: tuple[TufRepository, ...] = ()
         self._every = 0.0
-        self._marks: dict[str, tuple[int, int, int] | None] = {}
+        self._marks: dict[str, Mark] = {}
         self._states: dict[str, State] = {}
+        self._unread: dict[str, str] = {}  # folders whose state could not be read at the last look, and why
         self._stale = True
         self._due: dict[str, _Due] = {}
         self._changed = asyncio.Event()
@@ -109,17 +108,41 @@ class Refresher:
             if not repositories:
                 return
             # Taken before the states are read: what is written in between is seen at the next look.
-            marks = await asyncio.to_thread(self._read, repositories, mark)
+            marks = await asyncio.to_thread(self._marks_of, repositories)
             if marks == self._marks and not self._stale:
                 return
-            self._stale = False
-            states = await asyncio.to_thread(self._read, repositories, read)
-            self._marks, self._states = marks, states
-            await self._learn(states)
-            self._changed.set()
+            known = await asyncio.to_thread(self._read, repositories)
+            for folder in self._unread:
+                del marks[folder]  # so that it is looked at again, though it may not have changed
+            if self._stale or known != self._states:
+                self._stale = False  # it may become so again while they are told
+                try:
+                    await self._learn(known)
+                except BaseException:
+                    self._stale = True
+                    raise
+                self._states = known
+                self._changed.set()
+            self._marks = marks
 
-    def _read(self, repositories: Sequence[TufRepository], what: Callable[[Path], _T]) -> dict[str, _T]:
-        return {each.folder: what(folder_of(self._data_dir, each)) for each in repositories}
+    def _marks_of(self, repositories: Sequence[TufRepository]) -> dict[str, Mark]:
+        return {each.folder: mark(folder_of(self._data_dir, each)) for each in repositories}
+
+    def _read(self, repositories: Sequence[TufRepository]) -> dict[str, State]:
+        """What is known of each. What cannot be read now is as it was; nothing is said of it where it was never read."""
+        known: dict[str, State] = {}
+        unread: dict[str, str] = {}
+        for each in repositories:
+            try:
+                known[each.folder] = read(folder_of(self._data_dir, each))
+            except StorageError as error:
+                unread[each.folder] = str(error)
+                if self._unread.get(each.folder) != str(error):
+                    log.error("trust.unreadable", repository=each.url, error=str(error), kept="what was known of it")
+                if each.folder in self._states:
+                    known[each.folder] = self._states[each.folder]
+        self._unread = unread
+        return known
 
     # -- asking ---------------------------------------------------------------------------------------------------------
 
@@ -165,6 +188,7 @@ class Refresher:
             later = RETRY
         else:
             tell(repository, ended, state, known, seconds=time.monotonic() - began)
+            self._stale = self._stale or state != known
         # Where the attempt left no trace in the state, it is not to be repeated at once.
         at = datetime.now(UTC) + timedelta(seconds=min(later, self._every))
         self._due[repository.folder] = _Due(known.asked_at, self._every, at)

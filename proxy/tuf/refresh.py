@@ -80,7 +80,7 @@ def refresh(
 
     ``check`` raises ValueError for a target that is no trusted root. With ``known``, nothing is asked where somebody else has
     asked since that was read. ``wait``: how long to wait for somebody else who is asking, in seconds. Raises StorageError where
-    it cannot be stored, and nothing else, whatever the repository sends.
+    what is stored cannot be read now, which is then left alone, or cannot be written; nothing else, whatever is sent.
     """
     folder = states.folder_of(data_dir, repository)
     with _lock(folder, wait, fetcher) as locked:

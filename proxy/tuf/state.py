@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from proxy.tuf.repository import MAX_TARGET, TufRepository
 from storage.errors import StorageError
@@ -93,8 +93,12 @@ def folder_of(data_dir: Path, repository: TufRepository) -> Path:
     return data_dir / FOLDER / repository.folder
 
 
-def mark(folder: Path) -> tuple[int, int, int] | None:
-    """Changes whenever the state is written; None where there is none that could be read."""
+#: Changes whenever a state is written; None where there is none that could be looked at.
+Mark: TypeAlias = tuple[int, int, int] | None
+
+
+def mark(folder: Path) -> Mark:
+    """See :data:`Mark`."""
     try:
         found = (folder / _NAME).stat()
     except OSError:
@@ -103,7 +107,10 @@ def mark(folder: Path) -> tuple[int, int, int] | None:
 
 
 def read(folder: Path) -> State:
-    """What is known. Never raises: what is there but cannot be read is a state in which nothing is decided."""
+    """What is known. What is damaged is a state in which nothing is decided.
+
+    Raises StorageError where the system does not let it be read now: that says nothing about what is there.
+    """
     path = folder / _NAME
     try:
         with path.open("rb") as file:
@@ -111,13 +118,13 @@ def read(folder: Path) -> State:
     except (FileNotFoundError, NotADirectoryError):
         return State()
     except OSError as error:
-        return _unreadable(path, error.strerror or str(error))
+        raise StorageError(f"{_unreadable(path)}: {error.strerror or error}") from error
     if len(body) > _MAX_STATE:
-        return _unreadable(path, f"it has more than {_MAX_STATE} bytes")
+        return _damaged(path, f"it has more than {_MAX_STATE} bytes")
     try:
         return _parse(json.loads(body))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        return _unreadable(path, f"it is damaged ({type(error).__name__})")
+        return _damaged(path, f"it is damaged ({type(error).__name__})")
 
 
 def write(folder: Path, state: State) -> None:
@@ -161,8 +168,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _unreadable(path: Path, why: str) -> State:
-    return State(refused=Trouble(None, f"what is stored of its TUF repository, {path}, cannot be read: {why}"))
+def _damaged(path: Path, why: str) -> State:
+    return State(refused=Trouble(None, f"{_unreadable(path)}: {why}"))
+
+
+def _unreadable(path: Path) -> str:
+    return f"what is stored of its TUF repository, {path}, cannot be read"
 
 
 def _parse(document: Mapping[str, Any]) -> State:

@@ -19,6 +19,7 @@ from proxy.tuf.state import Accepted, State, Trouble, Versions, folder_of, write
 from proxy.verify.roots import Demands, Root, public_good
 from tests.simulator.sigstore import PrivateSigstore
 from tests.unit.configuration.files import UPSTREAM, Folder
+from tests.unit.tuf.test_refresh import unreadable
 
 SIGSTORE, OTHER = PrivateSigstore(), PrivateSigstore("other")
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -101,6 +102,18 @@ def test_promise_49_a_suspended_root_changes_no_fingerprint(tmp_path: Path, text
     assert after.trusted.roots["corp"].identity == before.trusted.roots["corp"].identity
     why = after.trusted.roots["corp"].unusable(NOW)
     assert why == "makes no new decisions: it answers with what does not hold (since 2026-06-01 00:00 UTC)"
+
+
+def test_what_cannot_be_read_now_suspends_until_it_can(tmp_path: Path, text: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server starts all the same; what is there might say that nothing may be decided."""
+    folder = Folder(tmp_path)
+    store(folder.load(text()), State(NOW, accepted(SIGSTORE.trusted_root())))
+    good = folder.load(text())
+    with monkeypatch.context() as patch:
+        unreadable(patch)
+        root = folder.load(text()).trusted.roots["corp"]
+    assert re.search(r"there is none yet .*state\.json, cannot be read: Too many open files$", root.unusable(NOW) or "")
+    assert folder.load(text()) == good
 
 
 def test_another_trusted_root_is_another_question(tmp_path: Path, text: Written) -> None:

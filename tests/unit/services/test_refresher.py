@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from proxy.tuf.state import State, folder_of, read, write
 from tests.harness import until
 from tests.simulator.sigstore import PrivateSigstore
 from tests.simulator.sigstore.tufserver import Answer, TufServer
+from tests.unit.tuf.test_refresh import unreadable
 
 SIGSTORE = PrivateSigstore()
 
@@ -35,7 +37,7 @@ class Watched:
 
     async def learn(self, states: Mapping[str, State]) -> None:
         """Take what is told."""
-        self.told.append(states[self.repository.folder])
+        self.told += [state for folder, state in states.items() if folder == self.repository.folder]
 
     async def start(self, every: float) -> None:
         """Begin."""
@@ -184,6 +186,39 @@ async def test_a_refusal_is_told_once_for_each_answer(watched: Watched) -> None:
     (line,) = logs
     assert (line["event"], line["log_level"]) == ("trust.refused", "error")
     assert "answers with what does not hold: it is unreadable" in line["reason"]
+
+
+@pytest.mark.parametrize("every", [0.0, 3600.0], ids=["never asked", "asked"])
+async def test_what_cannot_be_read_now_is_as_it_was(watched: Watched, monkeypatch: pytest.MonkeyPatch, every: float) -> None:
+    """A process without a file left keeps what it knows, says so once, and looks until it can read again."""
+    monkeypatch.setattr(refresher, "LOOK", 0.02)
+    watched.folder.mkdir(parents=True)
+    write(watched.folder, State(datetime.now(UTC)))
+    await watched.start(every)
+    good = watched.told[-1]
+    with capture_logs() as logs, monkeypatch.context() as patch:
+        unreadable(patch)
+        watched.refresher.follow([watched.repository], every)
+        await until(lambda: len(watched.told) > 1)
+        later = replace(good, asked_at=datetime.now(UTC))
+        write(watched.folder, later)
+        await asyncio.sleep(0.1)
+        assert watched.told == [good, good]
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["trust.unreadable"]
+    await until(lambda: watched.told[-1] == later)
+
+
+async def test_what_cannot_be_read_at_the_start_is_read_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of it until then."""
+    monkeypatch.setattr(refresher, "LOOK", 0.02)
+    watched.folder.mkdir(parents=True)
+    write(watched.folder, State(datetime.now(UTC)))
+    with monkeypatch.context() as patch:
+        unreadable(patch)
+        await watched.start(3600)
+        await asyncio.sleep(0.1)
+        assert watched.told == []
+    await until(lambda: watched.told == [read(watched.folder)])
 
 
 def test_what_a_trusted_root_must_be() -> None:

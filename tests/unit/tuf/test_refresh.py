@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -307,7 +309,7 @@ def test_a_disk_that_refuses(setting: Setting, tmp_path: Path) -> None:
 
 
 def test_what_is_stored_is_refused_where_it_is_damaged(setting: Setting) -> None:
-    """Half a file, other content, a file for others' eyes: no decision is made by it until a good answer comes."""
+    """Half a file, other content: no decision is made by it until a good answer comes."""
     good = setting.ask()[1]
     path = setting.folder / "state.json"
     whole = path.read_bytes()
@@ -318,11 +320,32 @@ def test_what_is_stored_is_refused_where_it_is_damaged(setting: Setting) -> None
         assert state.refused is not None
         assert str(path) in str(state.refused)
     path.unlink()
-    path.mkdir()
-    assert setting.stored.refused is not None
-    path.rmdir()
     assert setting.stored == State()
     assert setting.ask()[1].believed(setting.repository) == good.believed(setting.repository)
+
+
+def test_what_cannot_be_read_now_is_not_written_over(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No verdict on what is there: the attempt ends before anything is asked, and the last good root is there afterwards."""
+    good = setting.ask()[1]
+    setting.server.asked.clear()
+    setting.server.all_else = Answer(503)
+    with monkeypatch.context() as patch:
+        unreadable(patch)
+        with pytest.raises(StorageError, match=r"state\.json, cannot be read: Too many open files"):
+            setting.ask()
+    assert (setting.stored, setting.server.asked) == (good, [])
+
+
+def unreadable(patch: pytest.MonkeyPatch) -> None:
+    """From now on the process has no file left for states, though they are there and can be looked at."""
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r", *more: Any, **others: Any) -> Any:
+        if path.name == "state.json":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, mode, *more, **others)
+
+    patch.setattr(Path, "open", refuse)
 
 
 def test_a_state_is_written_whole_or_not_at_all(setting: Setting) -> None:
