@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.clients.canary import Driver, Outcome, Tells, clean
-from proxy.clients.traps import containerd
+from proxy.clients.traps import containerd, kubernetes
 from proxy.clients.traps.node import Expected, Node, Target
 from storage.reference import DOCKER_HUB, Reference
 
@@ -51,8 +51,13 @@ class Subprocesses:
 def drivers(node: Node, programs: Node, run: Subprocesses, clients: Iterable[str]) -> Iterator[Driver]:
     """The programs that are on the node ``programs``, for the kinds of clients that were examined on ``node``."""
     kinds = set(clients)
-    if kinds & {"containerd", "nerdctl", "k3s"}:
-        yield from _containerd(node, programs, run)
+    if kinds & {"containerd", "nerdctl"}:
+        yield from _containerd(programs, run, containerd.folders(node)[0], node, {})
+    for rancher in kubernetes.RANCHERS if "k3s" in kinds else ():
+        if node.exists(rancher.etc):
+            socket = rancher.socket
+            env = {"CONTAINERD_ADDRESS": socket, "CONTAINER_RUNTIME_ENDPOINT": f"unix://{socket}"}
+            yield from _containerd(programs, run, rancher.generated, node, env)
     if "docker" in kinds and (docker := programs.program("docker")) is not None:
         info = run((str(docker), "info", "--format", "{{json .DriverStatus}}"), {})
         # Where nobody can tell which store it has, its words are taken for worth no more than they may be.
@@ -66,25 +71,26 @@ def drivers(node: Node, programs: Node, run: Subprocesses, clients: Iterable[str
         yield Driver("podman", Tells.TRACE, pull, (*words, "exists"), (*words, "rm", "--force"), {})
 
 
-def _containerd(node: Node, programs: Node, run: Subprocesses) -> Iterator[Driver]:
-    folders = containerd.folders(node)
+def _containerd(programs: Node, run: Subprocesses, folder: str, node: Node, env: Mapping[str, str]) -> Iterator[Driver]:
+    """What pulls by the library of containerd, with hosts.toml below ``folder``; ``env`` says which containerd."""
+    env = {name: value for name, value in env.items() if name not in run.environment}
     if (ctr := programs.program("ctr")) is not None:
         own = (str(ctr), "--namespace", NAMESPACE, "images")
-        options = ["--hosts-dir", str(node.path(folders[0]))] if folders else []
+        options = ["--hosts-dir", str(node.path(folder))]
         about = run((*own, "pull", "--help"), {})
         # Since 1.7 the daemon may resolve the name, and then its requests are not in ctr's trace.
         options += ["--local"] if about is not None and "--local" in about.output else []
         pull = (str(ctr), "--debug", "--namespace", NAMESPACE, "images", "pull", *options)
         after = (str(ctr), "namespaces", "remove", NAMESPACE)
         remove = (*own, "remove", "--sync")
-        yield Driver("ctr", Tells.TRACE, pull, (*own, "list", "--quiet"), remove, {}, after, by_code=False)
+        yield Driver("ctr", Tells.TRACE, pull, (*own, "list", "--quiet"), remove, env, after, by_code=False)
     if (nerdctl := programs.program("nerdctl")) is not None:
         there = (str(nerdctl), "--namespace", NAMESPACE)
         pull = (str(nerdctl), "--debug", "--namespace", NAMESPACE, "pull")
-        yield Driver("nerdctl", Tells.TRACE, pull, (*there, "image", "inspect"), (*there, "rmi", "--force"), {})
+        yield Driver("nerdctl", Tells.TRACE, pull, (*there, "image", "inspect"), (*there, "rmi", "--force"), env)
     if (crictl := programs.program("crictl")) is not None:
         program = str(crictl)
-        yield Driver("crictl", Tells.FIRST, (program, "pull"), (program, "inspecti", "--quiet"), (program, "rmi"), {})
+        yield Driver("crictl", Tells.FIRST, (program, "pull"), (program, "inspecti", "--quiet"), (program, "rmi"), env)
 
 
 class ProxyItself:

@@ -20,6 +20,7 @@ _NERDCTL = "/etc/nerdctl/nerdctl.toml"
 _SECTIONS = {1: "cri", 2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.images"}
 _CRI = frozenset({"cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images"})
 _MAX_IMPORTS = 64
+_CONFIG_FLAG = re.compile(r"\bcontainerd\b.*\s(?:--config|-c)[=\s]\s*(?P<file>/\S+)")
 _SCRIPTS = ("/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/usr/local/bin", "/usr/local/sbin", "/opt/bin")
 _CTR_PULL = re.compile(r"\bctr\b[^|;&]*\b(?:images?|i)\s+pull\b(?P<rest>[^|;&]*)")
 
@@ -68,10 +69,19 @@ def folders(node: Node) -> tuple[str, ...]:
 # -- config.toml --------------------------------------------------------------------------------------------------------
 
 
+def config_file(node: Node) -> str:
+    """The file that containerd is started with."""
+    for _, _, text in node.units("containerd.service"):
+        if text.strip().startswith("ExecStart=") and (found := _CONFIG_FLAG.search(text)) is not None:
+            return found["file"]
+    return CONFIG
+
+
 def _load(node: Node, version: Version | None) -> list[Document]:
     """config.toml and what it imports, in the order in which containerd merges them. Raises :class:`Unreadable`."""
     found: list[Document] = []
-    waiting, seen = [CONFIG], set[str]()
+    main = config_file(node)
+    waiting, seen = [main], set[str]()
     while waiting and len(found) < _MAX_IMPORTS:
         file = waiting.pop(0)
         if file in seen:
@@ -89,7 +99,7 @@ def _load(node: Node, version: Version | None) -> list[Document]:
             continue
         found.append(document)
         imports = document.texts("imports")
-        if file == CONFIG and "imports" not in document.data and version is not None and version >= (2, 2):
+        if file == main and "imports" not in document.data and version is not None and version >= (2, 2):
             imports = (_CONF_D,)
         for pattern in imports:
             waiting += _matching(node, posixpath.join(posixpath.dirname(file), pattern))
@@ -137,7 +147,7 @@ def _config_path(node: Node, files: list[Document], version: Version | None) -> 
         elif not merges and effective is not None:
             lost, effective = (document.file, document.line("plugins", section)), None
     if lost is not None:
-        node.found("containerd-import-replaces", *lost, f"it replaces the whole section, in which {CONFIG} had config_path")
+        node.found("containerd-import-replaces", *lost, "it replaces the whole section, with the config_path that was there")
         return ()
     if effective is None:
         _no_config_path(node, files, version)
@@ -169,14 +179,14 @@ def _no_config_path(node: Node, files: list[Document], version: Version | None) 
     told = {finding.id for finding in node.findings}
     if told & {"containerd-wrong-section", "containerd-registry-mirrors"}:
         return  # that is why
-    main = files[0] if files else None
+    main, file = files[0] if files else None, config_file(node)
     section = _SECTIONS[2] if main is None else _section(main, version)
     line = main.line("plugins", section, "registry") if main is not None and section in main.table("plugins") else 0
     if version is not None and version >= (2, 2):
         what = f"config_path is not set, and the default of containerd {shown_version(version)} is a list"
-        node.found("containerd-path-list", CONFIG, line, what)
+        node.found("containerd-path-list", file, line, what)
     else:
-        node.found("containerd-no-config-path", CONFIG, line, "config_path is not set" if main else "there is no such file")
+        node.found("containerd-no-config-path", file, line, "config_path is not set" if main else "there is no such file")
 
 
 # -- who pulls without CRI ------------------------------------------------------------------------------------------------

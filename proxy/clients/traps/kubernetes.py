@@ -8,7 +8,7 @@ from typing import Final
 
 from proxy.clients.reading import Document, Unreadable, texts, true
 from proxy.clients.traps import hosts
-from proxy.clients.traps.node import Expected, Node, Target, canonical
+from proxy.clients.traps.node import Expected, Node, Target
 
 _FLAG = "disable-default-registry-endpoint"
 _SWITCH = re.compile(rf"--{_FLAG}(?:=(?P<value>\w+))?")
@@ -16,41 +16,49 @@ TALOS_CONFIG: Final = "/system/state/config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class _Rancher:
+class Rancher:
     """Where a distribution has its files."""
 
     name: str
 
     @property
     def etc(self) -> str:
+        """Of its settings."""
         return f"/etc/rancher/{self.name}"
 
     @property
     def generated(self) -> str:
+        """Of the hosts.toml that it writes for containerd."""
         return f"/var/lib/rancher/{self.name}/agent/etc/containerd/certs.d"
 
     @property
+    def socket(self) -> str:
+        """Where its containerd listens."""
+        return "/run/k3s/containerd/containerd.sock"  # RKE2's, too
+
+    @property
     def units(self) -> tuple[str, ...]:
+        """Of systemd."""
         roles = ("", "-agent", "-server")
         return tuple(f"{self.name}{role}.service" for role in roles)
 
 
-_RANCHERS = (_Rancher("k3s"), _Rancher("rke2"))
+RANCHERS: Final = (Rancher("k3s"), Rancher("rke2"))
 
 
 def present(node: Node) -> bool:
     """Whether k3s or RKE2 is here."""
-    return any(node.exists(each.etc) for each in _RANCHERS)
+    return any(node.exists(each.etc) for each in RANCHERS)
 
 
 def examine(node: Node, expected: Expected) -> None:
     """Examine registries.yaml, whether the upstream is left out, and the hosts.toml that came of it."""
-    for each in _RANCHERS:
+    for each in RANCHERS:
         if node.exists(each.etc):
             _rancher(node, expected, each)
 
 
-def _rancher(node: Node, expected: Expected, rancher: _Rancher) -> None:
+def _rancher(node: Node, expected: Expected, rancher: Rancher) -> None:
     file = f"{rancher.etc}/registries.yaml"
     document = _yaml(node, file)
     if document is None:
@@ -79,7 +87,8 @@ def _rancher(node: Node, expected: Expected, rancher: _Rancher) -> None:
             what = f"{name} is mirrored, and its own entry keeps the upstream in the list"
             node.found("k3s-configs-entry", file, document.line("configs", name), what)
     for registry in expected.registries:
-        if "*" not in mirrors and not any(canonical(name) == registry for name in mirrors):
+        # By the name that images carry: another name of the same registry is another entry.
+        if "*" not in mirrors and registry not in mirrors:
             node.found("k3s-uncovered", file, 0, f"{registry} is not under mirrors")
     if len(node.findings) == before:
         _generated(node, expected, rancher, mirrors)
@@ -109,7 +118,7 @@ def _yaml(node: Node, file: str, trap: str = "k3s-undecodable") -> Document | No
     return documents[0] if documents else None
 
 
-def _disabled(node: Node, rancher: _Rancher) -> bool:
+def _disabled(node: Node, rancher: Rancher) -> bool:
     """Whether the upstream is left out of the list, by a file, a flag, or the environment of the unit."""
     answer = False
     folder = f"{rancher.etc}/config.yaml.d"
@@ -123,7 +132,7 @@ def _disabled(node: Node, rancher: _Rancher) -> bool:
     return answer
 
 
-def _generated(node: Node, expected: Expected, rancher: _Rancher, mirrors: dict[str, object]) -> None:
+def _generated(node: Node, expected: Expected, rancher: Rancher, mirrors: dict[str, object]) -> None:
     for name in node.names(rancher.generated):
         registry = hosts.registry_of(name) or "*"
         if registry not in mirrors:
@@ -179,7 +188,7 @@ def examine_talos(node: Node, expected: Expected, file: str) -> None:
             skips = true(document.get("skipFallback"))
             _talos_mirror(node, expected, file, name, endpoints, document.line("name"), skips=skips)
     for registry in expected.registries:
-        if "*" not in named and not any(canonical(name) == registry for name in named):
+        if "*" not in named and registry not in named:
             node.found("talos-uncovered", file, 0, f"{registry} has no mirror")
 
 

@@ -22,7 +22,16 @@ _MAX_LINKS = 40
 _ASK_TIMEOUT = 10.0
 #: Most files that are looked at in one folder.
 _MAX_ENTRIES = 2000
-_BINARIES: Final = ("usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin", "opt/bin", "bin", "sbin", "var/lib/rancher/bin")
+_BINARIES: Final = (
+    "usr/bin",
+    "usr/sbin",
+    "usr/local/bin",
+    "usr/local/sbin",
+    "opt/bin",
+    "bin",
+    "sbin",
+    "var/lib/rancher/rke2/bin",
+)
 
 Version = tuple[int, ...]
 

@@ -1,16 +1,13 @@
 """Every trap that ``tagstone doctor`` knows: what it is called, what happens, and how it is mended.
 
-This table is the documentation: ``python -m proxy.clients.traps.table docs/clients/doctor.md`` writes it into the page between
-its marks, and a test compares. An examiner (a module beside this one) finds a trap in files; what it found is a :class:`Finding`.
+This table is the documentation: :mod:`proxy.clients.traps.page` writes it into docs/clients/doctor.md, and a test compares. An
+examiner (a module beside this one) finds a trap in files; what it found is a :class:`Finding`.
 """
 
 from __future__ import annotations
 
-import re
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -497,38 +494,3 @@ _ENTRIES = (
     ),
 )
 TRAPS: Final = MappingProxyType({trap.id: trap for trap in _ENTRIES})
-
-
-def table() -> str:
-    """All of it as Markdown, by client."""
-    titles = {
-        "containerd": "containerd, nerdctl, ctr",
-        "docker": "docker",
-        "buildkit": "BuildKit",
-        "podman": "podman, CRI-O, buildah, skopeo",
-        "k3s": "k3s, RKE2",
-        "talos": "Talos",
-        "any": "All clients",
-    }
-    parts = []
-    for client, title in titles.items():
-        rows = [f"### {title}\n", "| trap | effect | what happens | mend |", "| --- | --- | --- | --- |"]
-        rows += [
-            f"| `{trap.id}`<br>{trap.title} | {trap.effect.value} | {trap.happens} | {trap.mend} |"
-            for trap in _ENTRIES
-            if trap.client == client
-        ]
-        parts.append("\n".join(rows) + "\n")
-    return "\n".join(parts)
-
-
-def render(text: str) -> str:
-    """``text`` with the table made anew between its marks."""
-    return re.sub(
-        r"(<!-- traps -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}\n{table()}\n{found[2]}", text, flags=re.DOTALL
-    )
-
-
-if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")

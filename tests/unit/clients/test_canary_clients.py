@@ -54,8 +54,16 @@ def test_ctr_reads_the_folder_of_cri_in_a_namespace_of_its_own(tmp_path: Path) -
 def test_every_program_of_containerd_is_driven(tmp_path: Path) -> None:
     """crictl tells its first error, nerdctl every request."""
     node = _programs(tmp_path, ctr="true", nerdctl="true", crictl="true")
-    found = {driver.name: driver.tells for driver in drivers(node, node, RUN, ["k3s"])}
+    found = {driver.name: driver.tells for driver in drivers(node, node, RUN, ["nerdctl"])}
     assert found == {"ctr": Tells.TRACE, "nerdctl": Tells.TRACE, "crictl": Tells.FIRST}
+    assert list(drivers(node, node, RUN, ["k3s"])) == []
+    (tmp_path / "etc/rancher/k3s").mkdir(parents=True)
+    ctr, _, crictl = drivers(node, node, RUN, ["k3s"])
+    assert str(tmp_path / "var/lib/rancher/k3s/agent/etc/containerd/certs.d") in ctr.pull
+    assert ctr.env["CONTAINERD_ADDRESS"] == "/run/k3s/containerd/containerd.sock"
+    assert crictl.env["CONTAINER_RUNTIME_ENDPOINT"] == "unix:///run/k3s/containerd/containerd.sock"
+    own = Subprocesses({**os.environ, "CONTAINERD_ADDRESS": "/mine"}, timeout=20.0)
+    assert "CONTAINERD_ADDRESS" not in next(drivers(node, node, own, ["k3s"])).env
     assert list(drivers(node, node, RUN, ["podman", "docker", "talos"])) == []
 
 

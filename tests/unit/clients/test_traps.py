@@ -11,7 +11,8 @@ import pytest
 
 from proxy.clients.traps.examine import present
 from proxy.clients.traps.node import Node
-from proxy.clients.traps.table import TRAPS, Effect, render
+from proxy.clients.traps.page import render
+from proxy.clients.traps.table import TRAPS, Effect
 from tests.unit.clients.trees import (
     CLOSED,
     CONFIG_2,

@@ -138,6 +138,18 @@ CONTAINERD = (
     ),
     Tree("containerd-no-config", "containerd", {H: CLOSED}, (("containerd-no-config-path", C, 0),), V17),
     Tree(
+        "containerd-another-file",
+        "containerd",
+        {
+            "/lib/systemd/system/containerd.service": "[Service]\nExecStart=/usr/bin/containerd --config /opt/c.toml\n",
+            C: CONFIG_2,
+            "/opt/c.toml": "version = 2\n",
+            H: CLOSED,
+        },
+        (("containerd-no-config-path", "/opt/c.toml", 0),),
+        V17,
+    ),
+    Tree(
         "containerd-old-section-in-new-file",
         "containerd",
         {C: CONFIG_2.replace("version = 2", "version = 3"), H: CLOSED},
@@ -395,6 +407,12 @@ KUBERNETES = (
         "k3s-other-endpoint", "k3s", {K: MIRRORS + "      - https://x.example\n", KC: NO_DEFAULT}, (("k3s-other-endpoint", K, 5),)
     ),
     Tree("k3s-uncovered", "k3s", {K: MIRRORS.replace("docker", "quay"), KC: NO_DEFAULT}, (("k3s-uncovered", K, 0),)),
+    Tree(
+        "k3s-another-name",
+        "k3s",
+        {K: MIRRORS.replace("docker.io", "registry-1.docker.io"), KC: NO_DEFAULT},
+        (("k3s-uncovered", K, 0),),
+    ),
     Tree("k3s-no-file", "k3s", {KC: NO_DEFAULT}, (("k3s-uncovered", K, 0),)),
     Tree("k3s-undecodable", "k3s", {K: "mirrors:\n  a: [\n", KC: NO_DEFAULT}, (("k3s-undecodable", K, 3),)),
     Tree("k3s-scheme", "k3s", {K: MIRRORS.replace("https", "http"), KC: NO_DEFAULT}, (("wrong-scheme", K, 4),)),
