@@ -73,7 +73,7 @@ _RSA_ALGORITHMS = {2048: "PS256", 3072: "PS384", 4096: "PS512"}
 _EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _HASHES: Mapping[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 _CERTIFICATE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_OTHER_PURPOSES = (
+_OTHER_PURPOSES = (  # beside which signing code counts for nothing
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
     ExtendedKeyUsageOID.SERVER_AUTH,
     ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -369,7 +369,11 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     if bits.key_encipherment or bits.data_encipherment or bits.key_agreement or bits.key_cert_sign or bits.crl_sign:
         raise EvidenceMalformed("is by a certificate whose key is for more than signatures")
     purposes = chains.extension(leaf, x509.ExtendedKeyUsage)
-    if purposes is not None and any(purpose in _OTHER_PURPOSES for purpose in purposes.value):
+    if purposes is None:
+        return
+    # The specification also lets pass what names only purposes that it does not know. But an authority that issues certificates for
+    # documents, log-ons and networks as well has said by them that these do not sign code (RFC 5280, section 4.2.1.12).
+    if ExtendedKeyUsageOID.CODE_SIGNING not in purposes.value or any(each in _OTHER_PURPOSES for each in purposes.value):
         raise EvidenceMalformed("is by a certificate whose extended key usage is not for signing code")
 
 

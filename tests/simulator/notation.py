@@ -53,6 +53,9 @@ ChainFault = Literal[
     "leaf key also enciphers",
     "leaf for servers",
     "leaf for timestamps",
+    "leaf for documents",
+    "leaf for purposes of its own",
+    "leaf for no purpose",  # which the extension would name: that is no fault at all
     "issuer is no CA",
     "issuer without key usage",
     "issuer constraints not critical",
@@ -272,7 +275,12 @@ def _leaf(
         purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
     elif fault == "leaf for timestamps":
         purposes = [ExtendedKeyUsageOID.TIME_STAMPING]
-    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    elif fault == "leaf for documents":
+        purposes = [x509.ObjectIdentifier("1.3.6.1.5.5.7.3.36")]
+    elif fault == "leaf for purposes of its own":
+        purposes = [x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), x509.ObjectIdentifier("1.3.6.1.4.1.55555.2")]
+    if fault != "leaf for no purpose":
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     for extension in servers:
         builder = builder.add_extension(extension, critical=False)
     return _signed(builder, by, hashes.SHA224() if fault == "signed with SHA-224" else hashes.SHA256())

@@ -108,6 +108,12 @@ def test_the_store_may_hold_any_certificate_of_the_chain_that_can_vouch() -> Non
     assert judge(notation_signature(ACME, IMAGE), NotationStore.load("acme", [pem])).accepted
 
 
+def test_a_certificate_without_extended_key_usage_signs_code_too() -> None:
+    """The extension is optional; only what it says of others keeps a key from code."""
+    issued = issue(fault="leaf for no purpose")
+    assert judge(notation_signature(issued, IMAGE), store(issued)).accepted
+
+
 def test_a_legacy_manifest_says_it_in_its_config() -> None:
     """Older tools wrote no artifactType: the config's media type counts."""
     empty = Blob(ARTIFACT_TYPE, b"{}")
@@ -222,6 +228,8 @@ CHAINS: dict[ChainFault, str] = {
     "leaf key also enciphers": "for more than signatures",
     "leaf for servers": "extended key usage is not for signing code",
     "leaf for timestamps": "extended key usage is not for signing code",
+    "leaf for documents": "extended key usage is not for signing code",
+    "leaf for purposes of its own": "extended key usage is not for signing code",
     "issuer is no CA": "is not a certificate authority",
     "issuer without key usage": "basic constraints and key usage",
     "issuer constraints not critical": "basic constraints and key usage",
