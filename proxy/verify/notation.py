@@ -27,6 +27,7 @@ The annotation with thumbprints is a hint, and nothing depends on it. The steps 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -256,18 +257,26 @@ class _Signed:
 
     envelope: Envelope
     chain: tuple[x509.Certificate, ...]  #: leaf first, root last
-    authority: str = field(init=False)  #: sha256 of the leaf's SubjectPublicKeyInfo, hex
+    authority: str = field(init=False)  #: the signer (:func:`_authority`)
     signer: str = field(init=False)  #: the leaf's subject, for people
 
     def __post_init__(self) -> None:
         with foreign("a certificate"):
-            spki = (
-                self.chain[0]
-                .public_key()
-                .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-            )
-        object.__setattr__(self, "authority", hashlib.sha256(spki).hexdigest())
+            object.__setattr__(self, "authority", _authority(self.chain[0]))
         object.__setattr__(self, "signer", chains.named(self.chain[0]))
+
+
+def _authority(leaf: x509.Certificate) -> str:
+    """Who signed, the same for every certificate of the same signer: the subject, by which trust policies know signers.
+
+    A key will not do, since every renewal brings a new one; nor will the issuer, since authorities are replaced as well. Equal names
+    that two authorities gave to two signers count as one: a threshold may then be missed, but is never met by one alone.
+    """
+    said = sorted([attribute.oid.dotted_string, " ".join(str(attribute.value).split()).casefold()] for attribute in leaf.subject)
+    if said:
+        return f"x509.subject:{hashlib.sha256(json.dumps(said).encode()).hexdigest()}"
+    key = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).hexdigest()
 
 
 def _is_notation(manifest: Manifest) -> bool:

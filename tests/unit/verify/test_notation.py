@@ -10,19 +10,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import EvidenceMalformed
 from proxy.manifest import Bounds, parse
-from proxy.policy.rules import SignatureBy, Store
-from proxy.policy.verdicts import Evidence
+from proxy.policy.rules import AtLeast, SignatureBy, Store
+from proxy.policy.verdicts import Evidence, Outcome, evaluate
 from proxy.settings import Limits
 from proxy.verify.envelopes import read_cose, read_jws
 from proxy.verify.model import Document, Subject, Trusted
-from proxy.verify.notation import NotationSignatures, NotationStore
+from proxy.verify.notation import NotationSignatures, NotationStore, _authority
 from tests.simulator import images
 from tests.simulator.images import Blob, Image
 from tests.simulator.notation import (
@@ -37,7 +38,8 @@ from tests.simulator.notation import (
     notation_manifest,
     notation_signature,
 )
-from tests.simulator.signing import KeyKind
+from tests.simulator.notation import subject as subject_name
+from tests.simulator.signing import KeyKind, Signer, certified
 from tests.simulator.sigstore.tsa import TimestampAuthority
 from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, REPOSITORY, document, subject
 
@@ -69,6 +71,9 @@ def judge(
     return answer
 
 
+AUTHORITY = judge(notation_signature(ACME, IMAGE)).authority  #: whoever is called so, by whatever key
+
+
 def refused(answer: Evidence, words: str) -> None:
     """It is a refusal whose reason has these words, fit for a header."""
     assert not answer.accepted
@@ -87,7 +92,7 @@ def test_each_kind_of_key_signs(form: Form, kind: KeyKind) -> None:
     issued = issue(kind)
     answer = judge(notation_signature(issued, IMAGE, form), store(issued))
     assert answer.accepted, answer.reason
-    assert answer.authority == issued.signer.fingerprint
+    assert answer.authority == AUTHORITY
     assert "CN=acme" in answer.reason
     assert len(answer.steps) == 13
     assert answer.signer is not None
@@ -106,6 +111,47 @@ def test_the_store_may_hold_any_certificate_of_the_chain_that_can_vouch() -> Non
     """An intermediate in the store will do."""
     pem = ACME.chain[1].public_bytes(serialization.Encoding.PEM)
     assert judge(notation_signature(ACME, IMAGE), NotationStore.load("acme", [pem])).accepted
+
+
+def test_a_signer_with_two_certificates_counts_once() -> None:
+    """Renewed, with another key, by another authority: a threshold of distinct signers takes somebody of another name."""
+    again, other = issue("p384"), issue("p256", "other")
+    pems = [each.root_pem for each in (ACME, again, other)]
+    stores = {name: NotationStore.load(name, pems) for name in ("one", "two")}
+    asked = tuple(SignatureBy(Store(name)) for name in stores)
+
+    def verdict(*by: Issued) -> Outcome:
+        documents = [document(notation_signature(issued, IMAGE)) for issued in by]
+        found = [piece for each in documents for piece in VERIFIER.judge(each, subject(), asked, Trusted(stores=stores), NOW)]
+        assert all(piece.accepted for piece in found)
+        return evaluate(AtLeast(2, asked), found).outcome
+
+    assert verdict(ACME, again) is Outcome.REFUSED
+    assert verdict(ACME, other) is Outcome.ACCEPTED
+    assert verdict(ACME, again, other) is Outcome.ACCEPTED
+
+
+def test_signers_without_a_name_are_told_apart_by_their_keys() -> None:
+    """Which their authorities let them be."""
+    nobody = x509.Name([])
+    made = [_authority(_leaf_of(Signer.of("p256", each), nobody)) for each in ("one", "two", "one")]
+    assert made[0] == made[2] != made[1]
+
+
+def test_a_name_is_the_same_however_it_is_written() -> None:
+    """Capitals, spaces and the type of text say nothing (RFC 5280, section 7.1), nor does the order here."""
+    key = Signer.of("p256", "one")
+    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "acme"), x509.NameAttribute(NameOID.COMMON_NAME, "Release Team")]
+    written = [parts[0], x509.NameAttribute(NameOID.COMMON_NAME, "release  team", _ASN1Type.PrintableString)]
+    names = [x509.Name(parts), x509.Name(written[::-1])]
+    assert len({_authority(_leaf_of(key, name)) for name in names}) == 1
+    assert _authority(_leaf_of(key, x509.Name(parts[:1]))) != _authority(_leaf_of(key, names[0]))
+
+
+def _leaf_of(key: Signer, name: x509.Name) -> x509.Certificate:
+    begins, ends = NOW - timedelta(days=1), NOW + timedelta(days=1)
+    builder = x509.CertificateBuilder(subject_name("root"), name, key.private.public_key(), 7, begins, ends)
+    return certified(builder, key.private, hashes.SHA256())
 
 
 def test_a_certificate_without_extended_key_usage_signs_code_too() -> None:
@@ -258,7 +304,7 @@ def test_another_store_does_not_trust_the_chain() -> None:
     """The words name the signer and the store."""
     answer = judge(notation_signature(ACME, IMAGE), store(issue(name="other")))
     refused(answer, "has no certificate of notation store acme")
-    assert answer.authority == ACME.signer.fingerprint
+    assert answer.authority == AUTHORITY
 
 
 def test_a_name_alone_is_no_trust() -> None:
