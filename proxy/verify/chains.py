@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from proxy.errors import EvidenceMalformed
@@ -21,6 +22,8 @@ from proxy.verify.parsing import shown
 from proxy.verify.roots import Window
 
 _MIN_RSA_BITS = 2048
+#: Hashes that signatures may be over.
+STRONG = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
 
@@ -124,6 +127,14 @@ def check_windows(chain: Sequence[x509.Certificate], first: datetime, last: date
                 f"has a certificate that does not hold {what}: {named(certificate)} is valid"
                 f" from {held.start:%Y-%m-%d %H:%M:%S} to {held.end:%Y-%m-%d %H:%M:%S} UTC"
             )
+
+
+def check_hash(certificate: x509.Certificate) -> None:
+    """The issuer signed over a hash that is strong enough: SHA-256, SHA-384 or SHA-512."""
+    with foreign("a certificate"):
+        strong = isinstance(certificate.signature_hash_algorithm, STRONG)
+    if not strong:
+        raise EvidenceMalformed(f"has a certificate that was signed with a weak or unknown hash: {named(certificate)}")
 
 
 def check_key(certificate: x509.Certificate) -> None:

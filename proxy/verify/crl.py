@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
@@ -22,7 +21,6 @@ from proxy.verify.chains import foreign
 from proxy.verify.ocsp import SKEW, Revoked
 
 _WHAT = "something"
-_STRONG = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _UNDERSTOOD = (
     x509.AuthorityKeyIdentifier,
     x509.CRLNumber,
@@ -108,7 +106,7 @@ def read_crl(body: bytes, query: CrlQuery, now: datetime) -> Crl:
         usage = chains.extension(query.issuer, x509.KeyUsage)
         if usage is not None and not usage.value.crl_sign:
             raise EvidenceMalformed(f"is a list by {chains.named(query.issuer)}, whose key may not sign lists")
-        if not isinstance(parsed.signature_hash_algorithm, _STRONG):
+        if not isinstance(parsed.signature_hash_algorithm, chains.STRONG):
             raise EvidenceMalformed("is signed by an algorithm that is too weak or not known here")
         chains.check_key(query.issuer)
         if not parsed.is_signature_valid(query.issuer.public_key()):  # type: ignore[arg-type]  # of a kind that check_key lets pass

@@ -73,7 +73,6 @@ _X509, _SIGNING_AUTHORITY = "notary.x509", "notary.x509.signingAuthority"
 _RSA_ALGORITHMS = {2048: "PS256", 3072: "PS384", 4096: "PS512"}
 _EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _HASHES: Mapping[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
-_CERTIFICATE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _OTHER_PURPOSES = (  # beside which signing code counts for nothing
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
     ExtendedKeyUsageOID.SERVER_AUTH,
@@ -269,8 +268,8 @@ class _Signed:
 def _authority(leaf: x509.Certificate) -> str:
     """Who signed, the same for every certificate of the same signer: the subject, by which trust policies know signers.
 
-    A key will not do, since every renewal brings a new one; nor will the issuer, since authorities are replaced as well. Equal names
-    that two authorities gave to two signers count as one: a threshold may then be missed, but is never met by one alone.
+    A key will not do, since every renewal brings a new one; nor will the issuer, since authorities are replaced as well. Equal
+    names that two authorities gave to two signers count as one: a threshold may then be missed, but is never met by one alone.
     """
     said = sorted([attribute.oid.dotted_string, " ".join(str(attribute.value).split()).casefold()] for attribute in leaf.subject)
     if said:
@@ -352,10 +351,7 @@ def _check_chain(chain: Sequence[x509.Certificate]) -> None:
     for certificate in chain:
         chains.check_key(certificate)
     for certificate in chain:
-        with foreign("a certificate"):
-            strong = isinstance(certificate.signature_hash_algorithm, _CERTIFICATE_HASHES)
-        if not strong:
-            raise EvidenceMalformed(f"has a certificate that was signed with a weak or unknown hash: {chains.named(certificate)}")
+        chains.check_hash(certificate)
     chains.check_links(chain)
     for certificate in chain:
         check_critical(certificate)
@@ -380,8 +376,8 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     purposes = chains.extension(leaf, x509.ExtendedKeyUsage)
     if purposes is None:
         return
-    # The specification also lets pass what names only purposes that it does not know. But an authority that issues certificates for
-    # documents, log-ons and networks as well has said by them that these do not sign code (RFC 5280, section 4.2.1.12).
+    # The specification also lets pass what names only purposes that it does not know. But an authority that issues certificates
+    # for documents, log-ons and networks as well has said by them that these do not sign code (RFC 5280, section 4.2.1.12).
     if ExtendedKeyUsageOID.CODE_SIGNING not in purposes.value or any(each in _OTHER_PURPOSES for each in purposes.value):
         raise EvidenceMalformed("is by a certificate whose extended key usage is not for signing code")
 

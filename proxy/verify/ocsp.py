@@ -200,6 +200,7 @@ def _delegate(candidate: x509.Certificate, issuer: x509.Certificate, now: dateti
     usage = chains.extension(candidate, x509.KeyUsage)
     if usage is not None and not usage.value.digital_signature:
         raise EvidenceMalformed(f"is signed by {chains.named(candidate)}, whose key may not sign")
+    chains.check_hash(candidate)
     check_critical(candidate)
     if not chains.window(candidate).holds(now):
         raise EvidenceMalformed(f"is signed by {chains.named(candidate)}, whose certificate does not hold now")

@@ -7,7 +7,8 @@ the network. For each certificate below the root:
 2. Its OCSP servers are asked in its order, until one answers *good* or *revoked*. A delegate who signed the answer must himself
    not be on the lists, unless his certificate exempts him.
 3. Else its lists are looked at: every place that it names, at each place the names in their order, until one holds. Where there
-   is a freshest list, it completes the list. A list that is over still proves what stands on it, but for what is on hold.
+   is a freshest list, it completes the list. What stands on a list for good is proven by it, even if it is over or what changed
+   since is out of reach; only what is on hold may have come off.
 4. Revoked is revoked, whenever that was, unless the server says since when the key was in other hands, and the signature is
    proven to have been there before.
 5. Everything else is not known.
@@ -184,8 +185,10 @@ class LookUp:
     def _entry(self, place: Point, certificate: x509.Certificate, issuer: x509.Certificate) -> Revoked | None:
         """What the list at one place says, with what changed since."""
         base, entry = self._first(place, issuer, lambda crl: self._base(crl, place, certificate))
-        if base.until < self.now:
-            return entry  # that there is an entry was seen to
+        # Only what is on hold can come off again: what changed since cannot undo the rest (RFC 5280, section 5.3.1). Of a list
+        # that is over, nothing else has come here.
+        if base.until < self.now or (entry is not None and entry.reason != _HOLD):
+            return entry
         for freshest in base.freshest or freshest_of(certificate):
             _, changed = self._first(freshest, issuer, lambda crl: self._change(crl, base, certificate))
             if changed is not None:

@@ -52,6 +52,7 @@ OcspFault = Literal[
     "delegate ended",
     "delegate by a stranger",
     "delegate may not sign",
+    "delegate with a weak hash",
     "nine certificates",
     "65 answers",
 ]
@@ -140,7 +141,7 @@ def delegate(
     )
     builder = builder.add_extension(x509.OCSPNoCheck() if lists is None else lists, critical=False)
     assert isinstance(by.private, ec.EllipticCurvePrivateKey)
-    return builder.sign(by.private, hashes.SHA256()), key
+    return builder.sign(by.private, hashes.SHA224() if fault == "delegate with a weak hash" else hashes.SHA256()), key
 
 
 # -- OCSP -----------------------------------------------------------------------------------------------------------
@@ -190,6 +191,8 @@ def _chosen(fault: str) -> OcspFault | None:
         "delegate ended",
         "delegate by a stranger",
         "delegate may not sign",
+        "delegate with a weak hash",
+        "delegate with a weak hash",
     )
     return next((each for each in chosen if each == fault), None)
 

@@ -41,6 +41,7 @@ FAULTS: dict[OcspFault, str] = {
     "delegate ended": "whose certificate does not hold now",
     "delegate by a stranger": "whom the issuer of the certificate did not certify",
     "delegate may not sign": "whose key may not sign",
+    "delegate with a weak hash": "signed with a weak or unknown hash",
     "nine certificates": "brings 9 certificates",
     "65 answers": "more than 64 certificates",
 }

@@ -317,6 +317,22 @@ def test_a_freshest_list_completes_it(named_by: str) -> None:
     assert world.leaf().standing is GOOD
 
 
+@pytest.mark.parametrize(("reason", "expected"), [(None, REVOKED), ("key_compromise", REVOKED), ("certificate_hold", UNKNOWN)])
+def test_what_is_revoked_for_good_needs_no_changes(reason: str | None, expected: Standing) -> None:
+    """Whoever keeps the changes from coming cannot make a revocation untold; only a hold may have ended."""
+    world = World(signer(lists_at(LIST)))
+    world.list(number=5, freshest=DELTA, entries={serial(world): Entry(NOW - DAY, reason)})
+    assert world.leaf().standing is expected
+
+
+def test_changes_do_not_undo_a_revocation() -> None:
+    """What is taken off though it was not on hold is taken off because the certificate has ended."""
+    world = World(signer(lists_at(LIST)))
+    world.list(number=5, freshest=DELTA, entries={serial(world): Entry(NOW - DAY, "key_compromise")})
+    world.list(DELTA, number=7, since=5, entries={serial(world): Entry(NOW, "remove_from_crl")})
+    assert world.leaf().standing is REVOKED
+
+
 @pytest.mark.parametrize(
     ("number", "since", "fault"),
     [(7, 6, None), (4, 3, None), (7, None, None), (7, 5, "stale"), (7, 5, "for users"), (7, 5, "signed by a stranger")],
