@@ -108,8 +108,8 @@ def true(value: Any) -> bool:
 def read_text(path: Path) -> str:
     """The text of a regular file. Raises FileNotFoundError and :class:`Unreadable`."""
     try:
-        # Not blocking: what is opened may turn out to be a pipe.
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not blocking: what is opened may turn out to be a pipe. Links were followed already, and not out of the root.
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(number, "rb") as file:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 raise Unreadable("is not a regular file", had=False)

@@ -16,6 +16,8 @@ from proxy.routing import component
 
 ETC = "/etc/containers"
 SHARE = "/usr/share/containers"
+#: What short names were once resolved to on a terminal.
+_RECORDED = "/var/cache/containers/short-name-aliases.conf"
 _ENVIRONMENT = "CONTAINERS_REGISTRIES_CONF"
 
 
@@ -101,7 +103,7 @@ def _system_files(node: Node) -> tuple[str, list[str]]:
     for place in places:
         folder = f"{place}/registries.conf.d"
         drop_ins |= {name: f"{folder}/{name}" for name in node.names(folder, ".conf")}
-    return main, [main, *(drop_ins[name] for name in sorted(drop_ins))]
+    return main, [main, *(drop_ins[name] for name in sorted(drop_ins)), _RECORDED]
 
 
 def _read(node: Node, scope: _Scope) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from proxy.clients.reading import Unreadable
 from proxy.clients.traps.node import Expected, Node, Target, listed, logical_lines, parse_version, shown_version
 
 
@@ -24,6 +26,19 @@ def test_links_are_followed_as_the_node_would(tmp_path: Path) -> None:
     assert node.names("/etc") == ("circle", "link", "real", "up")
     assert node.names("/none") == ()
     assert node.read == ["/etc/link/file", "/etc/up"]
+
+
+@pytest.mark.parametrize("length", [1, 30, 60])
+def test_no_chain_of_links_leads_out(tmp_path: Path, length: int) -> None:
+    """However long it is: at its end is the node's own root, or an error."""
+    (tmp_path / "outside").write_text("not the node's")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / f"link-{length}").symlink_to(tmp_path / "outside")
+    for number in range(length):
+        (root / f"link-{number}").symlink_to(f"link-{number + 1}")
+    with suppress(Unreadable):
+        assert Node(root).text("/link-0") is None
 
 
 def test_a_unit_and_its_drop_ins_are_read_by_logical_lines(tmp_path: Path) -> None:
