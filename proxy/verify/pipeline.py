@@ -25,7 +25,7 @@ from typing import assert_never
 import structlog
 
 from proxy.content import Lookaside
-from proxy.manifest import Entry, Manifest
+from proxy.manifest import IMAGE_TYPES, Entry, Manifest
 from proxy.policy.platforms import each_platform, of_index, of_platforms
 from proxy.policy.rules import AttestationBy, Identity, OpenPgp, Question, Rule, SignatureBy, Store, questions_of
 from proxy.policy.verdicts import Evidence, Outcome, Verdict, evaluate
@@ -262,10 +262,22 @@ def judge_alone(
     trusted: Trusted,
     now: datetime,
 ) -> tuple[Evidence, ...]:
-    """Judge one Sigstore bundle or OpenPGP signature that came without a manifest. Never raises for what it contains."""
+    """Judge one Sigstore bundle or OpenPGP signature that came without a manifest. Never raises for what it contains.
+
+    Unless ``subject`` is known to be an image of one platform it may be an index, whose platforms only its manifest names: what
+    is asked about each of them stays open.
+    """
     answerable, unknown = _answerable(questions, trusted, now)
     reader = SimpleSignatures(limits) if is_openpgp(body) else SigstoreBundles(limits, SecondVerdict())
+    if subject.media_type not in IMAGE_TYPES:
+        unknown = (*unknown, *(_on_platforms(question, subject) for question in of_platforms(answerable)))
+        answerable = of_index(answerable)
     return (*unknown, *reader.judge_bytes(source, body, subject, answerable, trusted, now))
+
+
+def _on_platforms(question: Question, subject: Subject) -> Evidence:
+    reason = "if it is an index, it takes its manifest to know the platforms that are asked about"
+    return Evidence("index", f"image {subject.digest.short}", question, None, accepted=False, reason=reason, undecided=True)
 
 
 def is_openpgp(body: bytes) -> bool:

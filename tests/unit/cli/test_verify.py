@@ -10,10 +10,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from proxy.cli.main import app
+from proxy.policy.patterns import Pattern
+from proxy.policy.rules import AttestationBy, Identity, On
+from proxy.settings import Limits
+from proxy.verify.model import Subject, Trusted
+from proxy.verify.pipeline import judge_alone
+from storage.reference import Repository
 from tests.simulator import images
 from tests.simulator.openpgp import text
 from tests.simulator.sigstore import PrivateSigstore, Signing
 from tests.unit.configuration.files import Folder
+from tests.unit.verify.reading import root_of
 
 SIGSTORE = PrivateSigstore()
 IMAGE = images.image("app")
@@ -88,6 +95,37 @@ def test_another_digest_is_refused(folder: Folder) -> None:
     result = verify(folder, f"reg.example/team/app@{other.digest}", "--evidence", bundle(folder, "good.json", good=True))
     assert result.exit_code == 1
     assert "signed another image" in result.output
+
+
+@pytest.mark.parametrize(
+    ("on", "good", "code"),
+    [
+        ("index", True, 0),
+        ("index", False, 1),
+        ("platform", True, 3),
+        ("platform", False, 3),
+        ("either", True, 0),
+        ("either", False, 3),
+    ],
+)
+def test_platforms_cannot_be_told_by_a_digest(folder: Folder, on: str, good: bool, code: int) -> None:
+    """It may be an index, whose platforms would need attestations of their own: only what suffices for any image passes."""
+    folder.file.write_text(folder.file.read_text().replace("when:", f"on: {on}, when:"))
+    result = verify(folder, REFERENCE, "--evidence", bundle(folder, "it.json", good=good))
+    assert result.exit_code == code, result.output
+    assert ("it takes its manifest to know the platforms" in result.output) is (on != "index")
+
+
+def test_an_image_that_is_known_to_be_one_is_its_own_platform() -> None:
+    """With the type of its manifest nothing is left open."""
+    asked = AttestationBy(TYPE, Identity("own", WHO.issuer, Pattern.compile(WHO.identity)), on=On.PLATFORM)
+    trusted = Trusted(roots={"own": root_of(SIGSTORE)})
+    body = SIGSTORE.attestation_bundle(IMAGE.digest, TYPE, {})
+    repository = Repository.of("reg.example", "team/app")
+    for media_type, accepted in ((IMAGE.media_type, True), (images.OCI_INDEX, False), ("", False)):
+        of = Subject(repository, IMAGE.digest, b"", media_type)
+        (found,) = judge_alone(Limits(), "a file", body, of, [asked], trusted, SIGSTORE.now)
+        assert (found.accepted, found.undecided) == (accepted, not accepted)
 
 
 @pytest.mark.parametrize(
