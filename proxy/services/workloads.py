@@ -19,7 +19,9 @@ VERSION = "admission.k8s.io/v1"
 KIND = "AdmissionReview"
 _DEPTH = 64
 #: Most values in one review: a megabyte of empty lists costs tens of megabytes.
-_MOST_VALUES = 500_000
+_MOST_VALUES = 300_000
+#: Most images in one workload, each as often as it stands there: each of them is a line in the log.
+_MOST_IMAGES = 1000
 _MAX_UID = 256
 _MAX_TOLD = 200
 
@@ -146,6 +148,8 @@ def _review(uid: str, request: Mapping[str, Any]) -> Review:
         raise ReviewMalformed(f"the review does not say what the {name} was before")
     known = frozenset(_known(before, steps)) if operation == "UPDATE" else frozenset()
     images = tuple(found for key, found in _images(thing, steps) if (key, found.image) not in known)
+    if len(images) > _MOST_IMAGES:
+        raise ReviewMalformed(f"the {name} names images in more than {_MOST_IMAGES} places")
     made = (group, name) != ("", "Pod") and _is_made(thing)
     return replace(review, images=images, made=made)
 

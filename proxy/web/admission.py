@@ -48,8 +48,10 @@ PATHS: Mapping[str, Way] = {
 _MAX_BODY = 8 << 20
 #: Reading more than this blocks the loop for too long.
 _PARSE_INLINE = 64 << 10
-#: Reviews that one worker holds at a time, and images of one review that are judged at a time.
-_REVIEWS_AT_ONCE = 32
+#: Bodies of one client that are read at a time (one that sends slowly holds up nobody else), large ones that are parsed at a
+#: time, and images of one review that are judged at a time.
+_READ_AT_ONCE = 16
+_PARSED_AT_ONCE = 2
 _IMAGES_AT_ONCE = 8
 _TIMEOUT = re.compile(r"(\d{1,3})s", re.ASCII)
 #: What an API server waits if it does not say, and what it waits at most.
@@ -60,7 +62,6 @@ _MAX_WARNING = 250
 _MOST_WARNINGS = 16
 _MAX_LINE = 1200
 _MAX_MESSAGE = 16 << 10
-_MAX_USER = 200
 _REASONS = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 503: "ServiceUnavailable"}
 
 
@@ -111,7 +112,8 @@ class AdmissionApi:
         self._door = door
         self._pulls = pulls
         self._fairness = Fairness(limits)
-        self._slots = asyncio.Semaphore(_REVIEWS_AT_ONCE)
+        self._reading = Fairness(limits.model_copy(update={"client_requests": _READ_AT_ONCE, "client_rate": 0}))
+        self._parsing = asyncio.Semaphore(_PARSED_AT_ONCE)
 
     def adopt(self, policy: ReviewPolicy | None, router: Router) -> None:
         """Answer by these from now on."""
@@ -123,44 +125,43 @@ class AdmissionApi:
         return self._policy is not None and path in PATHS
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
-        """Answer one review."""
+        """Answer one review, whatever comes in between."""
         policy = self._policy
         if policy is None:
             return _status(404, "admission is not configured here")
         deadline = asyncio.get_running_loop().time() + _budget(request)
         try:
             async with asyncio.timeout_at(deadline):
-                guest = await self._guest(request, policy)
-                await self._slots.acquire()
+                ask = _Ask(PATHS[request.path], await self._guest(request, policy), policy, self._router, deadline)
+                review = await self._read(request, ask.guest)
         except TimeoutError:
-            return _status(503, "too many reviews are under way; try again")
+            return _status(408, "the AdmissionReview did not arrive in time")
         except _Turned as problem:
             return _status(problem.status, str(problem), problem.headers)
-        try:
-            return await self._answer(request, _Ask(PATHS[request.path], guest, policy, self._router, deadline))
-        except _Turned as problem:
-            return _status(problem.status, str(problem), problem.headers)
-        finally:
-            self._slots.release()
-
-    async def _answer(self, request: web.BaseRequest, ask: _Ask) -> web.Response:
-        body = await _body(request, ask.deadline)
-        try:
-            if len(body) > _PARSE_INLINE:
-                review = await asyncio.to_thread(read_review, body)
-            else:
-                review = read_review(body)
         except ReviewMalformed as problem:
-            log.warning("review.malformed", address=ask.guest.address, who=str(ask.guest.principal), reason=str(problem))
-            if problem.uid is None:
-                return _status(400, str(problem))
-            return _verdict(problem.uid, 400, str(problem))
+            log.warning("review.malformed", address=request.remote, reason=str(problem))
+            return _status(400, str(problem)) if problem.uid is None else _verdict(problem.uid, 400, str(problem))
         try:
             return await self._reviewed(request, review, ask)
         except Exception:
             # An answer of 500 would be a yes where the webhook's failurePolicy is Ignore.
             log.exception("review.failed", workload=told(review.workload))
             return _verdict(review.uid, 500, "Tagstone failed to judge this; its log says why")
+
+    async def _read(self, request: web.BaseRequest, guest: Guest) -> Review:
+        """The review in a request. Raises ReviewMalformed."""
+        try:
+            share = self._reading.enter(guest.name) or await self._reading.wait(guest.name)
+        except Crowded as problem:
+            raise _Turned(503, str(problem), {"Retry-After": "1"}) from None
+        try:
+            body = await _body(request)
+        finally:
+            self._reading.leave(share)
+        if len(body) <= _PARSE_INLINE:
+            return read_review(body)
+        async with self._parsing:
+            return await asyncio.to_thread(read_review, body)
 
     async def _reviewed(self, request: web.BaseRequest, review: Review, ask: _Ask) -> web.Response:
         began = time.perf_counter()
@@ -188,6 +189,7 @@ class AdmissionApi:
         try:
             guest = await self._door.identify(request)
         except LoginRefused as error:
+            log.info("login.refused", address=request.remote, reason=str(error))
             raise _Turned(401, str(error)) from None
         except LoginUnavailable as error:
             raise _Turned(503, str(error), {"Retry-After": "5"}) from None
@@ -205,7 +207,7 @@ class AdmissionApi:
         }
         slots = asyncio.Semaphore(_IMAGES_AT_ONCE)
         tasks = {
-            text: asyncio.create_task(self._judge(meant, review, ask, slots), name=f"review {text}")
+            text: asyncio.create_task(self._judge(meant, review, ask, slots))
             for text, meant in found.items()
             if isinstance(meant, Meaning)
         }
@@ -274,7 +276,7 @@ class AdmissionApi:
             "operation": review.operation,
             "dry_run": review.dry_run,
             "workload": told(review.workload),
-            "user": review.user[:_MAX_USER],
+            "user": told(review.user),
             "where": outcome.named.where,
             "written": told(outcome.named.image),
             "verdict": "admitted" if judged.accepted else "denied" if judged.answer is not Answer.UNAVAILABLE else "unavailable",
@@ -305,19 +307,15 @@ def _budget(request: web.BaseRequest) -> float:
     return seconds - min(1.0, seconds / 5)
 
 
-async def _body(request: web.BaseRequest, deadline: float) -> bytes:
+async def _body(request: web.BaseRequest) -> bytes:
     too_long = _Turned(413, f"an AdmissionReview of more than {_MAX_BODY} bytes is not read")
     if request.content_length is not None and request.content_length > _MAX_BODY:
         raise too_long
     body = bytearray()
-    try:
-        async with asyncio.timeout_at(deadline):
-            async for piece in request.content.iter_any():
-                body += piece
-                if len(body) > _MAX_BODY:
-                    raise too_long
-    except TimeoutError:
-        raise _Turned(408, "the AdmissionReview did not arrive in time") from None
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > _MAX_BODY:
+            raise too_long
     return bytes(body)
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ async def post(
 
 
 @asynccontextmanager
-async def raw(proxy: Proxy, *headers: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection on which a review begins, whose sender would wait for a second."""
+async def raw(proxy: Proxy, *headers: str, timeout: int = 1) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which a review begins, whose sender would wait for so many seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
-    head = ("POST /admission/v1/validate?timeout=1s HTTP/1.1", "Host: x", "Content-Type: application/json", *headers)
+    head = (f"POST /admission/v1/validate?timeout={timeout}s HTTP/1.1", "Host: x", "Content-Type: application/json", *headers)
     writer.write("\r\n".join((*head, "", "")).encode())
     try:
         yield reader, writer
@@ -431,6 +431,23 @@ async def test_slow_reviews_are_not_waited_for(tmp_path: Path) -> None:
         writer.write(b"{")
         async with asyncio.timeout(5):
             assert b" 408 " in await reader.readline()
+
+
+async def test_who_sends_slowly_holds_up_nobody_else(tmp_path: Path) -> None:
+    """One address may have so many reviews on their way, and more wait; another one's come through meanwhile."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=ON) as proxy, AsyncExitStack() as slow:
+        signed(proxy, upstream)
+        for _ in range(16):
+            await slow.enter_async_context(raw(proxy, "Content-Length: 100", timeout=20))
+        thing = review(pod("reg.example/acme/app:v1"))
+        late = await post(proxy, thing, "/admission/v1/validate?timeout=1s")
+        assert late.status == 408
+        connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post(proxy.url + VALIDATE, json=thing) as answer,
+        ):
+            assert response(await answer.read())["allowed"]
 
 
 async def test_what_cannot_be_told_in_time_is_refused(tmp_path: Path) -> None:

@@ -302,6 +302,12 @@ def test_an_update_without_what_was_before() -> None:
     assert "before" in str(refused(review(pod("a"), "UPDATE")))
 
 
+def test_the_number_of_places_is_bounded() -> None:
+    """Each is a line in the log, also where all of them name the same image."""
+    assert len(read(review(pod(*["a"] * 1000))).images) == 1000
+    assert "more than 1000 places" in str(refused(review(pod(*["a"] * 1001))))
+
+
 # -- patches --------------------------------------------------------------------------------------------------------
 
 
