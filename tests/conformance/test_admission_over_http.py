@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from storage.digest import Digest
+from storage.errors import DatabaseUnavailable
 from tests.conformance.test_tls_over_http import Files
 from tests.harness import Proxy, Reply
 from tests.simulator import when
@@ -294,6 +295,21 @@ async def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
         assert not (await ask(proxy, review(pod(tag), dry_run=True)))["allowed"]
         assert await proxy.pin("acme/app:v1") == before
         assert await proxy.events() == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_trouble_of_our_own_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:
+    """A database that cannot be asked lets nothing in, and says so."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=ON) as proxy:
+        signed(proxy, upstream)
+
+        async def broken(*_: object) -> None:
+            raise DatabaseUnavailable("the database is locked")
+
+        monkeypatch.setattr(proxy.application.pins, "get", broken)
+        found = await ask(proxy, review(pod("reg.example/acme/app:v1"), dry_run=dry_run))
+        assert found["status"]["code"] == 503
+        assert "Tagstone's own storage cannot answer: the database is locked" in found["status"]["message"]
 
 
 async def test_a_dry_run_follows_the_rules_as_they_are_now(tmp_path: Path) -> None:
