@@ -18,9 +18,9 @@ from storage.database import NEWEST_PATHS, Database, insert_or
 from storage.digest import Digest
 from storage.lineage import accepted_root, narrow
 from storage.notices import notify
-from storage.records import Block, Descriptor, Edge, Kind, Lineage, OperatorAct, StoredVerdict
+from storage.records import Block, Descriptor, Edge, Grounds, Kind, Lineage, OperatorAct, StoredVerdict
 from storage.reference import Repository
-from storage.tables import blocks, contents, edges, operator_log, repositories, verdicts
+from storage.tables import blocks, contents, edges, grounds, operator_log, repositories, verdicts
 
 #: Longest path that is followed upwards: blob, signature, manifest, index in an index in an index make five steps.
 MAX_DEPTH = 8
@@ -51,10 +51,12 @@ class Catalog:
         edges: Sequence[Edge],
         verdict: StoredVerdict | None,
         below: Sequence[Descriptor] = (),
+        grounds: Grounds | None = None,
     ) -> None:
         """Remember a manifest, what it reaches, and how it was judged, in one transaction. What is known stays as it is.
 
         ``below`` are further manifests that were read with it: its evidence, what it lists. ``edges`` say what they reach, too.
+        ``grounds`` are those of the verdict; they are added to what is known of earlier ones.
 
         When an accepted verdict ends here, or will end sooner, a notice of kind :data:`ADMISSION_NOTICE` is left; what is
         only added needs none.
@@ -62,7 +64,7 @@ class Catalog:
         if verdict is not None and verdict.repository != repository:
             raise ValueError(f"a verdict for {verdict.repository} cannot be recorded in {repository}")
         manifests = below if manifest is None else (manifest, *below)
-        await self._database.write(_record, repository, manifests, edges, verdict)
+        await self._database.write(_record, repository, manifests, edges, verdict, grounds)
 
     async def lineage(
         self,
@@ -103,9 +105,9 @@ class Catalog:
         """What was recorded of a manifest in this repository; None when it never was (an edge to it is not enough)."""
         return await self._database.read(_manifest, repository, digest)
 
-    async def accepted(self, repository: Repository, digest: Digest) -> bool:
-        """Whether this manifest itself was ever accepted in this repository, by whatever rule and trust."""
-        return await self._database.read(_accepted, repository, digest)
+    async def grounds(self, repository: Repository, digest: Digest, question: str) -> frozenset[Digest]:
+        """By which evidence this manifest itself was ever accepted in this repository under ``question``; none: never."""
+        return await self._database.read(_grounds_of, repository, digest, question)
 
     async def children(self, repository: Repository, parent: Digest) -> list[Edge]:
         """The edges that start at ``parent``, in the order of recording."""
@@ -205,11 +207,14 @@ def _record(
     manifests: Sequence[Descriptor],
     reached: Sequence[Edge],
     verdict: StoredVerdict | None,
+    leant_on: Grounds | None,
 ) -> None:
     digests = [digest for edge in reached for digest in (edge.parent, edge.child.digest)]
     digests += [manifest.digest for manifest in manifests]
     if verdict is not None:
         digests.append(verdict.digest)
+    if leant_on is not None:
+        digests += leant_on.evidence
     ids = _number(connection, _number_repository(connection, repository), digests)
     for manifest in manifests:
         known = update(contents).where(contents.c.id == ids[manifest.digest])
@@ -228,6 +233,12 @@ def _record(
         connection.execute(insert_or(edges).on_conflict_do_nothing(), values)
     if verdict is not None and _judge(connection, ids[verdict.digest], verdict):
         notify(connection, ADMISSION_NOTICE, str(repository))
+    if verdict is not None and leant_on is not None and leant_on.evidence:
+        values = [
+            {"content_id": ids[verdict.digest], "question": leant_on.question, "evidence_id": ids[each]}
+            for each in leant_on.evidence
+        ]
+        connection.execute(insert_or(grounds).on_conflict_do_nothing(), values)
 
 
 def _number_repository(connection: Connection, repository: Repository) -> int:
@@ -365,11 +376,12 @@ def _manifest(connection: Connection, repository: Repository, digest: Digest) ->
     return None if content is None else _own_descriptor(content)
 
 
-def _accepted(connection: Connection, repository: Repository, digest: Digest) -> bool:
+def _grounds_of(connection: Connection, repository: Repository, digest: Digest, question: str) -> frozenset[Digest]:
     if (content := _content(connection, repository, digest)) is None:
-        return False
-    query = select(verdicts.c.content_id).where(verdicts.c.content_id == content["id"], verdicts.c.accepted).limit(1)
-    return connection.execute(query).first() is not None
+        return frozenset()
+    query = select(contents.c.digest).join_from(grounds, contents, contents.c.id == grounds.c.evidence_id)
+    wanted = (grounds.c.content_id == content["id"], grounds.c.question == question)
+    return frozenset(connection.execute(query.where(*wanted)).scalars())
 
 
 def _children_of(connection: Connection, repository: Repository, parent: Digest) -> list[Edge]:

@@ -141,6 +141,14 @@ class StoredVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Grounds:
+    """By which evidence a manifest was accepted, under a question that stays the same when the trust it names is renewed."""
+
+    question: str
+    evidence: tuple[Digest, ...]  #: its manifests
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """An operator's word that a digest must not be served anywhere."""
 

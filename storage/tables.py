@@ -41,7 +41,7 @@ from storage.reference import Repository
 from storage.reference import repository as known_repository
 
 #: The newest migration. Revisions are numbers with leading zeros, so that older and newer can be told apart without Alembic.
-REVISION = "0001"
+REVISION = "0002"
 
 _T = TypeVar("_T")
 
@@ -230,6 +230,15 @@ verdicts = Table(
     Column("reasons", _LINES, nullable=False),
     Column("decided_at", Instant, nullable=False),
     Column("valid_until", Instant),
+)
+
+#: By which evidence a manifest was ever accepted, by questions that last longer than fingerprints do.
+grounds = Table(
+    "grounds",
+    metadata,
+    Column("content_id", _ID, ForeignKey("contents.id"), primary_key=True, autoincrement=False),
+    Column("question", String, primary_key=True),
+    Column("evidence_id", _ID, ForeignKey("contents.id"), primary_key=True, autoincrement=False),
 )
 
 blocks = Table(

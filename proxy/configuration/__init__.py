@@ -33,7 +33,7 @@ from proxy.configuration.admission import build_reviews
 from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import MAX_DEPTH, Node, parse, read
-from proxy.configuration.trust import Names, build_trust, identities
+from proxy.configuration.trust import Names, build_trust, identities, lasting
 from proxy.configuration.tuf import Source, known, root_of
 from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
 from proxy.configuration.words import problems_of
@@ -164,7 +164,7 @@ def load(path: Path, now: datetime | None = None, *, data_dir: Path | None = Non
     configuration = Configuration(
         path,
         settings,
-        rules,
+        tuple(lasting(rule, trusted, sources) for rule in rules),
         trusted,
         MappingProxyType(upstreams),
         MappingProxyType(hosts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from proxy.configuration.words import suggestion
 from proxy.content import Lookaside
 from proxy.policy.document import KeySettings, NotationSettings, RootSettings
 from proxy.policy.rules import Root as RootName
+from proxy.policy.rules import Rule, fingerprint
 from proxy.policy.rules import Store as StoreName
 from proxy.settings import Settings
 from proxy.tuf.repository import MAX_METADATA, TufRepository
@@ -55,6 +56,16 @@ def identities(trusted: Trusted) -> dict[str | RootName | StoreName, str]:
     found.update({RootName(name): root.identity for name, root in trusted.roots.items()})
     found.update({StoreName(name): store.identity for name, store in trusted.stores.items()})
     return found
+
+
+def lasting(rule: Rule, trusted: Trusted, sources: Mapping[str, Source]) -> Rule:
+    """The rule with :attr:`Rule.lasting`, where it names a root of ``sources``; else the rule as it is."""
+    owners = {
+        name: replace(trusted.roots[name], identity=f"{source.repository.folder} {source.demands}")
+        for name, source in sources.items()
+    }
+    question = fingerprint(rule.require, identities(replace(trusted, roots={**trusted.roots, **owners})))
+    return rule if question == rule.fingerprint else replace(rule, lasting=question)
 
 
 def build_trust(settings: Settings, names: Names, now: datetime, report: Report) -> tuple[Trusted, dict[str, Source]]:

@@ -207,12 +207,16 @@ class Rule:
 
     ``fingerprint`` names the question that a verdict answers: it changes whenever the requirement or the trust it names
     changes, so that old verdicts are not mistaken for answers to the new question.
+
+    ``lasting`` names the same question, but stays the same when TUF refreshes a root: whose root it is counts there, and not
+    what is in it. Empty where no such root is named.
     """
 
     pattern: Pattern
     require: Requirement
     tags: tuple[TagRule, ...]
     fingerprint: str
+    lasting: str = ""
 
     def on_overwrite(self, tag: str) -> OnOverwrite:
         """What this rule answers when ``tag`` was overwritten; ``refuse`` where it does not say."""

@@ -254,13 +254,17 @@ class Admission:
         subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
         verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now)
         if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
-            again = await self._catalog.accepted(repository, fetched.digest)
-            from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, again=again)
+            from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now)
+            if from_store.outcome is Outcome.UNKNOWN and (grounds := await self._grounds(question)):
+                kept = self.holdings.stored_only(grounds)
+                repeated, its_harvest = await pipeline.judge(kept, subject, rule, now, again=True)
+                if repeated.accepted:
+                    from_store, stored_harvest = repeated, its_harvest
             # What the store cannot tell now may be what would have been accepted: then nothing is told.
             if from_store.accepted or (verdict.outcome is Outcome.REFUSED and from_store.outcome is Outcome.UNKNOWN):
                 verdict, harvest = from_store, stored_harvest
         if verdict.accepted:
-            await self.holdings.record(repository, rule.fingerprint, fetched, manifest, harvest, verdict, self._clock())
+            await self.holdings.record(repository, rule, fetched, manifest, harvest, verdict, self._clock())
         return verdict
 
     async def _kept(self, repository: Repository, digest: Digest, manifest: Manifest) -> bool:
@@ -270,6 +274,12 @@ class Admission:
             if await self._catalog.evidence(repository, each):
                 return True
         return False
+
+    async def _grounds(self, question: _Question) -> frozenset[Digest]:
+        """By which evidence a root that makes no decisions now had accepted a manifest when it made some; none: it never did."""
+        if not question.rule.lasting:
+            return frozenset()
+        return await self._catalog.grounds(question.repository, question.digest, question.rule.lasting)
 
     async def _about_admitted(self, question: _Question, fetched: FetchedManifest, manifest: Manifest) -> Verdict | None:
         """Whether a manifest is evidence, by shape, about a subject that is admitted itself; None when it is not."""

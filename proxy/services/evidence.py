@@ -6,7 +6,7 @@ replaced) while the upstream is gone, or after a signature was removed there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
@@ -85,7 +85,11 @@ class StoredEvidence:
     cannot drown what was stored first.
     """
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, bounds: Bounds, limits: Limits) -> None:
+    def __init__(
+        self, catalog: Catalog, blobs: BlobStore, bounds: Bounds, limits: Limits, only: Collection[Digest] | None = None
+    ) -> None:
+        """``only``: the one evidence that counts, by its manifests; None: all."""
+        self._only = only
         self._catalog = catalog
         self._blobs = blobs
         self._bounds = bounds
@@ -128,6 +132,8 @@ class StoredEvidence:
         found: list[tuple[FetchedManifest, Manifest]] = []
         left = self._limits.evidence_total
         for descriptor in recorded:
+            if self._only is not None and descriptor.digest not in self._only:
+                continue
             body = await self._blobs.read(descriptor.digest, min(left, self._bounds.manifest_size))
             if body is None:
                 continue

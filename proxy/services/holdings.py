@@ -6,13 +6,14 @@ Nothing is decided here. Bytes are stored before any row speaks of them, so that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import Manifest
+from proxy.policy.rules import Rule
 from proxy.policy.verdicts import Verdict
 from proxy.services.evidence import StoredEvidence, UpstreamEvidence
 from proxy.settings import Limits
@@ -23,7 +24,7 @@ from proxy.verify.shapes import describe, has_image_config, is_evidence, is_text
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
-from storage.records import Descriptor, Edge, Kind, Lineage, StoredVerdict
+from storage.records import Descriptor, Edge, Grounds, Kind, Lineage, StoredVerdict
 from storage.reference import Repository
 
 #: How many manifests that indexes list are looked through for a blob that nothing recorded reaches, and how many at once.
@@ -52,6 +53,10 @@ class Holdings:
         self._reader = Reader()
         self.online = UpstreamEvidence(upstreams)  #: the evidence as the upstream has it now
         self.stored = StoredEvidence(catalog, blobs, self._bounds, limits)  #: the evidence that was kept at acceptance
+
+    def stored_only(self, evidence: Collection[Digest]) -> StoredEvidence:
+        """What was kept at acceptance, and of that no more than these manifests."""
+        return StoredEvidence(self._catalog, self._blobs, self._bounds, self._limits, evidence)
 
     def fits_evidence(self, manifest: Manifest) -> bool:
         """Whether a manifest has the shape of evidence, within the limits: never a runnable image."""
@@ -166,7 +171,7 @@ class Holdings:
     async def record(
         self,
         repository: Repository,
-        fingerprint: str,
+        rule: Rule,
         fetched: FetchedManifest,
         manifest: Manifest,
         harvest: Harvest,
@@ -182,6 +187,7 @@ class Holdings:
         digest = fetched.digest
         puts = [self._blobs.put(digest, fetched.body)]
         edges = list(manifest.edges(digest))
+        evidence: list[Digest] = []
         below: list[Descriptor] = []  # manifests: evidence, and what an index lists where that was judged, too
         about = [(digest, harvest.documents), *((listed.manifest.digest, listed.documents) for listed in harvest.listed)]
         for listed in harvest.listed:
@@ -200,13 +206,17 @@ class Holdings:
             puts += [self._blobs.put(blob.digest, content) for blob, _, content in document.layers]
             named = Descriptor(found.media_type, document.manifest.digest, len(body))
             below.append(named)
+            evidence.append(named.digest)
             edges += [Edge(subject, named, Kind.EVIDENCE), *found.edges(named.digest)]
         for done in await asyncio.gather(*puts, return_exceptions=True):
             if done is not None:
                 raise done
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
-        stored = StoredVerdict(repository, digest, fingerprint, True, verdict.reasons, decided, verdict.valid_until)
-        await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, below=below)
+        stored = StoredVerdict(repository, digest, rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
+        # Where somebody who might have vouched could not be asked, what was found is nothing that one ever accepted.
+        settled = rule.lasting and not any(piece.undecided for piece in verdict.evidence)
+        grounds = Grounds(rule.lasting, tuple(evidence)) if settled else None
+        await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, below=below, grounds=grounds)
 
 
 def _all_text(document: Document) -> bool:

@@ -63,6 +63,13 @@ def image_of(upstream: Registry, tag: str, by: PrivateSigstore = SIGSTORE) -> Im
     return image
 
 
+async def sign_and_pull(upstream: Registry, proxy: Proxy, image: Image, by: PrivateSigstore) -> None:
+    """Put another signature in the place of what is there, and have a client pull it, so that it is kept."""
+    tag = signing.signature_tag(image.digest)
+    upstream.add("acme/app", by.signature_image(image.digest, WHO), tag)
+    assert (await proxy.manifest("acme/app", tag)).status == 200
+
+
 async def served(proxy: Proxy, tag: str) -> bool:
     """Whether a pull of the tag passes."""
     return (await proxy.manifest("acme/app", tag)).status == 200
@@ -215,6 +222,54 @@ async def test_what_was_accepted_is_judged_again_by_a_suspended_root(tmp_path: P
         assert (await proxy.manifest("acme/app", "v1")).body == image.body
         image_of(upstream, "v2")
         assert (await proxy.manifest("acme/app", "v2")).status == 503
+
+
+async def test_promise_49_what_another_rule_accepted_a_suspended_root_never_did(tmp_path: Path, corp: Corp) -> None:
+    """Accepted without a signature, then signed, and the signature pulled and kept: under a new rule that is a new decision."""
+    async with Registry() as upstream, corp.proxy(upstream, "first-use") as proxy:
+        await until(lambda: not suspended(proxy))
+        image = upstream.image("acme/app", "v1", seed="v1")
+        assert await served(proxy, str(image.digest))
+        corp.publish("timestamp expired")
+        await until(lambda: suspended(proxy))
+        await sign_and_pull(upstream, proxy, image, SIGSTORE)
+        await proxy.reload(f'rules: [{{match: "**", require: {KEYLESS}}}]\n')
+        answer = await proxy.manifest("acme/app", "v1")
+        assert answer.status == 503
+        assert SUSPENDED in answer.error["message"]
+
+
+async def test_promise_49_what_was_kept_later_is_no_ground(tmp_path: Path, corp: Corp) -> None:
+    """The root changes, withdraws what it had accepted, and is suspended: another signature was kept, but never judged."""
+    async with Registry() as upstream, corp.proxy(upstream) as proxy:
+        image = image_of(upstream, "v1")
+        await until(lambda: served(proxy, "v1"))
+        await sign_and_pull(upstream, proxy, image, OTHER)
+        before = proxy.application._current.rules
+        corp.publish(by=OTHER)
+        await until(lambda: proxy.application._current.rules != before)
+        corp.publish("timestamp expired", by=OTHER)
+        await until(lambda: suspended(proxy))
+        assert (await proxy.manifest("acme/app", "v1")).status == 503
+        corp.publish(by=OTHER)
+        corp.publish(by=OTHER)
+        await until(lambda: served(proxy, "v1"))
+
+
+async def test_promise_49_what_a_key_accepted_meanwhile_is_no_ground(tmp_path: Path, corp: Corp) -> None:
+    """Two may vouch; while the root is suspended the key does, and what is found beside is kept. It does not replace the key."""
+    until_then = datetime.now(UTC) + timedelta(seconds=3)
+    either, keys = f"{{any: [{BY_KEY}, {KEYLESS}]}}", f"valid_until: '{until_then:%Y-%m-%dT%H:%M:%S}Z'"
+    async with Registry() as upstream, corp.proxy(upstream, either, keys=keys) as proxy:
+        await until(lambda: not suspended(proxy))
+        corp.publish("timestamp expired")
+        await until(lambda: suspended(proxy))
+        image = upstream.image("acme/app", "v1", seed="v1")
+        both = [signing.cosign_signature(proxy.signer, image.digest), SIGSTORE.cosign_signature(image.digest, WHO)]
+        upstream.add("acme/app", signing.signature_manifest(both), signing.signature_tag(image.digest))
+        assert await served(proxy, "v1")
+        await until(lambda: datetime.now(UTC) > until_then)
+        assert (await proxy.manifest("acme/app", "v1")).status == 503
 
 
 async def test_a_new_index_of_accepted_platforms_is_a_new_decision(tmp_path: Path, corp: Corp) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from proxy.configuration import Configuration
 from proxy.configuration.schema import json_schema
@@ -102,6 +104,34 @@ def test_promise_49_a_suspended_root_changes_no_fingerprint(tmp_path: Path, text
     assert after.trusted.roots["corp"].identity == before.trusted.roots["corp"].identity
     why = after.trusted.roots["corp"].unusable(NOW)
     assert why == "makes no new decisions: it answers with what does not hold (since 2026-06-01 00:00 UTC)"
+
+
+def test_a_question_outlasts_what_a_repository_has(tmp_path: Path, text: Written) -> None:
+    """The same for the same requirement by the same repository's root; another with another requirement, repository or demand."""
+    folder, owner = Folder(tmp_path), "{tuf: https://tuf.corp.test, root: root.json%s}"
+    loaded = folder.load(text())
+    later = loaded.knowing({loaded.repositories[0].folder: State(NOW, accepted(SIGSTORE.trusted_root()))})
+    question = loaded.rules[0].lasting
+    assert (later.rules[0].lasting, later.rules[0].fingerprint == loaded.rules[0].fingerprint) == (question, False)
+    others = [
+        text(owner % ", log: none, sct: none, timestamp: required"),
+        text(owner % ", target: other.json"),
+        text().replace("identity: a@b.test", "identity: c@b.test"),
+    ]
+    questions = [folder.load(other).rules[0].lasting for other in others]
+    assert len({question, *questions, ""}) == 5
+
+
+def test_what_no_repository_vouches_for_has_no_question_that_lasts(tmp_path: Path, text: Written) -> None:
+    """Such roots are never suspended; a key whose times a repository's root proves may be."""
+    folder = Folder(tmp_path)
+    assert folder.load(text("{file: trusted_root.json}")).rules[0].lasting == ""
+    pem = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(pem)
+    for root, lasts in (("", False), (", root: corp", True)):
+        written = text(trust=f", keys: {{release: {{file: key.pub{root}}}}}")
+        by_key = f"{written.partition('rules:')[0]}rules: [{{match: '**', require: {{signature: {{key: release}}}}}}]\n"
+        assert bool(folder.load(by_key).rules[0].lasting) is lasts
 
 
 def test_what_cannot_be_read_now_suspends_until_it_can(tmp_path: Path, text: Written, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from storage.catalog import MAX_DEPTH, MAX_EDGES, Catalog
 from storage.database import Database
 from storage.lineage import accepted_root, blocked
 from storage.notices import Notices
-from storage.records import Edge, Kind, Lineage, OperatorAct, StoredVerdict
+from storage.records import Edge, Grounds, Kind, Lineage, OperatorAct, StoredVerdict
 from storage.reference import Repository
 from tests.unit.storage.test_lineage import Graph, graphs
 from tests.unit.storage.values import APP, AT, LATER, OTHER, block, digest, edge, manifest, verdict
@@ -92,14 +92,17 @@ async def test_verdicts_under_another_fingerprint_are_another_question(catalog: 
     assert (await catalog.lineage(APP, digest("image"), "none")).verdicts == ()
 
 
-async def test_whether_a_manifest_was_ever_accepted(catalog: Catalog) -> None:
-    """By any rule, in this repository; a refusal is no acceptance, nor is being listed by what was accepted."""
-    await record(catalog, verdict=verdict("image", fingerprint="old"))
-    await record(catalog, verdict=verdict("refused", accepted=False))
-    assert await catalog.accepted(APP, digest("image"))
-    assert not await catalog.accepted(OTHER, digest("image"))
-    assert not await catalog.accepted(APP, digest("refused"))
-    assert not await catalog.accepted(APP, digest("x"))
+async def test_grounds_are_those_of_one_manifest_under_one_question(catalog: Catalog) -> None:
+    """Of all its acceptances together, in this repository; what was recorded without any is grounds for nothing."""
+    for evidence in (("a", "b"), ("b", "c"), ()):
+        grounds = Grounds("q", tuple(map(digest, evidence)))
+        await catalog.record(APP, manifest=manifest("image"), edges=(), verdict=verdict("image"), grounds=grounds)
+    await record(catalog, [edge("image", "later", Kind.EVIDENCE)], verdict("other"))
+    assert await catalog.grounds(APP, digest("image"), "q") == {digest("a"), digest("b"), digest("c")}
+    assert await catalog.grounds(APP, digest("image"), "another") == frozenset()
+    assert await catalog.grounds(APP, digest("other"), "q") == frozenset()
+    assert await catalog.grounds(OTHER, digest("image"), "q") == frozenset()
+    assert await catalog.grounds(APP, digest("x"), "q") == frozenset()
 
 
 async def test_a_verdict_belongs_to_its_repository(catalog: Catalog) -> None:

@@ -368,7 +368,7 @@ async def test_promise_49_a_suspended_root_leaves_its_questions_open(require: Si
 
 
 async def test_what_a_suspended_root_had_accepted_it_accepts_again() -> None:
-    """By what is stored of an earlier acceptance, and by nothing else."""
+    """When it is told that it looks at what was accepted. Who tells it so answers for what it is shown: that is admission."""
     pipeline = Pipeline(default_verifiers(LIMITS), suspended(suspended="it stands still"), LIMITS)
     verdict, _ = await pipeline.judge(signed(tag=SIGNATURES), subject(), rule(BY_RELEASE), NOW, again=True)
     assert verdict.accepted
