@@ -86,7 +86,8 @@ async def test_cve_2023_33958_a_list_without_end_has_one(tmp_path: Path) -> None
     limits = "limits: {referrers: 20}\n"
     async with Registry() as upstream, proxy_of(tmp_path, upstream, top=limits) as proxy:
         image = upstream.image("acme/app", "v1")
-        upstream.on(when.referrers(), _without_end(iter(lambda: notation_signature(OTHER, image), None)))
+        flood = (notation_signature(OTHER, image, annotations={"number": str(number)}) for number in count())
+        upstream.on(when.referrers(), _without_end(flood))
         answer = await proxy.manifest("acme/app", "v1")
         assert (answer.status, answer.error["code"]) == (403, "DENIED")
         assert "only the first 20 were looked at" in answer.error["message"]
