@@ -1,6 +1,8 @@
 """Answers about revoked certificates: asked of whom the certificates name, kept until they end.
 
-What is kept has been checked, so that who answers wrongly once is asked again. Silence is never kept: an outage says nothing.
+What is kept has been checked, so that who answers wrongly once is asked again. Silence is no answer: where a verdict depends on
+one, who was silent is asked again. Where it would only be told, a moment's silence is remembered, so that a network without a way
+out does not hold up one pull after the other.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
@@ -29,6 +31,9 @@ _LONGEST = timedelta(days=1)
 #: Shares of the whole time that one server has.
 _OCSP_SHARE, _CRL_SHARE = 0.2, 0.5
 _NONCE = 16
+#: How long silence is remembered, in seconds, and how often.
+_SILENCE = 60.0
+_MOST_SILENT = 1024
 #: How many servers are asked at a time.
 _AT_A_TIME = 8
 
@@ -40,12 +45,13 @@ class Revocations:
         self._servers = servers
         self._limits = limits
         self._known: Memory[Query, Answer] = Memory(limits.memory_revocation, wall=time.time)
+        self._silent: Memory[Query, Silence] = Memory(_MOST_SILENT)
         self._flights: Flights[Query, Answer | Silence] = Flights()
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
-    async def ask(self, queries: Sequence[Query], now: datetime, by: float) -> Answers:
+    async def ask(self, queries: Mapping[Query, bool], now: datetime, by: float) -> Answers:
         """See :meth:`proxy.verify.model.Inquirer.ask`."""
-        found = await asyncio.gather(*(self._answer(query, now, by) for query in queries))
+        found = await asyncio.gather(*(self._answer(query, now, by, decides=decides) for query, decides in queries.items()))
         return dict(zip(queries, found, strict=True))
 
     async def close(self) -> None:
@@ -53,9 +59,11 @@ class Revocations:
         await self._flights.close()
         await self._servers.close()
 
-    async def _answer(self, query: Query, now: datetime, by: float) -> Answer | Silence:
+    async def _answer(self, query: Query, now: datetime, by: float, *, decides: bool) -> Answer | Silence:
         if (known := self._known.get(query)) is not None:
             return known
+        if not decides and (silent := self._silent.get(query)) is not None:
+            return silent
         try:
             async with asyncio.timeout_at(by):
                 return await self._flights.run(query, lambda: self._asked(query, now, by))
@@ -69,13 +77,22 @@ class Revocations:
         else:
             question, limit, share = None, limits.crl_size, _CRL_SHARE
         until = min(by, asyncio.get_running_loop().time() + share * limits.revocation_timeout)
+        asked = False
         try:
             async with asyncio.timeout_at(until), self._slots:
+                asked = True
                 body = await self._servers.ask(query.url, question, limit, until, private=query.private)
         except TimeoutError:
-            return Silence("it did not answer in time")
+            silence = Silence("it did not answer in time")
         except UpstreamError as error:
-            return Silence(str(error))
+            silence = Silence(str(error))
+        else:
+            return await self._read(query, body, nonce, now)
+        if asked and until < by:  # it had its whole time, or said itself that it would not answer
+            self._silent.put(query, silence, seconds=_SILENCE, cost=1, generation=self._silent.generation)
+        return silence
+
+    async def _read(self, query: Query, body: bytes, nonce: bytes, now: datetime) -> Answer | Silence:
         try:
             answer = await asyncio.to_thread(_read, query, body, nonce, now)
         except EvidenceMalformed as error:

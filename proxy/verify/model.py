@@ -162,10 +162,11 @@ class Inquiring(Protocol):
 
     def needs(
         self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
-    ) -> tuple[Query, ...]:
+    ) -> Mapping[Query, bool]:
         """What must be asked before the document can be judged, beyond what it has answers to. Nothing where it fails anyway.
 
-        Never raises for what the document contains.
+        Each with whether the verdict depends on its answer; if not, the answer is only told. Never raises for what the document
+        contains.
         """
         ...
 
@@ -173,8 +174,11 @@ class Inquiring(Protocol):
 class Inquirer(Protocol):
     """Who asks revocation servers."""
 
-    async def ask(self, queries: Sequence[Query], now: datetime, by: float) -> Answers:
-        """An answer to each, or why there is none, until ``by`` on the loop's clock."""
+    async def ask(self, queries: Mapping[Query, bool], now: datetime, by: float) -> Answers:
+        """An answer to each, or why there is none, until ``by`` on the loop's clock.
+
+        True: the verdict depends on it. Who was silent a moment ago is then asked again, and else need not be.
+        """
         ...
 
 

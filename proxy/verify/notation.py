@@ -110,13 +110,13 @@ class NotationSignatures:
 
     def needs(
         self, document: Document, subject: Subject, questions: Sequence[Question], trusted: Trusted, now: datetime
-    ) -> tuple[Query, ...]:
+    ) -> Mapping[Query, bool]:
         """What must be asked about the certificates of a signature that holds in every other way."""
         stores = (trusted.stores.get(question.by.name) for question in questions if isinstance(question.by, Store))
-        missing: dict[Query, None] = {}
+        missing: dict[Query, bool] = {}
         if any(store is not None and store.revocation is not Revocation.SKIP for store in stores):
             self._judged(document, subject, questions, trusted, now, missing)
-        return tuple(missing)
+        return missing
 
     def _judged(
         self,
@@ -125,7 +125,7 @@ class NotationSignatures:
         questions: Sequence[Question],
         trusted: Trusted,
         now: datetime,
-        missing: dict[Query, None],
+        missing: dict[Query, bool],
     ) -> tuple[Evidence, ...]:
         """``missing`` collects what would have to be asked to say more."""
         source = document.source(subject.digest)
@@ -134,19 +134,13 @@ class NotationSignatures:
             signed = self._read(document, steps)
         except EvidenceMalformed as error:
             return (Evidence(self.name, source, None, None, accepted=False, reason=str(error), steps=tuple(steps)),)
-        return tuple(
-            self._judge(
-                source,
-                signed,
-                subject,
-                question,
-                trusted.stores[question.by.name],
-                LookUp(document.answers, now, trusted.stores[question.by.name].allow_private, missing),
-                list(steps),
-            )
-            for question in questions
-            if isinstance(question, SignatureBy) and isinstance(question.by, Store) and question.by.name in trusted.stores
-        )
+        found: list[Evidence] = []
+        for question in questions:
+            if isinstance(question, SignatureBy) and isinstance(question.by, Store) and question.by.name in trusted.stores:
+                store = trusted.stores[question.by.name]
+                look_up = LookUp(document.answers, now, store.allow_private, missing, store.revocation is Revocation.ENFORCE)
+                found.append(self._judge(source, signed, subject, question, store, look_up, list(steps)))
+        return tuple(found)
 
     def _read(self, document: Document, steps: list[str]) -> _Signed:
         """Steps 1 to 6: what does not depend on whom a store trusts."""

@@ -2,12 +2,12 @@
 
 ::
 
-    discover ─▶ Harvest ─▶ answered ─▶ Verifier.judge (worker thread) ─▶ Evidence ─▶ evaluate(rule) ─▶ Verdict
+    discover ─▶ Harvest ─▶ Inquiry ─▶ Verifier.judge (worker thread) ─▶ Evidence ─▶ evaluate(rule) ─▶ Verdict
 
 Each signature format is one :class:`proxy.verify.model.Verifier`, listed in :func:`default_verifiers` and named nowhere else.
 The pipeline stops as soon as the verdict is settled: a signature tag that satisfies the rule does not wait for referrers that
-are slow or down, and the other way round. It fails closed: what a verifier did not foresee is failed evidence, and what was not
-found in time is unavailable.
+are slow or down, and the other way round, nor does anything wait for the revocation servers that another signature's judgement
+asks. It fails closed: what a verifier did not foresee is failed evidence, and what was not found in time is unavailable.
 
 Where a rule asks for attestations on each platform, what an index lists is searched in the same way, each manifest by itself
 (:mod:`proxy.policy.platforms`).
@@ -16,11 +16,11 @@ Where a rule asks for attestations on each platform, what an index lists is sear
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
@@ -30,11 +30,11 @@ from proxy.policy.platforms import each_platform, of_index, of_platforms
 from proxy.policy.rules import AttestationBy, Identity, OpenPgp, Question, Rule, SignatureBy, Store, questions_of
 from proxy.policy.verdicts import Evidence, Outcome, Verdict, evaluate
 from proxy.settings import Limits
-from proxy.verify.asking import Effort, Trouble, all_of
+from proxy.verify.asking import Effort, Trouble, all_of, end
 from proxy.verify.bundle import SigstoreBundles
 from proxy.verify.cosign import CosignAttestations, CosignSignatures, answers
 from proxy.verify.discovery import discover, merge
-from proxy.verify.inquiry import answered
+from proxy.verify.inquiry import Inquiry
 from proxy.verify.model import Document, Fetcher, Found, Harvest, Inquirer, Subject, Trusted, Verifier
 from proxy.verify.notation import NotationSignatures
 from proxy.verify.platforms import entries_of, is_platform, name_of, read_listed
@@ -42,6 +42,8 @@ from proxy.verify.second import SecondVerdict
 from proxy.verify.simple import SimpleSignatures
 
 _log = structlog.get_logger(__name__)
+#: Share of a pull's time after which no revocation server is waited for any more, so that the verdict comes in time.
+_ASKING_SHARE = 0.8
 _NOT_YET = ("the search for signatures has not ended",)
 
 
@@ -94,7 +96,8 @@ class Pipeline:
             return verdict, merge(())
         questions, missing = _answerable(questions_of(rule.require), self._trusted, None if again else now)
         below = () if subject.listed is None else of_platforms(questions)
-        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, Effort(), self._inquirer)
+        until = asyncio.get_running_loop().time() + _ASKING_SHARE * self._limits.request_timeout
+        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, Effort(), self._inquirer, until)
 
         def settled(found: Sequence[Evidence]) -> Verdict | None:
             verdict = evaluate(rule.require, (*missing, *found), _NOT_YET)
@@ -130,6 +133,7 @@ class _Search:
     now: datetime
     effort: Effort
     inquirer: Inquirer | None
+    asking_until: float  #: on the loop's clock
 
     async def about(
         self, subject: Subject, questions: Sequence[Question], settled: Callable[[Sequence[Evidence]], Verdict | None]
@@ -145,28 +149,62 @@ class _Search:
             sizes = (verifier.wants(manifest, layer, questions) for verifier in self.verifiers)
             return max((size for size in sizes if size is not None), default=None)
 
+        inquiry = Inquiry(self.inquirer, self.verifiers, subject, questions, self.trusted, self.now)
         places = places_of(questions, self.trusted)
-        async with aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.effort)) as sources:
-            async for rank, harvest in sources:
-                documents = await answered(
-                    self.inquirer,
-                    self.verifiers,
-                    harvest.documents,
-                    subject,
-                    questions,
-                    self.trusted,
-                    self.now,
-                    self.limits,
-                )
-                found = await asyncio.to_thread(
-                    judge_documents, self.verifiers, documents, subject, questions, self.trusted, self.now
-                )
-                _warn(subject, found)
+        async with (
+            aclosing(discover(self.fetcher, subject, self.limits, wants, places, self.effort)) as sources,
+            aclosing(self._as_judged(sources, inquiry)) as pieces,
+        ):
+            async for rank, harvest, found in pieces:
                 harvests[rank], judged[rank] = harvest, (*found, *harvest.malformed)
                 evidence = tuple(piece for rank in sorted(judged) for piece in judged[rank])
                 if (verdict := settled(evidence)) is not None:
                     return _Found(evidence, _in_order(harvests), verdict)
         return _Found(evidence, _in_order(harvests))
+
+    async def _as_judged(
+        self, sources: AsyncGenerator[tuple[int, Harvest], None], inquiry: Inquiry
+    ) -> AsyncGenerator[tuple[int, Harvest, tuple[Evidence, ...]], None]:
+        """Judge what each source brought: at once what takes no answers of others, and all of it again when they have come.
+
+        Nobody waits for answers that another source asks for: the verdict may be settled before.
+        """
+        coming = asyncio.create_task(_next(sources))
+        asking: dict[asyncio.Task[tuple[Evidence, ...]], tuple[int, Harvest]] = {}
+        more = True
+        try:
+            while more or asking:
+                waiting: set[asyncio.Task[Any]] = {*asking, *((coming,) if more else ())}
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in asking if task in done]:
+                    rank, harvest = asking.pop(task)
+                    yield rank, harvest, task.result()
+                if coming not in done:
+                    continue
+                if (source := coming.result()) is None:
+                    more = False
+                    continue
+                coming = asyncio.create_task(_next(sources))
+                rank, harvest = source
+                ready, open_ones = await inquiry.parted(harvest.documents)
+                found = await self._judge(inquiry, ready)
+                if open_ones:
+                    asking[asyncio.create_task(self._judge_answered(inquiry, open_ones, found))] = rank, harvest
+                yield rank, harvest, found
+        finally:
+            await end([coming, *asking])
+
+    async def _judge(self, inquiry: Inquiry, documents: Sequence[Document]) -> tuple[Evidence, ...]:
+        subject, questions = inquiry.subject, inquiry.questions
+        found = await asyncio.to_thread(judge_documents, self.verifiers, documents, subject, questions, self.trusted, self.now)
+        _warn(subject, found)
+        return found
+
+    async def _judge_answered(
+        self, inquiry: Inquiry, documents: Sequence[Document], found: tuple[Evidence, ...]
+    ) -> tuple[Evidence, ...]:
+        by = min(asyncio.get_running_loop().time() + self.limits.revocation_timeout, self.asking_until)
+        return (*found, *await self._judge(inquiry, await inquiry.answered(documents, by)))
 
     async def about_listed(
         self,
@@ -217,6 +255,10 @@ async def _on_each(
     if not platforms:  # nothing to be run, and nothing that attestations could be about
         return evaluate(rule.require, evidence, harvest.unavailable, harvest.retry_after), whole
     return each_platform(platforms), whole
+
+
+async def _next(sources: AsyncGenerator[tuple[int, Harvest], None]) -> tuple[int, Harvest] | None:
+    return await anext(sources, None)
 
 
 def _warn(subject: Subject, found: Sequence[Evidence]) -> None:

@@ -87,7 +87,8 @@ class LookUp:
     answers: Answers
     now: datetime
     private: bool  #: whether servers may be at private addresses
-    missing: dict[Query, None] = field(default_factory=dict)
+    missing: dict[Query, bool] = field(default_factory=dict)  #: True: the verdict depends on it
+    decides: bool = True  #: whether what is found decides anything
 
     def chain(self, chain: Sequence[x509.Certificate], signed_by: datetime | None) -> tuple[Finding, ...]:
         """What is known of each certificate of a chain (leaf first) but the root.
@@ -132,7 +133,7 @@ class LookUp:
     def _known(self, query: Query) -> Answer:
         answer = self.answers.get(query)
         if answer is None:
-            self.missing[query] = None
+            self.missing[query] = self.decides or self.missing.get(query, False)
             raise _NotAsked(f"{_place(query.url)} has not been asked")
         if isinstance(answer, Silence):
             raise _Untold(answer.reason)

@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.harness import Proxy, Reply, WallClock
 from tests.simulator import when
-from tests.simulator.behaviours import endless, redirect, silence, status
+from tests.simulator.behaviours import endless, first, hold, redirect, silence, status
 from tests.simulator.images import Image
 from tests.simulator.notation import Issued, issue, notation_signature
 from tests.simulator.registry import Registry
 from tests.simulator.revocation import OcspFault, RevocationServer
 from tests.simulator.server import Site
+from tests.simulator.signing import signature_tag
 from tests.simulator.sigstore.tsa import TimestampAuthority
 from tests.tools import free_port
 
@@ -158,6 +159,46 @@ async def test_servers_that_do_not_answer(tmp_path: Path, public: None, what: st
             assert (await pull(proxy)).status == (200 if lists else 503)
             assert asyncio.get_running_loop().time() - began < 10
         assert inside.connections == 0
+
+
+@pytest.mark.parametrize("mode", ["log", "enforce"])
+async def test_a_signature_tag_does_not_wait_for_silent_servers(tmp_path: Path, mode: str) -> None:
+    """Though it comes later than the referrers whose signer they are asked about."""
+    async with RevocationServer() as server, Registry() as upstream:
+        issued = issue(depth=2, servers=server.named_by())
+        server.know(issued)
+        asked = asyncio.Event()
+        server.on(when.method("POST"), silence())
+        server.on(when.method("POST"), first(lambda _: asked.set()))
+        server.on(when.method("GET"), silence())
+        async with proxy_of(tmp_path, upstream, issued, mode, top="") as proxy:
+            either = "{any: [{signature: {key: release-key}}, {signature: {notation: {store: acme}}}]}"
+            await proxy.reload(f'rules: [{{match: "**", require: {either}}}]\n')
+            image = signed(upstream, issued)
+            upstream.sign("acme/app", image.digest, proxy.signer)
+            upstream.on(when.manifest(reference=signature_tag(image.digest)), hold(asked))
+            began = asyncio.get_running_loop().time()
+            assert (await pull(proxy)).status == 200
+            assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_network_without_a_way_out_holds_up_one_pull(tmp_path: Path) -> None:
+    """Where revocation is only told, silence is remembered; where it is enforced, everybody asks again."""
+    async with RevocationServer() as server, Registry() as upstream:
+        issued = issue(depth=2, servers=server.named_by(lists=False))
+        server.know(issued)
+        server.on(when.method("POST"), silence())
+        async with proxy_of(tmp_path, upstream, issued, "log") as proxy:
+            for tag in ("v1", "v2", "v3"):
+                signed(upstream, issued, tag)
+                assert (await pull(proxy, tag)).status == 200
+            assert server.count("POST", "/ocsp") == 1
+            proxy._trust = proxy._trust.replace("log", "enforce")
+            await proxy.reload(RULES)
+            for _ in range(2):
+                before = server.count("POST", "/ocsp")
+                assert (await pull(proxy)).status == 503
+                assert server.count("POST", "/ocsp") > before
 
 
 async def test_private_addresses_are_not_dialled(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ class Servers(RevocationServers):
 
 
 async def ask(
-    service: Revocations, *queries: OcspQuery | CrlQuery, now: datetime = NOW, seconds: float = 5.0
+    service: Revocations, *queries: OcspQuery | CrlQuery, now: datetime = NOW, seconds: float = 5.0, decides: bool = True
 ) -> list[Answer | Silence]:
     """The answers, in the order of the questions."""
     by = asyncio.get_running_loop().time() + seconds
-    found = await service.ask(queries, now, by)
+    found = await service.ask(dict.fromkeys(queries, decides), now, by)
     return [found[query] for query in queries]
 
 
@@ -125,6 +125,47 @@ async def test_silence_is_not_kept(service: Make, options: dict[str, object], to
     await made.close()
 
 
+@pytest.mark.parametrize("silent", ["refuses", "dawdles"])
+async def test_silence_is_remembered_for_a_minute_where_it_decides_nothing(
+    service: Make, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    """A network without a way out holds up one pull a minute; but whoever must know asks again, and an answer ends it."""
+    now = 1000.0
+    made, servers = service(limits={"revocation_timeout": 0.5})
+    monkeypatch.setattr(made._silent, "_clock", lambda: now)
+    monkeypatch.setattr(made._silent, "_wall", lambda: now)
+    if silent == "refuses":
+        servers.error = UpstreamUnavailable("ocsp.test refuses connections")
+    else:
+        servers.gate = asyncio.Event()
+    for _ in range(3):
+        assert isinstance((await ask(made, OCSP, decides=False))[0], Silence)
+        now += 20
+    assert len(servers.asked) == 1
+    assert isinstance((await ask(made, OCSP, decides=False))[0], Silence)
+    assert len(servers.asked) == 2, "a minute later"
+    for number in (3, 4):
+        assert isinstance((await ask(made, OCSP, decides=True))[0], Silence)
+        assert len(servers.asked) == number, "it decides"
+    servers.error = servers.gate = None
+    assert isinstance((await ask(made, OCSP, decides=True))[0], OcspAnswer)
+    assert isinstance((await ask(made, OCSP, decides=False))[0], OcspAnswer)
+    await made.close()
+
+
+async def test_no_silence_is_made_of_haste(service: Make) -> None:
+    """Who had no time to answer was not silent, nor who answered something that does not hold."""
+    made, servers = service(gate=asyncio.Event())
+    for number in (1, 2):
+        assert isinstance((await ask(made, OCSP, seconds=0.05, decides=False))[0], Silence)
+        assert len(servers.asked) == number
+    servers.gate, servers.fault = None, "noise"
+    for number in (3, 4):
+        assert isinstance((await ask(made, OCSP, decides=False))[0], Silence)
+        assert len(servers.asked) == number
+    await made.close()
+
+
 async def test_what_a_server_does_not_know_is_not_kept(service: Make) -> None:
     """Nor is a list that is over."""
     made, servers = service(fault="unknown", crl_fault="stale")
@@ -172,8 +213,8 @@ async def test_what_is_kept_is_bounded(service: Make) -> None:
     """Lists are large; the least used goes."""
     made, servers = service(limits={"memory_revocation": len(crl(ISSUER, KEY, NOW)) + 10})
     others = [CrlQuery(f"http://{number}.test/", ISSUER, private=False) for number in range(4)]
-    await ask(made, *others)
-    await ask(made, others[3])
+    for each in (*others, others[3]):  # one after the other: which of several would come last, nobody knows
+        await ask(made, each)
     assert len(servers.asked) == 4
     await ask(made, others[0])
     assert len(servers.asked) == 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -11,8 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from proxy.content import FetchedManifest
 from proxy.policy.patterns import Pattern
-from proxy.policy.rules import Rule, SignatureBy, Store, fingerprint
+from proxy.policy.rules import AllOf, AnyOf, Rule, SignatureBy, Store, fingerprint
 from proxy.policy.verdicts import Evidence, Outcome, evaluate
 from proxy.settings import Limits
 from proxy.verify.model import Inquiring, Trusted
@@ -20,11 +21,13 @@ from proxy.verify.notation import NotationSignatures
 from proxy.verify.notation_store import NotationStore, Revocation
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.verify.revocation import Answer, Answers, Query, Silence
+from storage.reference import Repository
 from tests.simulator.images import Image
 from tests.simulator.notation import Issued, issue, notation_signature
 from tests.simulator.revocation import Entry, crl, lists_at, ocsp_at
+from tests.simulator.signing import cosign_signature, signature_manifest
 from tests.simulator.sigstore.tsa import TimestampAuthority
-from tests.unit.verify.evidence import IMAGE, LIMITS, Upstream, document, subject
+from tests.unit.verify.evidence import IMAGE, LIMITS, RELEASE, Upstream, document, keys, subject
 from tests.unit.verify.test_revocation import DAY, LIST, NOW, OCSP, World
 
 VERIFIER = NotationSignatures(LIMITS)
@@ -163,10 +166,15 @@ class Service:
 
     world: World
     rounds: list[int] = field(default_factory=list)
+    silent: bool = False
+    decides: set[bool] = field(default_factory=set)
 
-    async def ask(self, queries: Sequence[Query], now: datetime, by: float) -> Answers:
+    async def ask(self, queries: Mapping[Query, bool], now: datetime, by: float) -> Answers:
         """See :class:`proxy.verify.model.Inquirer`."""
         self.rounds.append(len(queries))
+        self.decides |= {*queries.values()}
+        if self.silent:
+            await asyncio.Event().wait()
         assert now == NOW
         assert by - asyncio.get_running_loop().time() <= LIMITS.revocation_timeout
         return {query: self.world.ask(query) for query in queries}
@@ -209,6 +217,78 @@ async def test_an_outage_is_no_verdict() -> None:
     assert (await verdict(Service(World(ACME).ocsp().revoke()), ENFORCE, signature))[0] is Outcome.REFUSED
 
 
+@pytest.mark.parametrize("mode", [LOG, ENFORCE])
+async def test_other_places_do_not_wait_for_answers(mode: Revocation) -> None:
+    """Servers that never answer hold up the signatures that they are asked about, and no others, whatever comes first."""
+    service = Service(World(ACME), silent=True)
+    upstream = Upstream()
+    upstream.refer(notation_signature(ACME, IMAGE))
+    upstream.sign(signature_manifest([cosign_signature(RELEASE, IMAGE.digest)]))
+    late = asyncio.Event()
+    tagged = upstream.tagged
+
+    async def later(repository: Repository, tag: str) -> Sequence[FetchedManifest]:
+        while not service.rounds:  # the signature tag answers when somebody is being asked
+            await asyncio.sleep(0.01)
+        late.set()
+        return await tagged(repository, tag)
+
+    upstream.tagged = later  # type: ignore[method-assign]  # a slower one
+    require = AnyOf((ASKED, SignatureBy(RELEASE.name)))
+    pipeline = Pipeline(default_verifiers(LIMITS), Trusted(keys(), stores={"acme": store(mode)}), LIMITS, service)
+    async with asyncio.timeout(5):
+        found, harvest = await pipeline.judge(upstream, subject(), Rule(Pattern.compile("**"), require, (), ""), NOW)
+    assert late.is_set()
+    assert found.outcome is Outcome.ACCEPTED
+    assert len(harvest.documents) == 2, "what waits is kept with the rest"
+    assert service.decides == {mode is ENFORCE}
+
+
+async def test_what_needs_no_answers_does_not_wait_for_those_beside_it() -> None:
+    """Of one place: a signer of whom nobody could say that he is revoked, beside one whose servers are silent."""
+    quiet = issue(name="quiet", depth=2)
+    both = [notation_signature(each, IMAGE) for each in (ACME, quiet)]
+    upstream = Upstream()
+    upstream.refer(*both)
+    stores = {"acme": NotationStore.load("acme", [ACME.root_pem, quiet.root_pem], revocation=ENFORCE)}
+    pipeline = Pipeline(default_verifiers(LIMITS), Trusted(stores=stores), LIMITS, Service(World(ACME), silent=True))
+    async with asyncio.timeout(5):
+        found, _ = await pipeline.judge(upstream, subject(), Rule(Pattern.compile("**"), ASKED, (), ""), NOW)
+    assert found.outcome is Outcome.ACCEPTED
+
+
+async def test_one_question_of_two_stores_is_as_urgent_as_the_stricter() -> None:
+    """The same certificate, only told by one store and enforced by the other."""
+    service = Service(World(ACME).ocsp())
+    upstream = Upstream()
+    upstream.refer(notation_signature(ACME, IMAGE))
+    stores = {"acme": store(LOG), "strict": store(ENFORCE)}
+    require = AllOf((ASKED, SignatureBy(Store("strict"))))
+    pipeline = Pipeline(default_verifiers(LIMITS), Trusted(stores=stores), LIMITS, service)
+    found, _ = await pipeline.judge(upstream, subject(), Rule(Pattern.compile("**"), require, (), ""), NOW)
+    assert found.outcome is Outcome.ACCEPTED
+    assert service.decides == {True}
+
+
+async def test_nobody_is_asked_until_a_pull_is_given_up() -> None:
+    """However long the search took: the verdict must come before the client goes."""
+    limits = Limits.model_validate({"request_timeout": 1.0, "revocation_timeout": 10.0})
+    begun = asyncio.get_running_loop().time()
+    until: list[float] = []
+
+    class Noting(Service):
+        async def ask(self, queries: Mapping[Query, bool], now: datetime, by: float) -> Answers:
+            until.append(by)
+            return await super().ask(queries, now, by)
+
+    upstream = Upstream()
+    upstream.refer(notation_signature(ACME, IMAGE))
+    pipeline = Pipeline(default_verifiers(limits), Trusted(stores={"acme": store(ENFORCE)}), limits, Noting(World(ACME).ocsp()))
+    await pipeline.judge(upstream, subject(), Rule(Pattern.compile("**"), ASKED, (), ""), NOW)
+    assert until
+    assert all(by - begun <= 0.9 for by in until)
+
+
 async def test_warnings_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """What decides nothing is at least told, once for each image."""
     service = Service(World(ACME).ocsp().revoke())
@@ -237,7 +317,7 @@ async def test_a_verifier_that_breaks_while_it_is_asked(capsys: pytest.CaptureFi
     """What it breaks on is failed evidence, not an end of the search."""
 
     class Broken(NotationSignatures):
-        def needs(self, *_: object) -> tuple[Query, ...]:
+        def needs(self, *_: object) -> Mapping[Query, bool]:
             raise RuntimeError("broken")
 
     trusted = Trusted(stores={"acme": store(ENFORCE)})
