@@ -121,8 +121,8 @@ class Application:
         self._authenticator = Authenticator(access.credentials, issuers_of(configuration), utc_now)
         self._door = Door(access.rules, self._authenticator, access.service, access.realm)
         self._router, pulls = router_of(configuration), PullLog(settings.log.pulls, self.gate.rule_of)
-        self._dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
-        self._reviewer = Reviewer(self.gate, self._dry, self.pins, self.upstreams, revision, utc_now)
+        dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
+        self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls)
         self._api = RegistryApi(
             self.gate,
@@ -167,7 +167,7 @@ class Application:
             exits.push_async_callback(self._news.close)
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
-            exits.push_async_callback(self._dry.close)
+            exits.push_async_callback(self._reviewer.close)
             exits.push_async_callback(self.gate.close)
             self._session_key = await _session_key(self._data_dir)
             self._follow(self._configuration.access)

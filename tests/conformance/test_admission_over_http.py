@@ -297,6 +297,35 @@ async def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
         assert await proxy.events() == []
 
 
+async def test_dry_runs_do_not_use_up_the_upstream(tmp_path: Path) -> None:
+    """Many at the same time are one look, and for a moment afterwards none; a refusal too."""
+    top = ON + "check_interval: 1h\nlimits: {refusal_ttl: 1h}\n"
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=top) as proxy:
+        upstream.image("acme/evil", "v1")
+        thing = review(pod("reg.example/acme/evil:v1"), dry_run=True)
+        await asyncio.gather(*(ask(proxy, thing) for _ in range(5)))
+        asked = len([each for each in upstream.requests if each.path.endswith("/manifests/v1")])
+        assert asked == 1
+        assert not (await ask(proxy, thing))["allowed"]
+        assert len([each for each in upstream.requests if each.path.endswith("/manifests/v1")]) == 1
+        upstream.sign("acme/evil", upstream.tags("acme/evil")["v1"], proxy.signer)
+        await proxy.reload(proxy._rules)
+        assert (await ask(proxy, thing))["allowed"], "other rules, another look"
+
+
+async def test_a_slow_upstream_is_no_verdict(tmp_path: Path) -> None:
+    """Nor is it waited for without end, when nobody is there any more."""
+    top = ON + "limits: {request_timeout: 500ms}\n"
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=top) as proxy:
+        awake = asyncio.Event()
+        upstream.on(when.path("/v2/acme/slow/manifests/v1"), hold(awake))
+        for dry_run in (True, False):
+            found = await ask(proxy, review(pod("reg.example/acme/slow:v1"), dry_run=dry_run))
+            assert found["status"]["code"] == 503
+            assert "no decision within 0.5 s; the upstream is slow" in found["status"]["message"]
+        awake.set()
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 async def test_trouble_of_our_own_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:
     """A database that cannot be asked lets nothing in, and says so."""
