@@ -11,15 +11,18 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.services.workloads import read_review
 from storage.digest import Digest
 from storage.errors import DatabaseUnavailable
 from tests.conformance.test_tls_over_http import Files
+from tests.fuzz.forms import Changer
 from tests.harness import Proxy, Reply
 from tests.simulator import when
 from tests.simulator.behaviours import hold, status
@@ -446,6 +449,37 @@ async def test_it_can_be_turned_off_and_on_while_it_runs(tmp_path: Path) -> None
             assert answer.status == status_
             if allowed is not None:
                 assert response(answer.body)["allowed"] is allowed
+
+
+async def test_no_change_of_a_review_lets_a_denied_image_in(tmp_path: Path) -> None:
+    """Whatever is done to its bytes: what is allowed has no image that would be judged, and nothing breaks."""
+    random = Random(7)
+    changer = Changer(random)
+    spec = pod_spec("reg.example/acme/app:v1", init=["reg.example/acme/app:v1"], volumes=["reg.example/acme/app:v1"])
+    seeds = [json.dumps(review(workload(kind, spec))).encode() for kind in ("Pod", "Deployment", "CronJob")]
+    seeds.append(json.dumps(review(pod("gcr.io/x"), "UPDATE", before=pod("gcr.io/y"))).encode())
+    rules = 'rules: [{match: "**", require: deny}]\n'
+    allowed = refused = 0
+    async with Registry() as upstream, Proxy(tmp_path, upstream, rules=rules, top=ON) as proxy:
+        for _ in range(400):
+            body = random.choice(seeds)
+            for _ in range(random.randint(1, 3)):
+                body = changer.change(body)
+            answer = await post(proxy, body, random.choice((VALIDATE, MUTATE)))
+            assert answer.status in {200, 400}, body
+            if answer.status == 400:
+                assert json.loads(answer.body)["status"] == "Failure"
+                continue
+            found = json.loads(answer.body)["response"]
+            assert found.get("status", {}).get("code") != 500, body
+            if found["allowed"]:
+                assert read_review(body).images == (), body
+                allowed += 1
+            else:
+                refused += 1
+        assert upstream.requests == []
+    assert refused > 50
+    assert allowed > 0, "what was made a deletion, say"
 
 
 async def test_huge_reviews_are_not_read(tmp_path: Path) -> None:
