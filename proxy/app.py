@@ -15,6 +15,7 @@ from proxy.configuration.access import AccessConfiguration, read_passwords
 from proxy.routing import Router
 from proxy.services.admission import Admission
 from proxy.services.authentication import Authenticator
+from proxy.services.background import forever
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest
 from proxy.services.metrics import Gauge, Metrics
@@ -139,6 +140,7 @@ class Application:
         operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
         self._admin_api = AdminApi(self.trouble, self.metrics, operators)
         self._passwords = FileWatch((), self._read_passwords)
+        self._since = 0  #: the last notice that was heeded
         self._watcher: asyncio.Task[None] | None = None
         self._refresher = Refresher(data_dir, self._learn)
 
@@ -173,7 +175,8 @@ class Application:
             self._follow(self._configuration.access)
             await self._passwords.start()
             exits.push_async_callback(self._passwords.close)
-            self._watcher = asyncio.create_task(self._watch(await self._notices.latest()), name="notices")
+            self._since = await self._notices.latest()
+            self._watcher = asyncio.create_task(forever("notices", self._watch), name="notices")
             exits.push_async_callback(self._end_watch)
             exits.push_async_callback(self._refresher.close)
             await self._refresher.start(self._current.repositories, self._current.settings.trust.refresh)
@@ -253,18 +256,19 @@ class Application:
             return {"database": str(error)}
         return {}
 
-    async def _watch(self, since: int) -> None:
+    async def _watch(self) -> None:
         """Follow the notices of all workers and operators on this database."""
-        while True:
-            try:
-                for notice in await self._notices.wait(since):
-                    since = max(since, notice.sequence)
-                    self.gate.notice(notice)
-            except StorageError as error:
-                # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
-                log.error("notices.unreadable", error=str(error))
-                self.gate.forget()
-                await asyncio.sleep(_RETRY)
+        try:
+            for notice in await self._notices.wait(self._since):
+                self._since = max(self._since, notice.sequence)
+                self.gate.notice(notice)
+        except Exception as error:
+            # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
+            self.gate.forget()
+            if not isinstance(error, StorageError):
+                raise
+            log.error("notices.unreadable", error=str(error))
+            await asyncio.sleep(_RETRY)
 
     async def _end_watch(self) -> None:
         if self._watcher is not None:

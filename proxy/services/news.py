@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import structlog
 
+from proxy.services.background import forever
 from proxy.services.metrics import Metrics
 from proxy.services.revision import utc_now
 from storage.digest import Digest
@@ -32,7 +33,7 @@ class News:
     async def start(self) -> None:
         """Begin to write what is told."""
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._write(), name="news")
+        self._task = asyncio.create_task(forever("news", self._write), name="news")
 
     async def close(self) -> None:
         """Write what still waits (for five seconds at most), then end."""
@@ -64,12 +65,11 @@ class News:
             log.error("news.lost", reason="too many events wait for the database; this one is only in the log")
 
     async def _write(self) -> None:
-        while True:
-            event = await self._queue.get()
-            try:
-                if await self._pins.record_event(event):
-                    self._metrics.happened(event.type.value)
-            except StorageError as error:
-                log.error("news.unwritten", event_type=event.type.value, digest=str(event.digest), error=str(error))
-            finally:
-                self._queue.task_done()
+        event = await self._queue.get()
+        try:
+            if await self._pins.record_event(event):
+                self._metrics.happened(event.type.value)
+        except StorageError as error:
+            log.error("news.unwritten", event_type=event.type.value, digest=str(event.digest), error=str(error))
+        finally:
+            self._queue.task_done()

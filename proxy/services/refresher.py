@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.services.background import forever
 from proxy.tuf.repository import TufRepository
 from proxy.tuf.state import Mark, State, folder_of, mark, read
 from storage.errors import StorageError
@@ -75,8 +76,8 @@ class Refresher:
         self.follow(repositories, every)
         await self._look()
         self._tasks = (
-            asyncio.create_task(self._watch(), name="trust-watch"),
-            asyncio.create_task(self._refresh(), name="trust-refresh"),
+            asyncio.create_task(forever("trust-watch", self._watch), name="trust-watch"),
+            asyncio.create_task(forever("trust-refresh", self._refresh), name="trust-refresh"),
         )
 
     def follow(self, repositories: Sequence[TufRepository], every: float) -> None:
@@ -98,9 +99,8 @@ class Refresher:
     # -- what was written -----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK)
-            await self._look()
+        await asyncio.sleep(LOOK)
+        await self._look()
 
     async def _look(self) -> None:
         async with self._looking:
@@ -147,15 +147,14 @@ class Refresher:
     # -- asking ---------------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
-        while True:
-            self._changed.clear()
-            due = self._next()
-            if due is not None and due[0] <= 0:
-                await self._ask(due[1])
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_SLEEP if due is None else min(due[0], _LONGEST_SLEEP)):
-                    await self._changed.wait()
+        self._changed.clear()
+        due = self._next()
+        if due is not None and due[0] <= 0:
+            await self._ask(due[1])
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_SLEEP if due is None else min(due[0], _LONGEST_SLEEP)):
+                await self._changed.wait()
 
     def _next(self) -> tuple[float, TufRepository] | None:
         """The repository that is due first, and in how many seconds; None where none ever is."""
@@ -180,19 +179,21 @@ class Refresher:
     async def _ask(self, repository: TufRepository) -> None:
         known = self._states.get(repository.folder, State())
         began = time.monotonic()
-        later = _BUSY
+        self._put_off(repository, known, RETRY)  # however it fails
         try:
             ended, state = await self._in_thread(repository, known)
         except StorageError as error:
             log.error("trust.unwritten", repository=repository.url, error=str(error))
-            later = RETRY
         else:
             tell(repository, ended, state, known, seconds=time.monotonic() - began)
             self._stale = self._stale or state != known
-        # Where the attempt left no trace in the state, it is not to be repeated at once.
-        at = datetime.now(UTC) + timedelta(seconds=min(later, self._every))
-        self._due[repository.folder] = _Due(known.asked_at, self._every, at)
+            self._put_off(repository, known, _BUSY)
         await self._look()
+
+    def _put_off(self, repository: TufRepository, known: State, seconds: float) -> None:
+        """Where an attempt leaves no trace in the state, it is not to be repeated at once."""
+        at = datetime.now(UTC) + timedelta(seconds=min(seconds, self._every))
+        self._due[repository.folder] = _Due(known.asked_at, self._every, at)
 
     async def _in_thread(self, repository: TufRepository, known: State) -> tuple[Ended, State]:
         began: list[Fetcher] = []

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from proxy.services.background import forever
+
 #: How soon a change counts (seconds).
 INTERVAL = 2.0
 
@@ -29,7 +31,7 @@ class FileWatch:
 
     async def start(self) -> None:
         """Begin to look."""
-        self._task = asyncio.create_task(self._watch(), name="files")
+        self._task = asyncio.create_task(forever("files", self._watch), name="files")
 
     async def close(self) -> None:
         """Look no more."""
@@ -40,14 +42,17 @@ class FileWatch:
             self._task = None
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval)
-            if not (files := self._files):
-                continue
-            now = await asyncio.to_thread(lambda: [_state(path) for path in files])
-            if files is self._files and now != self._seen:
-                self._seen = now
+        await asyncio.sleep(self._interval)
+        if not (files := self._files):
+            return
+        now = await asyncio.to_thread(lambda: [_state(path) for path in files])
+        if files is self._files and now != self._seen:
+            self._seen = now
+            try:
                 await self._changed()
+            except BaseException:
+                self._seen = []  # nobody has taken it over
+                raise
 
 
 def _state(path: Path) -> _Seen:

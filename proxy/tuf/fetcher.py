@@ -20,6 +20,7 @@ from tuf.ngclient import FetcherInterface  # type: ignore[attr-defined]  # expor
 from yarl import URL
 
 from proxy import __version__
+from storage.errors import StorageError
 
 #: No answer of a repository is longer than this; python-tuf has a closer bound for each kind.
 _LONGEST = 8 << 20
@@ -41,7 +42,11 @@ class Fetcher(FetcherInterface):
         self._asking: asyncio.Task[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._loop = self._runner.get_loop()
+        """Raises StorageError where the system has not the means: that says nothing about a repository."""
+        try:
+            self._loop = self._runner.get_loop()
+        except OSError as error:
+            raise StorageError(f"nothing can be fetched: {error.strerror or error}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.services import refresher
+from proxy.services import background, refresher
 from proxy.services.refresher import Refresher, is_trusted_root
 from proxy.tuf.repository import TufRepository
 from proxy.tuf.state import State, folder_of, read, write
@@ -219,6 +220,44 @@ async def test_what_cannot_be_read_at_the_start_is_read_later(watched: Watched, 
         await asyncio.sleep(0.1)
         assert watched.told == []
     await until(lambda: watched.told == [read(watched.folder)])
+
+
+async def test_a_process_without_files_left_asks_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and says nothing about the repository."""
+    monkeypatch.setattr(refresher, "RETRY", 0.05)
+
+    def refuse() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with capture_logs() as logs:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "new_event_loop", refuse)
+            await watched.start(3600)
+            await until(lambda: bool(logs))
+        await until(lambda: watched.told[-1].accepted is not None)
+    assert watched.told[0] == State()
+    assert logs[0]["event"] == "trust.unwritten"
+    assert logs[0]["error"] == "nothing can be fetched: Too many open files"
+
+
+async def test_what_could_not_be_taken_over_is_told_again(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong in who was told: refreshes go on, and he hears of it."""
+    monkeypatch.setattr(refresher, "LOOK", 0.02)
+    monkeypatch.setattr(background, "PAUSE", 0.01)
+    await watched.start(0)
+    learn, calls = watched.learn, list[None]()
+
+    async def fails_twice(states: Mapping[str, State]) -> None:
+        calls.append(None)
+        if len(calls) < 3:
+            raise RuntimeError("not foreseen")
+        await learn(states)
+
+    monkeypatch.setattr(watched.refresher, "_learn", fails_twice)
+    with capture_logs() as logs:
+        watched.refresher.follow([watched.repository], 3600)
+        await until(lambda: watched.told[-1].accepted is not None)
+    assert {line["event"] for line in logs} == {"background.failed", "trust.refreshed"}
 
 
 def test_what_a_trusted_root_must_be() -> None:
