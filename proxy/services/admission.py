@@ -59,8 +59,8 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self.holdings = Holdings(catalog, blobs, upstreams, limits, record=record)
-        self._flights: Flights[tuple[Repository, Digest, str, bool], Verdict] = Flights()
-        self._refusals: Memory[tuple[Repository, Digest, str, bool], Verdict] = Memory(10_000)
+        self._flights: Flights[tuple[int, Repository, Digest, str, bool], Verdict] = Flights()
+        self._refusals: Memory[tuple[int, Repository, Digest, str, bool], Verdict] = Memory(10_000)
         self._readings: Flights[Repository, UpstreamUnavailable | None] = Flights()
 
     async def close(self) -> None:
@@ -229,7 +229,8 @@ class Admission:
             return Verdict(Outcome.REFUSED, (str(error),))
 
     async def _judge(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
-        key = (question.repository, question.digest, question.rule.fingerprint, as_evidence)
+        # The fingerprint does not say who makes no decisions now: the revision does.
+        key = (question.revision.number, question.repository, question.digest, question.rule.fingerprint, as_evidence)
         if (refusal := self._refusals.get(key)) is not None:
             return refusal
         generation = self._refusals.generation

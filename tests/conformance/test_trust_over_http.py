@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from proxy.tuf.state import read
 from tests.harness import Proxy, until
-from tests.simulator import images, signing
+from tests.simulator import images, signing, when
+from tests.simulator.behaviours import hold
 from tests.simulator.images import Image
 from tests.simulator.registry import Registry
 from tests.simulator.sigstore import PrivateSigstore, Signing
@@ -270,6 +272,24 @@ async def test_promise_49_what_a_key_accepted_meanwhile_is_no_ground(tmp_path: P
         assert await served(proxy, "v1")
         await until(lambda: datetime.now(UTC) > until_then)
         assert (await proxy.manifest("acme/app", "v1")).status == 503
+
+
+async def test_promise_50_a_pull_after_the_suspension_gets_no_answer_from_before(tmp_path: Path, corp: Corp) -> None:
+    """A judgement under way goes on by what held when it began; who comes later does not join it."""
+    async with Registry() as upstream, corp.proxy(upstream) as proxy:
+        image = image_of(upstream, "v1")
+        await until(lambda: not suspended(proxy))
+        over, tag = asyncio.Event(), signing.signature_tag(image.digest)
+        fault = upstream.on(when.manifest("GET", tag), hold(over))
+        early = asyncio.create_task(proxy.manifest("acme/app", image.digest))
+        await until(lambda: fault.fired)
+        corp.publish("timestamp expired")
+        await until(lambda: suspended(proxy))
+        async with asyncio.timeout(5):
+            assert (await proxy.manifest("acme/app", image.digest)).status == 503
+        assert not early.done()
+        over.set()
+        assert (await early).status == 200
 
 
 async def test_a_new_index_of_accepted_platforms_is_a_new_decision(tmp_path: Path, corp: Corp) -> None:
