@@ -6,8 +6,10 @@ replaced) while the upstream is gone, or after a signature was removed there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+
+import structlog
 
 from proxy.content import FetchedManifest, ListedReferrer, Lookaside, Referrers, ReferrersSource
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamMisbehaved, UpstreamOversized
@@ -22,6 +24,10 @@ from storage.catalog import Catalog
 from storage.digest import Digest
 from storage.records import Descriptor
 from storage.reference import Repository
+
+#: How the layers of what stands under cosign's tags begin.
+_SHAPES: Mapping[str, str] = {".sig": "application/vnd.dev.cosign.simplesigning.", ".att": "application/vnd.dsse.envelope."}
+_log = structlog.get_logger(__name__)
 
 
 class UpstreamEvidence:
@@ -81,8 +87,9 @@ class StoredEvidence:
     """Evidence as it was stored at acceptance, the oldest first; what is not stored is simply not there.
 
     What the upstream has overwritten since is still evidence: a signature does not end because another one took its place. At
-    most ``limits.referrers`` manifests of a kind are read, of ``limits.evidence_total`` bytes together: what was stored later
-    cannot drown what was stored first.
+    most ``limits.referrers`` manifests are read each time, of ``limits.evidence_total`` bytes together, in the order in which
+    they were recorded. What an acceptance leant on is recorded with it; further evidence is recorded only of what is accepted:
+    so what was stored later cannot drown what was stored first.
     """
 
     def __init__(
@@ -98,43 +105,40 @@ class StoredEvidence:
 
     async def tagged(self, repository: Repository, tag: str) -> Sequence[FetchedManifest]:
         """All stored evidence of the shape that ``tag`` names (``.sig``: simple signing, ``.att``: DSSE)."""
-        stored = await self._under(repository, tag, await self._recorded(repository, tag))
-        return [fetched for fetched, _ in stored]
+        return [fetched async for fetched in self._under(repository, tag)]
 
     async def newest(self, repository: Repository, tag: str) -> FetchedManifest | None:
         """The last of these, which is what the tag named when it was last seen; None where there is none."""
-        for descriptor in reversed(await self._recorded(repository, tag)):
-            for fetched, _ in await self._under(repository, tag, [descriptor]):
-                return fetched
-        return None
+        async with aclosing(self._under(repository, tag, backwards=True)) as stored:
+            return await anext(stored, None)
 
-    async def _recorded(self, repository: Repository, tag: str) -> list[Descriptor]:
-        subject = evidence_tag(tag)
-        return [] if subject is None else await self._catalog.evidence(repository, subject)
-
-    async def _under(
-        self, repository: Repository, tag: str, recorded: Sequence[Descriptor]
-    ) -> list[tuple[FetchedManifest, Manifest]]:
-        wanted = {".sig": "application/vnd.dev.cosign.simplesigning.", ".att": "application/vnd.dsse.envelope."}.get(tag[-4:])
-        if wanted is None:
-            return []
+    async def _under(self, repository: Repository, tag: str, *, backwards: bool = False) -> AsyncGenerator[FetchedManifest, None]:
+        subject, wanted = evidence_tag(tag), _SHAPES.get(tag[-4:])
+        if subject is None or wanted is None:
+            return
 
         def fits(manifest: Manifest) -> bool:
             first = manifest.layers[0].descriptor.media_type if manifest.layers else ""
             return manifest.subject is None and first.startswith(wanted)
 
-        return await self._read(recorded, fits)
+        recorded = await self._catalog.evidence(repository, subject)
+        async with aclosing(self._read(subject, recorded[::-1] if backwards else recorded, fits)) as stored:
+            async for fetched, _ in stored:
+                yield fetched
 
     async def _read(
-        self, recorded: Sequence[Descriptor], fits: Callable[[Manifest], bool]
-    ) -> list[tuple[FetchedManifest, Manifest]]:
-        """Those that fit, within the bounds; one more than may be looked at, so that it can be told."""
-        found: list[tuple[FetchedManifest, Manifest]] = []
+        self, subject: Digest, recorded: Sequence[Descriptor], fits: Callable[[Manifest], bool]
+    ) -> AsyncGenerator[tuple[FetchedManifest, Manifest], None]:
+        """Those that fit, in the order given. What has to be read to see that it does not fit counts for the bounds as well."""
         left = self._limits.evidence_total
-        for descriptor in recorded:
-            if self._only is not None and descriptor.digest not in self._only:
-                continue
-            body = await self._blobs.read(descriptor.digest, min(left, self._bounds.manifest_size))
+        chosen = [each for each in recorded if self._only is None or each.digest in self._only]
+        for number, descriptor in enumerate(chosen):
+            # One more than may be looked at, so that it can be told where all of them fit.
+            if number > self._limits.referrers or descriptor.size > left:
+                _log.warning("evidence.unread", subject=str(subject), kept=len(chosen), read=number)
+                return
+            left -= descriptor.size
+            body = await self._blobs.read(descriptor.digest, self._bounds.manifest_size)
             if body is None:
                 continue
             fetched = FetchedManifest(body, descriptor.digest, descriptor.media_type)
@@ -143,11 +147,7 @@ class StoredEvidence:
             except ManifestRefused:
                 continue  # bounds were tightened since it was stored: it no longer counts as evidence
             if fits(manifest):
-                found.append((fetched, manifest))
-                left -= len(body)
-            if len(found) > self._limits.referrers:
-                break
-        return found
+                yield fetched, manifest
 
     async def manifest(self, repository: Repository, digest: Digest) -> FetchedManifest | None:
         """See :meth:`proxy.verify.model.Fetcher.manifest`."""
@@ -158,7 +158,7 @@ class StoredEvidence:
     async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
         """The stored evidence that names ``subject`` as its subject."""
         recorded = await self._catalog.evidence(repository, subject)
-        stored = await self._read(recorded, lambda manifest: manifest.subject is not None)
+        stored = [each async for each in self._read(subject, recorded, lambda manifest: manifest.subject is not None)]
         entries = tuple(
             ListedReferrer(
                 Descriptor(fetched.media_type, fetched.digest, len(fetched.body)),
@@ -178,7 +178,9 @@ class StoredEvidence:
     ) -> AsyncGenerator[bytes | UpstreamOversized]:
         """The stored signatures, from whichever lookaside they came: it is they that are judged, not where they were."""
         del place
-        for _, manifest in await self._read(await self._catalog.evidence(repository, digest), is_wrapped):
-            body = await self._blobs.read(manifest.layers[0].descriptor.digest, limit)
-            if body is not None:
-                yield body
+        recorded = await self._catalog.evidence(repository, digest)
+        async with aclosing(self._read(digest, recorded, is_wrapped)) as stored:
+            async for _, manifest in stored:
+                body = await self._blobs.read(manifest.layers[0].descriptor.digest, limit)
+                if body is not None:
+                    yield body
