@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,8 +87,10 @@ def update(
     chosen = _chosen(names, configuration)
     repositories = {each.folder: each for each in configuration.repositories}
     wanted = {configuration.sources[name].repository.folder for name in chosen}
+    where = data_dir or configuration.settings.data_dir
+    _check_owner(where)
     try:
-        done = {folder: _refresh(repositories[folder], data_dir or configuration.settings.data_dir) for folder in wanted}
+        done = {folder: _refresh(repositories[folder], where) for folder in wanted}
     except StorageError as error:
         common.fail(str(error), common.UNKNOWN)
     new = configuration.knowing({folder: state for folder, (_, state) in done.items()})
@@ -107,6 +112,20 @@ def update(
     elif not told:
         print("nothing here is refreshed by TUF: no entry under trust.roots is public-good or has a tuf repository")
     raise typer.Exit(code)
+
+
+def _check_owner(data_dir: Path) -> None:
+    """End where root would leave files in there that the servers cannot read: by that they would be without their root."""
+    try:
+        owner = data_dir.stat().st_uid
+    except OSError:  # it is not there yet, or cannot be used, which is told when it is
+        return
+    if os.geteuid() == 0 and owner != 0:
+        who = f"#{owner}"
+        with suppress(KeyError):
+            who = pwd.getpwuid(owner).pw_name
+        told = f"{data_dir} belongs to user {who}, and so must what is stored in it"
+        common.fail(f"{told}: run this as that user (sudo -u '{who}' tagstone trust update)", common.USAGE)
 
 
 def _chosen(names: list[str] | None, configuration: Configuration) -> set[str]:

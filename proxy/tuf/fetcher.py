@@ -32,9 +32,10 @@ class Fetcher(FetcherInterface):
     """Fetches for one refresh, in the thread that runs it. Only :meth:`stop` may be called from others."""
 
     def __init__(self, seconds: float) -> None:
-        """``seconds``: how long all of it may take together."""
+        """``seconds``: how long all of it may take together, from the first that is fetched."""
         self._headers = {"User-Agent": f"tagstone/{__version__}", "Accept-Encoding": "identity"}
-        self._end = time.monotonic() + seconds
+        self._seconds = seconds
+        self._end: float | None = None
         self._stopped = threading.Event()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,6 +86,8 @@ class Fetcher(FetcherInterface):
         return iter((body,))
 
     async def _ask(self, url: str) -> bytes:
+        if self._end is None:
+            self._end = time.monotonic() + self._seconds
         self._asking = asyncio.create_task(self._get(url))
         try:
             if self._stopped.is_set():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,6 +213,32 @@ def test_the_embedded_root_needs_no_network(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["trust", "show", "--config", str(file)]).stdout
     assert "embedded  never refreshed" in shown
     assert CliRunner().invoke(app, ["trust", "check", "--config", str(file)]).exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "who"), [("tagstone", "tagstone"), (None, "#4321")])
+def test_root_leaves_nothing_that_servers_cannot_read(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, name: str | None, who: str
+) -> None:
+    """In a data directory that is another's nothing is asked and nothing made; it says as whom to run."""
+
+    def named(number: int) -> SimpleNamespace:
+        if name is None:
+            raise KeyError(number)
+        return SimpleNamespace(pw_name=name)
+
+    setting.data_dir.mkdir()
+    setting.run("trust", "update")
+    made = sorted(setting.data_dir.rglob("*"))
+    setting.server.asked.clear()
+    owner = os.stat_result((0o40700, 1, 1, 1, 4321, 4321, 0, 0, 0, 0))
+    found = Path.stat
+    monkeypatch.setattr(pwd, "getpwuid", named)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Path, "stat", lambda path, **more: owner if path == setting.data_dir else found(path, **more))
+    told = setting.run("trust", "update", code=2).stderr
+    assert f"{setting.data_dir} belongs to user {who}, and so must what is stored in it" in told
+    assert f"sudo -u '{who}' tagstone trust update" in told
+    assert (setting.server.asked, sorted(setting.data_dir.rglob("*"))) == ([], made)
 
 
 def test_the_data_directory_may_be_named(setting: Setting, tmp_path: Path) -> None:

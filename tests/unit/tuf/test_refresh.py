@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import threading
 import time
@@ -266,6 +267,17 @@ def test_one_asks_at_a_time(setting: Setting) -> None:
             assert refresh(setting.repository, setting.data_dir, other, sound, wait=10)[0] is Ended.REFRESHED
         thread.join(10)
     assert [each[0] for each in ended] == [Ended.SKIPPED]
+
+
+def test_who_waits_for_another_has_all_its_time_left(setting: Setting) -> None:
+    """What a refresh may take is reckoned from what it fetches first."""
+    setting.folder.mkdir(parents=True)
+    with (setting.folder / "lock").open("w") as held, Fetcher(0.5) as fetcher:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        timer = threading.Timer(0.7, lambda: fcntl.flock(held, fcntl.LOCK_UN))
+        timer.start()
+        assert refresh(setting.repository, setting.data_dir, fetcher, sound, wait=10)[0] is Ended.REFRESHED
+        timer.join()
 
 
 def test_what_was_stopped_before_it_began(setting: Setting) -> None:
