@@ -6,7 +6,7 @@ Nothing is decided here. Bytes are stored before any row speaks of them, so that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -81,7 +81,8 @@ class Holdings:
             # An index that is only evidence (the referrers tag) lists manifests that are judged each by itself.
             listed_only = manifest.is_index and lineage.kind is Kind.EVIDENCE
             await self._blobs.put(digest, fetched.body)
-            edges = () if listed_only else manifest.edges(digest)
+            # What was known before was recorded with its edges, and those of kept evidence may be fewer than it names.
+            edges = () if listed_only or known is not None else manifest.edges(digest)
             await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=None)
         return Held(descriptor, fetched.body)
 
@@ -199,15 +200,14 @@ class Holdings:
         for subject, document in ((subject, document) for subject, documents in about for document in documents):
             found, body = document.parsed, document.manifest.body
             texts = not has_image_config(found) or await asyncio.to_thread(_all_text, document)
-            whole = len(document.layers) == len(found.layers)
-            if not (whole and texts and self.fits_evidence(found) and len(found.layers) <= self._bounds.layers):
+            if not (texts and self.fits_evidence(found) and len(found.layers) <= self._bounds.layers):
                 continue  # it was looked at, but what is not evidence through and through is not let through
             puts.append(self._blobs.put(document.manifest.digest, body))
             puts += [self._blobs.put(blob.digest, content) for blob, _, content in document.layers]
             named = Descriptor(found.media_type, document.manifest.digest, len(body))
             below.append(named)
             evidence.append(named.digest)
-            edges += [Edge(subject, named, Kind.EVIDENCE), *found.edges(named.digest)]
+            edges += [Edge(subject, named, Kind.EVIDENCE), *_reached(document)]
         for done in await asyncio.gather(*puts, return_exceptions=True):
             if done is not None:
                 raise done
@@ -217,6 +217,16 @@ class Holdings:
         settled = rule.lasting and not any(piece.undecided for piece in verdict.evidence)
         grounds = Grounds(rule.lasting, tuple(evidence)) if settled else None
         await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, below=below, grounds=grounds)
+
+
+def _reached(document: Document) -> Sequence[Edge]:
+    """What a client may fetch by way of kept evidence. Of what could be unpacked as an image's: only what was looked at."""
+    edges = document.parsed.edges(document.manifest.digest)
+    if not has_image_config(document.parsed):
+        return edges
+    seen = {descriptor.digest for descriptor, _, _ in document.layers}
+    unseen = {entry.descriptor.digest for entry in document.parsed.layers} - seen
+    return [edge for edge in edges if edge.child.digest not in unseen]
 
 
 def _all_text(document: Document) -> bool:

@@ -11,11 +11,12 @@ import pytest
 from proxy.services.evidence import StoredEvidence
 from storage.digest import Digest
 from tests.harness import Proxy
-from tests.simulator import when
+from tests.simulator import images, when
 from tests.simulator.behaviours import status
 from tests.simulator.images import Blob, Image
 from tests.simulator.registry import Registry
 from tests.simulator.signing import (
+    SIMPLE_SIGNING,
     CosignSignature,
     Signer,
     cosign_signature,
@@ -110,6 +111,43 @@ async def test_what_is_stored_later_does_not_drown_what_was_stored_first(tmp_pat
         await proxy.reload(rules("ben"))
         answer = await proxy.manifest("acme/app", image.digest)
         assert answer.status == 503, "not looked at, and the upstream cannot be asked: no verdict"
+
+
+async def test_more_signatures_than_are_judged_are_kept_as_far_as_they_were(tmp_path: Path) -> None:
+    """The first of many signatures suffices, and suffices again without the upstream."""
+    limits = "check_interval: 1h\nlimits: {signatures: 3}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, limits) as proxy:
+        image = upstream.image("acme/app", "v1")
+        others = [Signer.of("p256", f"other {number}") for number in range(4)]
+        upstream.add("acme/app", signed(image, ANN, *others), signature_tag(image.digest))
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        fault = upstream.on(when.registry(), status(503))
+        await proxy.reload(rules("release-key", "release-key"))
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        fault.off()
+        assert (await proxy.manifest("acme/app", signature_tag(image.digest))).status == 200
+
+
+async def test_what_nobody_looked_at_is_not_let_through_with_what_was(tmp_path: Path) -> None:
+    """A layer that could be unpacked hides behind signatures, in a manifest with an image's config: it stays out of reach."""
+    limits = "check_interval: 1h\nlimits: {signatures: 2}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, limits) as proxy:
+        image = upstream.image("acme/app", "v1")
+        hidden = Blob(SIMPLE_SIGNING, images.layer("hidden").data)
+        fillers = [signature(image.digest, each) for each in (ANN, BEN)]
+        sneaky = signature_manifest([*fillers, CosignSignature(hidden, fillers[0].annotations)])
+        upstream.add("acme/app", sneaky, signature_tag(image.digest))
+        assert (await proxy.manifest("acme/app", "v1")).status == 200
+        for lost in (False, True):
+            if lost:  # the disk loses it: it is fetched again, and reaches no more than before
+                (proxy.data_dir / "blobs" / "sha256" / sneaky.digest.hex[:2] / sneaky.digest.hex).unlink()
+                await proxy.restart()
+            asked = upstream.count("GET", f"/v2/acme/app/manifests/{sneaky.digest}")
+            assert (await proxy.manifest("acme/app", sneaky.digest)).status == 200
+            assert (upstream.count("GET", f"/v2/acme/app/manifests/{sneaky.digest}") > asked) is lost
+            assert (await proxy.blob("acme/app", fillers[0].blob.digest)).status == 200
+            assert (await proxy.blob("acme/app", hidden.digest)).status == 403
+            assert (await proxy.manifest("acme/app", signature_tag(image.digest))).status == 403
 
 
 async def test_signatures_that_are_kept_beside_each_other_count_once(tmp_path: Path) -> None:
