@@ -69,9 +69,9 @@ def router_of(configuration: Configuration) -> Router:
     return Router(frozenset(configuration.upstreams), configuration.hosts, configuration.default_registry)
 
 
-def issuers_of(configuration: Configuration) -> Issuers:
-    """Those whose signed tokens count."""
-    return Issuers.of(configuration.access.issuers, fetch_key_set)
+def issuers_of(configuration: Configuration, before: Issuers | None = None) -> Issuers:
+    """Those whose signed tokens count; ``before``: those until now, of whom something is known."""
+    return Issuers.of(configuration.access.issuers, fetch_key_set, before)
 
 
 def upstreams_of(configuration: Configuration) -> Upstreams:
@@ -119,7 +119,8 @@ class Application:
         self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now)
         access = configuration.access
         self._data_dir = data_dir
-        self._authenticator = Authenticator(access.credentials, issuers_of(configuration), utc_now)
+        self._issuers = issuers_of(configuration)
+        self._authenticator = Authenticator(access.credentials, self._issuers, utc_now)
         self._door = Door(access.rules, self._authenticator, access.service, access.realm)
         self._router, pulls = router_of(configuration), PullLog(settings.log.pulls, self.gate.rule_of)
         dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
@@ -173,6 +174,7 @@ class Application:
             exits.push_async_callback(self.gate.close)
             self._session_key = await _session_key(self._data_dir)
             self._follow(self._configuration.access)
+            exits.push_async_callback(self._authenticator.close)
             await self._passwords.start()
             exits.push_async_callback(self._passwords.close)
             self._since = await self._notices.latest()
@@ -191,7 +193,8 @@ class Application:
         """Decide by another configuration from now on; the keys that only a restart can change are returned."""
         access = configuration.access
         # Who may pull comes first: what is taken away is taken away before anything else is done.
-        self._authenticator.adopt(access.credentials, issuers_of(configuration))
+        self._issuers = issuers_of(configuration, self._issuers)
+        self._authenticator.adopt(access.credentials, self._issuers)
         self._door.adopt(access.rules, access.service, access.realm)
         self._decide_by(configuration)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)

@@ -223,7 +223,7 @@ class AccessRuleSettings(Model):
     who: tuple[str, ...] = Field(
         ("authenticated",),
         min_length=1,
-        description="Patterns for principals: `user:alice`, `token:ci`, `certificate:*.nodes.example`, "
+        description="Patterns for principals: `user:alice`, `token:ci`, `certificate:dns:*.nodes.example`, "
         "`oidc:k8s:system:serviceaccount:web:*`; `**` crosses `/`. The words `anonymous`, `authenticated` and `anyone` stand for "
         "many.",
     )

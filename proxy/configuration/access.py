@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -59,10 +59,13 @@ def build_access(settings: Settings, registries: frozenset[str], now: datetime, 
     tokens = _tokens(written.tokens, (*here, "tokens"), now, report)
     credentials = Credentials(_passwords(written, report), tokens)
     issuers = tuple(_issuer(name, entry, (*here, "oidc", name), report) for name, entry in written.oidc.items())
+    _check_distinct(issuers, report)
     rules = tuple(_rule(written, index, registries, report) for index in range(len(written.rules)))
     _check_reachable(written, settings, rules, report)
     if written.realm is not None and not _is_address(written.realm):
         report.error((*here, "realm"), "is no address: write https://host/token")
+    elif written.realm is not None and not _is_safe(written.realm):
+        report.error((*here, "realm"), "would have passwords cross the network in the clear: write https://host/token")
     lifetime = timedelta(seconds=written.token_lifetime)
     if not timedelta(seconds=10) <= lifetime <= timedelta(hours=24):
         report.error((*here, "token_lifetime"), "must be between 10s and 24h")
@@ -138,20 +141,31 @@ def _issuer(name: str, written: OidcSettings, location: Location, report: Report
     return Issuer(name, place, written.audience, written.username, keys)
 
 
-def _key_set(path: Path, location: Location, report: Report) -> Mapping[str, Any]:
+def _check_distinct(issuers: tuple[Issuer, ...], report: Report) -> None:
+    """A token says whose it is by the issuer's name alone: two entries for one would be a guess."""
+    names: dict[str, str] = {}
+    for issuer in issuers:
+        if (other := names.setdefault(issuer.place.issuer, issuer.name)) != issuer.name:
+            told = f"is the same issuer as `{other}`; name all audiences in one entry"
+            report.error(("access", "oidc", issuer.name, "issuer"), told)
+
+
+def _key_set(path: Path, location: Location, report: Report) -> str:
+    from proxy.services.oidc import usable
+
     try:
         with path.open("rb") as file:
             body = file.read(_MAX_KEYS_FILE + 1)
         document = json.loads(body) if len(body) <= _MAX_KEYS_FILE else None
     except OSError as error:
         report.error(location, f"{path} cannot be read: {error.strerror or error}")
-        return {}
+        return "{}"
     except (ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict) or not isinstance(document.get("keys"), list) or not document["keys"]:
-        report.error(location, f'{path} is no key set: a JSON object with "keys"')
-        return {}
-    return document
+    if not isinstance(document, dict) or not usable(document):
+        report.error(location, f'{path} is no key set: a JSON object with "keys", of which one signs (RSA, EC or OKP)')
+        return "{}"
+    return json.dumps(document, sort_keys=True)
 
 
 def _rule(written: AccessSettings, index: int, registries: frozenset[str], report: Report) -> AccessRule:
@@ -159,9 +173,14 @@ def _rule(written: AccessSettings, index: int, registries: frozenset[str], repor
     networks: list[Network] = []
     for number, text in enumerate(rule.networks):
         try:
-            networks.append(ip_network(text))
+            network = ip_network(text)
         except ValueError as error:
             report.error((*location, "networks", number), f"is no network: {error}; write 10.0.0.0/8 or fd00::/8")
+            continue
+        if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+            told = f"stands for IPv4 addresses, which are matched as such: write {network.network_address.ipv4_mapped}/…"
+            report.error((*location, "networks", number), told)
+        networks.append(network)
     for number, text in enumerate(rule.pull):
         if (wrong := explain_pattern(text, registries)) is not None:
             report.error((*location, "pull", number), wrong)
@@ -187,6 +206,10 @@ def explain_who(text: str, written: AccessSettings) -> str | None:
             return f"names no issuer: write oidc:{'|'.join(written.oidc) or 'NAME'}:…"
         if not any(Pattern.compile(provider).matches(known) for known in written.oidc):
             return f"no issuer `{provider[:100]}` under access.oidc"
+    if kind == Kind.USER and written.htpasswd is None:
+        return "there are no users: name their file in `htpasswd`"
+    if kind == Kind.CERTIFICATE and not re.match(r"(?:uri|dns|email|cn|\*)", name):
+        return "says not which name of a certificate is meant: write certificate:uri:…, certificate:dns:…, email: or cn:"
     if kind == Kind.TOKEN and not any(Pattern.compile(name).matches(known) for known in written.tokens):
         return f"no token `{name[:100]}` under access.tokens"
     return None
@@ -227,6 +250,16 @@ def _check_tls(tls: Tls, location: Location, report: Report) -> None:
         context_of(tls)
     except ValueError as error:
         report.error(location, str(error))
+
+
+def _is_safe(text: str) -> bool:
+    """Whether what is sent there is read by nobody in between: TLS, or this machine."""
+    parts = urlsplit(text)
+    try:
+        local = ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        local = parts.hostname == "localhost"
+    return parts.scheme == "https" or local
 
 
 def _is_address(text: str) -> bool:

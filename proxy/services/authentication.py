@@ -1,43 +1,26 @@
 """Who asks: from the ``Authorization`` header or the TLS connection's certificate to a principal.
 
-Passwords (bcrypt) are checked in threads, a few at a time; what was right is remembered for a minute under a keyed hash that the
-password's own hash is part of, so that a changed password counts at once. Whoever fails too often has to wait.
+Each answer comes with a stamp: a hash of the credential that was shown, as it was when it was shown. A session carries it, and
+ends when the credential of that principal has another one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import hashlib
-import hmac
-import secrets
-import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import bcrypt
-
-from proxy.errors import LoginRefused, LoginUnavailable
+from proxy.errors import LoginRefused
 from proxy.policy.access import ANONYMOUS, Kind, Principal
-from proxy.services.credentials import MAX_PASSWORD, TOKEN_PREFIX, Credentials
+from proxy.services.credentials import TOKEN_PREFIX, Credentials, password_stamp
 from proxy.services.oidc import Issuers, looks_signed
+from proxy.services.passwords import WRONG, Passwords
 from proxy.services.revision import Clock
 from proxy.services.sessions import Sessions
 
-#: bcrypt takes a core for as long as it lasts; logging in must not stop pulls.
-_AT_A_TIME = 2
-_MOST_WAITING = 64
-_REMEMBERED = 60.0
-_MOST_REMEMBERED = 10_000
-_FAILURES = 10
-_FAILURE_TIME = 60.0
-_MOST_ADDRESSES = 10_000
 _MAX_HEADER = 24 << 10
-#: What an unknown user's password is checked against, so that it takes as long as a known one's.
-_NOBODY = b"$2b$10$CwTycUXWue0Thq9StjUM0uJ8aRrTGbYxZ9PpVvZ6WmKf6V2eF9h1a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +43,22 @@ class Authenticator:
         self._issuers = issuers
         self._sessions: Sessions | None = None
         self._clock = clock
-        self._slots = asyncio.Semaphore(_AT_A_TIME)
-        self._waiting = 0
-        self._secret = secrets.token_bytes(32)
-        self._right: OrderedDict[bytes, float] = OrderedDict()  #: keyed hash → until (monotonic)
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  #: address → failures, until (monotonic)
+        self._passwords = Passwords(credentials.passwords)
 
     def adopt(self, credentials: Credentials, issuers: Issuers) -> None:
         """Believe these from now on."""
         self._credentials = credentials
+        self._passwords.adopt(credentials.passwords)
         self._issuers = issuers
 
     def adopt_passwords(self, passwords: Mapping[str, bytes]) -> None:
         """Believe these passwords from now on (user → bcrypt hash), and everything else as before."""
         self._credentials = replace(self._credentials, passwords=passwords)
+        self._passwords.adopt(passwords)
+
+    async def close(self) -> None:
+        """End the checks under way."""
+        await self._passwords.close()
 
     def keep(self, sessions: Sessions) -> None:
         """Give and take the tokens of these sessions."""
@@ -114,11 +99,12 @@ class Authenticator:
         return await self._signed(token)
 
     async def _signed(self, token: str) -> Identified:
-        principal, until = await self._issuers.identify(token)
-        return Identified(principal, self._issuers.stamp(principal) or "", until)
+        issuers = self._issuers  # those that the token is held against; there may be others when that is done
+        principal, until = await issuers.identify(token)
+        return Identified(principal, issuers.stamp(principal) or "", until)
 
     async def _basic(self, user: str, password: str, address: str | None) -> Identified:
-        if user in self._credentials.passwords:
+        if user in self._passwords:
             return await self._password(user, password, address)
         if password.startswith(TOKEN_PREFIX):
             return self._static(password, user)
@@ -129,51 +115,12 @@ class Authenticator:
     def _static(self, text: str, user: str | None) -> Identified:
         token = self._credentials.token(text, self._clock())
         if token is None or user not in (None, token.name):
-            raise LoginRefused("this token is not known here, or no longer")
-        principal = Principal(Kind.TOKEN, token.name)
-        return Identified(principal, self._stamp(principal) or "", token.expires)
+            raise LoginRefused("this token is not known here, or no longer" if user is None else WRONG)
+        return Identified(Principal(Kind.TOKEN, token.name), token.stamp, token.expires)
 
     async def _password(self, user: str, password: str, address: str | None) -> Identified:
-        secret = password.encode("utf-8", "surrogatepass")
-        hashed = self._credentials.passwords.get(user, _NOBODY)
-        known = hmac.digest(self._secret, b"\0".join((user.encode("utf-8", "surrogatepass"), hashed, secret)), hashlib.sha256)
-        now = time.monotonic()
-        if self._right.get(known, 0.0) <= now:
-            self._check_patience(address, now)
-            if not await self._matches(secret, hashed) or user not in self._credentials.passwords:
-                self._note_failure(address, now)
-                raise LoginRefused("unknown user or wrong password")
-            self._right[known] = now + _REMEMBERED
-            while len(self._right) > _MOST_REMEMBERED:
-                self._right.popitem(last=False)
-        principal = Principal(Kind.USER, user)
-        return Identified(principal, self._stamp(principal) or "")
-
-    async def _matches(self, secret: bytes, hashed: bytes) -> bool:
-        if len(secret) > MAX_PASSWORD or b"\0" in secret:
-            return False
-        if self._waiting >= _MOST_WAITING:
-            raise LoginUnavailable("too many are logging in; try again", 5.0)
-        self._waiting += 1
-        try:
-            async with self._slots:
-                return await asyncio.to_thread(bcrypt.checkpw, secret, hashed)
-        except ValueError:  # not a hash after all: configuration has checked its form, not its salt
-            return False
-        finally:
-            self._waiting -= 1
-
-    def _check_patience(self, address: str | None, now: float) -> None:
-        count, until = self._wrong.get(address or "", (0, 0.0))
-        if count >= _FAILURES and now < until:
-            raise LoginUnavailable(f"too many wrong passwords from {address or 'there'}; try again later", until - now)
-
-    def _note_failure(self, address: str | None, now: float) -> None:
-        place = address or ""
-        count, until = self._wrong.pop(place, (0, 0.0))
-        self._wrong[place] = (count + 1 if now < until else 1, now + _FAILURE_TIME)
-        while len(self._wrong) > _MOST_ADDRESSES:
-            self._wrong.popitem(last=False)
+        hashed = await self._passwords.check(user, password, address)
+        return Identified(Principal(Kind.USER, user), password_stamp(hashed))
 
     def _stamp(self, principal: Principal) -> str | None:
         """What stands behind a principal now; None when nothing does any more."""
@@ -188,10 +135,13 @@ class Authenticator:
     # -- sessions -----------------------------------------------------------------------------------------------------------
 
     def issue(self, identified: Identified) -> tuple[str, int]:
-        """A session token for somebody, and its seconds. Raises ValueError where there are no sessions."""
+        """A session token for somebody, and its seconds. Raises LoginRefused where what was shown ends just now."""
         if self._sessions is None:
             raise ValueError("no sessions are kept")
-        return self._sessions.issue(identified.principal, identified.stamp, self._clock(), identified.until)
+        token, seconds = self._sessions.issue(identified.principal, identified.stamp, self._clock(), identified.until)
+        if seconds < 1:
+            raise LoginRefused("this token has expired")
+        return token, seconds
 
 
 def _user_and_password(value: str) -> tuple[str, str]:

@@ -32,6 +32,20 @@ class StaticToken:
     sha256: str
     expires: datetime | None = None
 
+    @property
+    def stamp(self) -> str:
+        """A short name of this token with all that is said of it: another one after any change."""
+        return _stamp(self.sha256, "" if self.expires is None else self.expires.isoformat())
+
+
+def password_stamp(hashed: bytes) -> str:
+    """A short name of a password, by its hash."""
+    return _stamp(hashed.decode("ascii", "replace"))
+
+
+def _stamp(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -49,10 +63,9 @@ class Credentials:
     def stamp(self, kind: str, name: str) -> str | None:
         """A short name of the credential behind a principal: another one after a change, None once it is gone."""
         if kind == "user":
-            behind = self.passwords.get(name)
-        else:
-            behind = next((each.sha256.encode() for each in self.tokens.values() if each.name == name), None)
-        return None if behind is None else hashlib.sha256(behind).hexdigest()[:16]
+            hashed = self.passwords.get(name)
+            return None if hashed is None else password_stamp(hashed)
+        return next((each.stamp for each in self.tokens.values() if each.name == name), None)
 
 
 def new_token() -> str:

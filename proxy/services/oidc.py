@@ -8,6 +8,8 @@ every :data:`_PATIENCE` seconds), and go on counting for :data:`_LONGEST` second
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ _MAX_TOKEN = 16 << 10
 _MAX_KEYS = 100
 _MAX_NAME = 256
 #: No shared secrets, and no "none": only the issuer can sign.
+_FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 FetchKeySet = Callable[[KeySetPlace], Awaitable[Mapping[str, Any]]]
@@ -41,7 +44,12 @@ class Issuer:
     place: KeySetPlace
     audiences: tuple[str, ...]
     claim: str  #: which claim is the principal's name
-    keys: Mapping[str, Any] | None = field(default=None, repr=False)
+    keys: str | None = field(default=None, repr=False)  #: a key set as JSON
+
+    @property
+    def stamp(self) -> str:
+        """A short name of all of it: another one after any change."""
+        return hashlib.sha256(repr((self.name, self.place, self.audiences, self.claim, self.keys)).encode()).hexdigest()[:32]
 
 
 def looks_signed(token: str) -> bool:
@@ -56,17 +64,20 @@ class IssuerKeys:
         self.issuer = issuer
         self._fetch = fetch
         self._clock = clock
-        self._keys: dict[str | None, jwt.PyJWK] = {} if issuer.keys is None else _usable(issuer.keys)
+        self._keys: dict[str | None, SigningKey] = {} if issuer.keys is None else usable(json.loads(issuer.keys))
         self._fetched = self._asked = -_LONGEST
+        self._failed = False  #: whether the last fetch did
         self._turn = asyncio.Lock()
 
-    async def find(self, kid: str | None) -> jwt.PyJWK:
+    async def find(self, kid: str | None) -> SigningKey:
         """The key with this id. Raises LoginRefused where there is none, LoginUnavailable where that cannot be told."""
         if self.issuer.keys is None and not self._good(kid):
             async with self._turn:
                 if not self._good(kid):
                     await self._refresh(kid)
         found = self._keys.get(kid) if kid is not None or len(self._keys) != 1 else next(iter(self._keys.values()))
+        if found is None and self._failed:
+            raise LoginUnavailable(f"the keys of {self.issuer.place.issuer} cannot be had now", _PATIENCE)
         if found is None:
             raise LoginRefused(f"this token is signed by no key of {self.issuer.place.issuer}")
         return found
@@ -74,8 +85,12 @@ class IssuerKeys:
     def _good(self, kid: str | None) -> bool:
         """Whether what is known is new enough and has the key, or was asked for a moment ago."""
         now = self._clock()
-        known = kid in self._keys or (kid is None and bool(self._keys))
-        return (known and now - self._fetched < _FRESH) or (now - self._asked < _PATIENCE and now - self._fetched < _LONGEST)
+        return (self._knows(kid) and now - self._fetched < _FRESH) or (
+            now - self._asked < _PATIENCE and now - self._fetched < _LONGEST
+        )
+
+    def _knows(self, kid: str | None) -> bool:
+        return kid in self._keys or (kid is None and bool(self._keys))
 
     async def _refresh(self, kid: str | None) -> None:
         now = self._clock()
@@ -83,17 +98,32 @@ class IssuerKeys:
             raise LoginUnavailable(f"the keys of {self.issuer.place.issuer} cannot be had now", _PATIENCE)
         self._asked = now
         try:
-            self._keys = _usable(await self._fetch(self.issuer.place))
+            self._keys = usable(await self._fetch(self.issuer.place))
         except LoginUnavailable as error:
-            if kid not in self._keys or now - self._fetched >= _LONGEST:
+            self._failed = True
+            if not self._knows(kid) or now - self._fetched >= _LONGEST:
                 raise LoginUnavailable(str(error), _PATIENCE) from error
             return
+        self._failed = False
         self._fetched = self._clock()
 
 
-def _usable(document: Mapping[str, Any]) -> dict[str | None, jwt.PyJWK]:
-    """The signing keys of a set by id; what is of another kind is left out."""
-    keys: dict[str | None, jwt.PyJWK] = {}
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A public key of an issuer."""
+
+    kind: str  #: RSA, EC or OKP
+    algorithm: str | None  #: the only one that it is for, where the set says so
+    key: Any = field(repr=False)
+
+    def fits(self, algorithm: str) -> bool:
+        """Whether a token may be signed by this key in this way."""
+        return self.kind == _FAMILIES[algorithm[:2]] and self.algorithm in (None, algorithm)
+
+
+def usable(document: Mapping[str, Any]) -> dict[str | None, SigningKey]:
+    """The signing keys of a set (RFC 7517) by id; what is of another kind is left out."""
+    keys: dict[str | None, SigningKey] = {}
     listed = document.get("keys")
     for entry in listed[:_MAX_KEYS] if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") not in ("RSA", "EC", "OKP"):
@@ -102,8 +132,10 @@ def _usable(document: Mapping[str, Any]) -> dict[str | None, jwt.PyJWK]:
             key = jwt.PyJWK(entry)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
             continue
-        if key.key_id is None or isinstance(key.key_id, str):
-            keys[key.key_id] = key
+        declared = entry.get("alg")
+        kid = entry.get("kid")
+        if all(each is None or isinstance(each, str) for each in (kid, declared)):
+            keys[kid] = SigningKey(entry["kty"], declared, key.key)
     return keys
 
 
@@ -114,9 +146,10 @@ class Issuers:
         self._keys = keys  #: by the issuer's own name for itself
 
     @classmethod
-    def of(cls, issuers: tuple[Issuer, ...], fetch: FetchKeySet) -> Issuers:
-        """Those of the configuration."""
-        return cls({issuer.place.issuer: IssuerKeys(issuer, fetch) for issuer in issuers})
+    def of(cls, issuers: tuple[Issuer, ...], fetch: FetchKeySet, before: Issuers | None = None) -> Issuers:
+        """Those of the configuration. What is known of the keys of issuers that stay as they were is taken over."""
+        old = {} if before is None else before.known
+        return cls({each.place.issuer: old[each] if each in old else IssuerKeys(each, fetch) for each in issuers})
 
     async def identify(self, token: str) -> tuple[Principal, datetime]:
         """Who is named by a token, and until when it is good. Raises LoginRefused and LoginUnavailable."""
@@ -134,12 +167,14 @@ class Issuers:
         if algorithm not in _ALGORITHMS or not (kid is None or isinstance(kid, str)):
             raise LoginRefused("this token is signed in a way that is not accepted")
         key = await keys.find(kid)
+        if not key.fits(algorithm):
+            raise LoginRefused("this token is signed in a way that is not accepted")
         issuer = keys.issuer
         try:
             claims = await asyncio.to_thread(
                 jwt.decode,
                 token,
-                key,
+                key.key,
                 [algorithm],
                 audience=issuer.audiences,
                 issuer=issuer.place.issuer,
@@ -156,6 +191,8 @@ class Issuers:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError, RecursionError) as error:
             raise LoginRefused("this token does not hold") from error
         name = claims[issuer.claim]
+        if issuer.claim == "email" and claims.get("email_verified", True) is not True:
+            raise LoginRefused("this token's e-mail address is not verified by its issuer")
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
             raise LoginRefused(f"this token names nobody in {issuer.claim}")
         return Principal(Kind.OIDC, f"{issuer.name}:{name}"), until
@@ -164,7 +201,12 @@ class Issuers:
         """What stands behind a principal's session: another text after a change of its issuer's entry, None without one."""
         name = principal.name.partition(":")[0]
         found = next((keys.issuer for keys in self._keys.values() if keys.issuer.name == name), None)
-        return None if found is None else f"{found.place.issuer}|{'|'.join(found.audiences)}|{found.claim}"[:300]
+        return None if found is None else found.stamp
+
+    @property
+    def known(self) -> dict[Issuer, IssuerKeys]:
+        """What is known of the keys of each."""
+        return {keys.issuer: keys for keys in self._keys.values()}
 
     @property
     def any(self) -> bool:

@@ -52,6 +52,7 @@ class _Server(web.Server):
         self._answer = handler
         self._limits = limits
         self._open = 0
+        self._busy: set[asyncio.BaseProtocol] = set()
         self._waiting: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
 
     def adopt(self, handler: Handler) -> None:
@@ -61,7 +62,11 @@ class _Server(web.Server):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._waiting and (timer := self._waiting.pop(request.protocol, None)) is not None:
             timer.cancel()
-        return await self._answer(request)
+        self._busy.add(request.protocol)
+        try:
+            return await self._answer(request)
+        finally:
+            self._busy.discard(request.protocol)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """See aiohttp: a client has connected."""
@@ -84,6 +89,14 @@ class _Server(web.Server):
         if (timer := self._waiting.pop(handler, None)) is not None:
             timer.cancel()
         super().connection_lost(handler, exc)
+
+    def retire(self) -> None:
+        """Close every connection: at once where nothing is asked, else after the answer."""
+        for handler in list(self.connections):
+            if handler in self._busy:
+                handler.close()
+            else:
+                handler.force_close()
 
     def _give_up(self, handler: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
         self._waiting.pop(handler, None)
@@ -154,11 +167,14 @@ class Listener:
             return
         names = [str(path) for path in self._tls.files]
         try:
-            await asyncio.to_thread(self._tls.reload)
+            others = await asyncio.to_thread(self._tls.reload)
         except ValueError as error:
             _log.error("TLS files cannot be used, the old ones stay: %s", error)
             return
         _log.warning("TLS files are in use from now on: %s", ", ".join(names))
+        if others and self._server is not None:
+            # Whom the old authorities vouched for must not go on by a connection that is open.
+            self._server.retire()
 
 
 class _Site(web.BaseSite):

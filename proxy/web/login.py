@@ -1,9 +1,9 @@
 """At the door: who asks, may they, and Docker's token flow (distribution specification "Token Authentication"; RFC 6750).
 
 A challenge is always Bearer, never Basic: clients answer a Basic challenge with whatever credentials they have, those for the
-upstream among them. And it is only given where it can help: to a request without credentials that some login would let through.
-Credentials that do not hold are 401, so that a client fetches a new token; somebody known who may not is 403, so that no client
-tries for ever.
+upstream among them, on every request from then on; a token endpoint they show them once. And it is only given where it can help:
+to a request without credentials that some login would let through. Credentials that do not hold are 401, so that a client fetches
+a new token; somebody known who may not is 403, so that no client tries for ever.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?
 _MAX_FORM = 32 << 10
 _FORM_TIMEOUT = 10.0
 _MAX_FIELDS = 32
+_MAX_CERTIFICATE_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,8 @@ class Door:
         address = request.remote
         try:
             header = await self._credentials(request)
-            who = await self._authenticator.identify(header, _certificate(request), address)
+            # Not the certificate: it is shown with every request, and needs no token; a token would do without it.
+            who = await self._authenticator.identify(header, None, address)
         except LoginRefused as error:
             log.info("login.refused", address=address, reason=str(error))
             return _ask_again(str(error))
@@ -161,7 +163,10 @@ class Door:
             return _unavailable(error)
         if not who.principal.known and not access.welcomes(ANONYMOUS, address):
             return _ask_again("log in: without credentials nothing may be pulled")
-        return self._issued(who)
+        try:
+            return self._issued(who)
+        except LoginRefused as error:
+            return _ask_again(str(error))
 
     async def _credentials(self, request: web.BaseRequest) -> str | None:
         header = _authorization(request)
@@ -193,18 +198,21 @@ def _authorization(request: web.BaseRequest) -> str | None:
 
 
 def _certificate(request: web.BaseRequest) -> str | None:
-    """The name in the client's certificate, which TLS has verified: the first URI, DNS name or e-mail address, else the CN."""
+    """The name in the client's certificate, which TLS has verified, with its kind, since one may look like another.
+
+    The first URI, DNS name or e-mail address, else the CN; None where there is none that can be shown.
+    """
     found = request.transport.get_extra_info("peercert") if request.transport is not None else None
     if not found:
         return None
-    for wanted in ("URI", "DNS", "email"):
-        for kind, value in found.get("subjectAltName", ()):
-            if kind == wanted and isinstance(value, str):
-                return value
-    for part in found.get("subject", ()):
-        for kind, value in part:
-            if kind == "commonName" and isinstance(value, str):
-                return value
+    names = [
+        *found.get("subjectAltName", ()),
+        *(("cn", value) for part in found.get("subject", ()) for kind, value in part if kind == "commonName"),
+    ]
+    for wanted in ("URI", "DNS", "email", "cn"):
+        for kind, value in names:
+            if kind == wanted and isinstance(value, str) and 0 < len(value) <= _MAX_CERTIFICATE_NAME and value.isprintable():
+                return f"{kind.lower()}:{value}"
     return None
 
 

@@ -35,7 +35,8 @@ def context_of(settings: Tls) -> ssl.SSLContext:
         except (ssl.SSLError, OSError) as error:
             raise ValueError(f"{settings.client_ca} has no PEM certificates of authorities") from error
         context.verify_mode = ssl.CERT_REQUIRED if settings.client_certificates == "required" else ssl.CERT_OPTIONAL
-        # A resumed session is not verified again: an authority that was taken out would go on counting.
+        # A resumed session is not verified again: an authority that was taken out would go on counting. Without tickets there is
+        # none in TLS 1.3; those of TLS 1.2 that go by an id are refused in the handshake (:class:`ServerTls`).
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
@@ -62,9 +63,18 @@ class ServerTls:
         settings = self._settings
         return (settings.certificate, settings.key, *([settings.client_ca] if settings.client_ca else []))
 
-    def reload(self) -> None:
-        """Read the files again, for connections from now on. Raises :class:`ValueError`; then the old ones stay."""
-        self._current = context_of(self._settings)
+    def reload(self) -> bool:
+        """Read the files again, for connections from now on; whether other authorities vouch for clients than before.
 
-    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
+        Raises :class:`ValueError`; then the old ones stay.
+        """
+        fresh = context_of(self._settings)
+        changed = fresh.get_ca_certs(binary_form=True) != self._current.get_ca_certs(binary_form=True)
+        self._current = fresh
+        return changed
+
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> int | None:
+        if self._settings.client_ca is not None and connection.session_reused:
+            return int(ssl.AlertDescription.ALERT_DESCRIPTION_HANDSHAKE_FAILURE)
         connection.context = self._current
+        return None

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from structlog.testing import capture_logs
 
+from proxy.configuration import load
 from storage.reference import Repository
 from tests.harness import Proxy, Reply, until
 from tests.simulator.images import Image
@@ -248,8 +249,6 @@ async def test_a_changed_rule_counts_at_once(tmp_path: Path) -> None:
         assert (await proxy.get(path, headers)).status == 200
         text = proxy.config.read_text().replace('"user:alice", "token:ci"', '"user:alice"')
         proxy.config.write_text(text)
-        from proxy.configuration import load
-
         proxy.application.adopt(load(proxy.config))
         for method, where, more in every_way(image):
             assert (await proxy.ask(method, where, {**more, **headers})).status == 403
@@ -278,6 +277,23 @@ async def test_guessing_passwords_is_slowed_down(tmp_path: Path) -> None:
         reply = await proxy.get(path, basic("bob", "also right"))
         assert (reply.status, int(reply.headers["Retry-After"]) > 0) == (503, True)
         assert (await proxy.get(path, basic("alice", "right"))).status == 200
+
+
+async def test_a_token_that_is_changed_ends_its_sessions(tmp_path: Path) -> None:
+    """Taking it away, or moving its end: what was got by it before is worth nothing."""
+    async with Registry() as upstream, proxy_of(tmp_path, upstream) as proxy:
+        upstream.image("team/app", "v1")
+        path = "/v2/reg.example/team/app/manifests/v1"
+        session = bearer(await session_of(proxy, basic("ci", TOKEN)))
+        assert (await proxy.get(path, session)).status == 200
+        written = proxy.config.read_text()
+        for change in (f"sha256: {HASH}, expires: 2020-01-01", f"sha256: {'0' * 64}"):
+            proxy.config.write_text(written.replace(f"sha256: {HASH}", change))
+            proxy.application.adopt(load(proxy.config))
+            assert (await proxy.get(path, session)).status == 401
+        proxy.config.write_text(written)
+        proxy.application.adopt(load(proxy.config))
+        assert (await proxy.get(path, session)).status == 200
 
 
 async def test_sessions_are_shared_and_survive_a_restart(tmp_path: Path) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 from proxy.settings import Limits, Tls
 from proxy.web.listener import Listener
@@ -119,7 +126,7 @@ async def test_a_replaced_certificate_is_used_without_a_restart(tmp_path: Path) 
 async def test_client_certificates(tmp_path: Path) -> None:
     """Required: without one, or with a stranger's, there is no connection; the name in it is a principal."""
     files = Files(tmp_path)
-    access = 'access: {rules: [{who: ["certificate:node-*.example"], pull: ["reg.example/team/**"]}]}\n'
+    access = 'access: {rules: [{who: ["certificate:dns:node-*.example"], pull: ["reg.example/team/**"]}]}\n'
     more = ", client_ca: clients.pem"
     async with Registry() as upstream, proxy_of(files, upstream, more, files.client("node-7.example"), access) as proxy:
         upstream.image("team/app", "v1")
@@ -159,26 +166,119 @@ async def test_optional_client_certificates(tmp_path: Path) -> None:
                 await session.get(f"{proxy.url}/v2/reg.example/open/app/manifests/v1")
 
 
-async def test_an_authority_that_was_taken_out_vouches_for_nobody(tmp_path: Path) -> None:
-    """The file of authorities is read again, too, and no old session of TLS is resumed past it."""
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+async def test_an_authority_that_was_taken_out_vouches_for_nobody(tmp_path: Path, version: str) -> None:
+    """Neither by a new connection, nor by one that is open, nor by a session of TLS that is resumed."""
     files = Files(tmp_path)
     access = 'access: {rules: [{who: ["certificate:**"], pull: ["**"]}]}\n'
     client = files.client("node-7.example")
+    client.maximum_version = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
+    path = "/v2/reg.example/team/app/manifests/v1"
     async with Registry() as upstream, proxy_of(files, upstream, ", client_ca: clients.pem", client, access) as proxy:
         upstream.image("team/app", "v1")
         assert (await proxy.manifest("team/app", "v1")).status == 200
+        port = int(proxy.url.rpartition(":")[2])
+        session, status = await asyncio.to_thread(asked, client, port, path, None)
+        assert status == 200
+        opened = await asyncio.to_thread(connected, client, port)
+        assert await asyncio.to_thread(ask_on, opened, path) == 200
         trustme.CA().cert_pem.write_to_path(str(files.folder / "clients.pem"))
 
         async def refused() -> bool:
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client)) as session:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client)) as http:
                 try:
-                    return (await session.get(f"{proxy.url}/v2/reg.example/team/app/manifests/v1")).status != 200
+                    return (await http.get(f"{proxy.url}{path}")).status != 200
                 except aiohttp.ClientError:
                     return True
 
         async with asyncio.timeout(15):
             while not await refused():
                 await asyncio.sleep(0.1)
+        assert (await asyncio.to_thread(asked, client, port, path, session))[1] is None
+        assert await asyncio.to_thread(ask_on, opened, path) is None
+        opened.close()
+
+
+def connected(context: ssl.SSLContext, port: int, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+    """A connection, which resumes a session where it may."""
+    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    try:
+        return context.wrap_socket(plain, server_hostname="127.0.0.1", session=session)
+    except OSError:
+        plain.close()
+        raise
+
+
+def ask_on(connection: ssl.SSLSocket, path: str) -> int | None:
+    """The status of an answer; None when the connection is no more."""
+    try:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = connection.recv(1 << 16)
+        while head and len(head) < 500:  # the manifest of these tests has as many bytes
+            head += connection.recv(1 << 16)
+    except TimeoutError:
+        raise
+    except OSError:
+        return None
+    return int(head[9:12]) if head else None
+
+
+def asked(
+    context: ssl.SSLContext, port: int, path: str, session: ssl.SSLSession | None
+) -> tuple[ssl.SSLSession | None, int | None]:
+    """What a connection of its own is answered, and the session that could be resumed."""
+    try:
+        with connected(context, port, session) as connection:
+            status = ask_on(connection, path)
+            return connection.session, status
+    except OSError:
+        return None, None
+
+
+@pytest.mark.parametrize(
+    ("name", "principal"),
+    [
+        ("spiffe://corp/ns/web", "certificate:cn:spiffe://corp/ns/web"),
+        ("node-7.example", "certificate:cn:node-7.example"),
+        ("a\x1b[31mb", None),
+        ("x" * 60, f"certificate:cn:{'x' * 60}"),
+    ],
+)
+async def test_the_kind_of_a_name_is_part_of_it(tmp_path: Path, name: str, principal: str | None) -> None:
+    """A common name is none of the names that authorities check, whatever it looks like; one that cannot be shown is none."""
+    files = Files(tmp_path)
+    access = 'access: {rules: [{who: ["certificate:uri:**", "certificate:dns:**", "certificate:email:**"], pull: ["**"]}]}\n'
+    context = files.client()
+    certificate, key = common_name(files, tmp_path, name)
+    context.load_cert_chain(certificate, key)
+    async with Registry() as upstream, proxy_of(files, upstream, ", client_ca: clients.pem", context, access) as proxy:
+        upstream.image("team/app", "v1")
+        reply = await proxy.manifest("team/app", "v1")
+        assert reply.status == 403
+        assert f"{principal or 'anonymous'} may not pull" in reply.error["message"]
+
+
+def common_name(files: Files, folder: Path, name: str) -> tuple[Path, Path]:
+    """A client certificate with nothing but a common name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = x509.load_pem_x509_certificate(files.clients.cert_pem.bytes())
+    signer = load_pem_private_key(files.clients.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .sign(signer, hashes.SHA256())
+    )
+    paths = folder / "named.pem", folder / "named.key"
+    paths[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths
 
 
 async def test_promise_32_an_unfinished_handshake_is_ended(tmp_path: Path) -> None:

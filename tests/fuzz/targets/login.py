@@ -15,7 +15,7 @@ import jwt
 from proxy.errors import LoginRefused
 from proxy.policy.access import Kind, Principal
 from proxy.services.authentication import _user_and_password
-from proxy.services.oidc import Issuer, Issuers, _usable
+from proxy.services.oidc import Issuer, Issuers, usable
 from proxy.services.sessions import Sessions
 from proxy.upstream.keysets import KeySetPlace
 from proxy.web.login import read_form
@@ -27,7 +27,7 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SESSIONS = Sessions(b"k" * 32, "tagstone.test", timedelta(hours=1))
 _KEY = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(BY.private.public_key()))  # type: ignore[arg-type]  # it is one for EC
 _KEYS = {"keys": [{**_KEY, "kid": "1", "use": "sig", "alg": "ES256"}]}
-_ISSUER = Issuer("ci", KeySetPlace("https://issuer.test", None), ("tagstone.test",), "sub", _KEYS)
+_ISSUER = Issuer("ci", KeySetPlace("https://issuer.test", None), ("tagstone.test",), "sub", json.dumps(_KEYS))
 _CLAIMS = {"iss": "https://issuer.test", "aud": "tagstone.test", "sub": "job", "exp": 4102444800}
 
 
@@ -75,7 +75,7 @@ def key_set(data: bytes) -> bool:
         return False
     if not isinstance(document, dict):
         return False
-    keys = _usable(document)
+    keys = usable(document)
     assert all(kid is None or isinstance(kid, str) for kid in keys)
     return bool(keys)
 

@@ -21,7 +21,7 @@ USERS = "alice:$2y$05$" + "a" * 53 + "\n"
 def files(folder: Folder) -> None:
     """What the examples name."""
     (folder.path / "users").write_text(USERS)
-    (folder.path / "keys.json").write_text(json.dumps({"keys": [{"kty": "EC"}]}))
+    (folder.path / "keys.json").write_text(json.dumps({"keys": [{"kty": "oct", "k": "AAAA"}]}))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,15 @@ def files(folder: Folder) -> None:
         ("access: {oidc: {c: {issuer: 'https://x.example', audience: [a], ca: none}}}", "is not there"),
         ("access: {oidc: {c: {issuer: 'https://x.example', audience: []}}}", "access.oidc.c.audience: "),
         ("access: {htpasswd: users, rules: [{who: [alice]}]}", "names nobody: write user:"),
+        ("access: {oidc: {c: {issuer: 'https://x.example', audience: [a], jwks_file: keys.json}}}", "of which one signs"),
+        ("access: {oidc: {c: &c {issuer: 'https://x.example', audience: [a]}, d: *c}}", "is the same issuer as `c`"),
+        (
+            "access: {htpasswd: users, realm: 'http://mirror.example/token'}",
+            "would have passwords cross the network in the clear",
+        ),
+        ("access: {tokens: {}, rules: [{who: ['user:alice']}]}", "there are no users: name their file in `htpasswd`"),
+        ("access: {htpasswd: users, rules: [{who: ['certificate:a.example']}]}", "says not which name of a certificate is meant"),
+        ("access: {htpasswd: users, rules: [{networks: ['::ffff:10.0.0.0/104']}]}", "stands for IPv4 addresses"),
         ("access: {htpasswd: users, rules: [{who: ['token:ci']}]}", "no token `ci` under access.tokens"),
         ("access: {htpasswd: users, rules: [{who: ['oidc:k8s:x']}]}", "no issuer `k8s` under access.oidc"),
         ("access: {htpasswd: users, rules: [{who: ['oidc:x']}]}", "names no issuer"),

@@ -11,9 +11,10 @@ from typing import Any, Self
 import jwt
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from proxy.errors import LoginRefused, LoginUnavailable
+from proxy.policy.access import Kind, Principal
 from proxy.services.oidc import Issuer, IssuerKeys, Issuers, looks_signed
 from proxy.upstream.keysets import KeySetPlace, fetch_key_set
 from tests.simulator.tls import Authority
@@ -105,6 +106,72 @@ async def test_an_outage_is_no_refusal_and_known_keys_outlive_it() -> None:
     fetch.now += 24 * 3600
     with pytest.raises(LoginUnavailable):
         await issuers.identify(token())
+
+
+async def test_an_outage_stays_an_outage_for_the_next_one() -> None:
+    """Right after a fetch that failed, an unknown key is still not refused, and a known one needs no id."""
+    fetch = Fetch(key_set(one=FIRST))
+    issuers = fetch.issuers()
+    await issuers.identify(token())
+    fetch.now += 31
+    fetch.down = True
+    for _ in range(2):
+        with pytest.raises(LoginUnavailable):
+            await issuers.identify(token(SECOND, "two"))
+    fetch.now += 3601
+    await issuers.identify(token(kid=None))
+
+
+async def test_what_is_known_survives_a_reload() -> None:
+    """An issuer that stays as it was keeps its keys; one that changed is asked again."""
+    fetch = Fetch(key_set(one=FIRST))
+    same = Issuer("corp", KeySetPlace(ISSUER), ("tagstone",), "sub")
+    issuers = Issuers.of((same,), fetch)
+    await issuers.identify(token())
+    fetch.down = True
+    again = Issuers.of((Issuer("corp", KeySetPlace(ISSUER), ("tagstone",), "sub"),), fetch, issuers)
+    await again.identify(token())
+    other = Issuers.of((Issuer("corp", KeySetPlace(ISSUER), ("tagstone", "more"), "sub"),), fetch, again)
+    with pytest.raises(LoginUnavailable):
+        await other.identify(token())
+    assert again.stamp(Principal(Kind.OIDC, "corp:alice")) != other.stamp(Principal(Kind.OIDC, "corp:alice"))
+
+
+@pytest.mark.parametrize(
+    ("claims", "named"),
+    [({}, True), ({"email_verified": True}, True), ({"email_verified": False}, False), ({"email_verified": "true"}, False)],
+)
+async def test_an_address_that_is_not_verified_names_nobody(claims: dict[str, Any], named: bool) -> None:
+    """Whoever may write any address into a profile must not become its owner."""
+    fetch = Fetch(key_set(one=FIRST))
+    issuer = Issuer("corp", KeySetPlace(ISSUER), ("tagstone",), "email")
+    issuers = Issuers({ISSUER: IssuerKeys(issuer, fetch, lambda: fetch.now)})
+    now = int(datetime.now(UTC).timestamp())
+    whole = {"iss": ISSUER, "aud": "tagstone", "email": "boss@acme.example", "exp": now + 60, **claims}
+    text = jwt.encode(whole, FIRST, "ES256", headers={"kid": "one"})
+    if named:
+        assert str((await issuers.identify(text))[0]) == "oidc:corp:boss@acme.example"
+    else:
+        with pytest.raises(LoginRefused, match="not verified"):
+            await issuers.identify(text)
+
+
+@pytest.mark.parametrize(
+    ("declared", "algorithm", "accepted"),
+    [(None, "RS256", True), (None, "PS256", True), (None, "RS512", True), ("RS256", "RS256", True), ("RS256", "PS256", False)],
+)
+async def test_a_key_is_for_the_algorithm_that_its_set_says(declared: str | None, algorithm: str, accepted: bool) -> None:
+    """Without a word of it, for every one of its kind."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    entry = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": "r"}
+    fetch = Fetch({"keys": [entry if declared is None else {**entry, "alg": declared}]})
+    claims = {"iss": ISSUER, "aud": "tagstone", "sub": "alice", "exp": int(datetime.now(UTC).timestamp()) + 60}
+    text = jwt.encode(claims, key, algorithm, headers={"kid": "r"})
+    if accepted:
+        await fetch.issuers().identify(text)
+    else:
+        with pytest.raises(LoginRefused, match="not accepted"):
+            await fetch.issuers().identify(text)
 
 
 async def test_a_token_without_a_key_id_fits_a_set_of_one_key_only() -> None:
@@ -224,7 +291,7 @@ async def test_another_issuers_document_is_not_followed(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         for document in (
             {"issuer": "https://other.example", "jwks_uri": f"{site.url}/keys"},
-            {"issuer": site.url, "jwks_uri": "https://elsewhere.example/keys"},
+            {"issuer": site.url, "jwks_uri": f"https://localhost:{site.port}/keys"},
             {"issuer": site.url, "jwks_uri": f"http://127.0.0.1:{site.port}/keys"},
             {"issuer": site.url},
         ):
