@@ -29,14 +29,21 @@ _PINGS = frozenset({"/v2/", "/v2"})
 
 
 class Worker:
-    """``reuse_port`` lets several workers share the listening ports; they may share one data directory, too."""
+    """``reuse_port`` lets several workers share the listening ports; they may share one data directory, too.
+
+    ``current`` is by what it decides from the first request on, where the file was reloaded since the others of its kind were
+    started with ``configuration``.
+    """
 
     application: Application  #: there once :meth:`start` has returned
 
-    def __init__(self, configuration: Configuration, data_dir: Path, *, reuse_port: bool = False) -> None:
+    def __init__(
+        self, configuration: Configuration, data_dir: Path, current: Configuration | None = None, *, reuse_port: bool = False
+    ) -> None:
         limits = configuration.settings.limits
         listen, admin = configuration.listen, configuration.admin_listen
         self._configuration = configuration
+        self._current = current or configuration
         self._data_dir = data_dir
         self._patience = limits.request_timeout
         self._opened = asyncio.Event()
@@ -58,6 +65,8 @@ class Worker:
             await self._admin.start()
             application = (await asyncio.to_thread(_load, self._configuration.settings.log))(self._configuration, self._data_dir)
             await application.start()
+            if self._current is not self._configuration:
+                application.adopt(self._current)
         except BaseException:
             await self._admin.close()
             await self._registry.close()
@@ -80,7 +89,7 @@ class Worker:
             await self.application.close()
 
     async def _early(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path in _PINGS and request.method in {"GET", "HEAD"} and self._configuration.access.rules is None:
+        if request.path in _PINGS and request.method in {"GET", "HEAD"} and self._current.access.rules is None:
             return responses.ping()
         try:
             async with asyncio.timeout(self._patience):

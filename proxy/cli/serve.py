@@ -43,14 +43,24 @@ def serve(
     count = workers or configuration.settings.workers
     hold_signals()
     if count == 1:
-        raise typer.Exit(_work(configuration, root, None))
+        raise typer.Exit(_work(configuration, root))
     _warn(configuration)
     try:
         for address in (configuration.listen, configuration.admin_listen):
             claim(address.host, address.port)
     except OSError as error:
         raise typer.Exit(_cannot_listen(configuration, error)) from error
-    raise typer.Exit(Supervisor(count, lambda tie: _work(configuration, root, tie), _log(configuration)).run())
+    current = configuration
+
+    def reload() -> bool:
+        nonlocal current
+        found = _read_again(configuration, root)
+        current = found or current
+        return found is not None
+
+    # A worker that is replaced starts as the others did and decides by what they decide by.
+    supervisor = Supervisor(count, lambda tie: _work(configuration, root, tie, current), reload, _log(configuration))
+    raise typer.Exit(supervisor.run())
 
 
 def _log(configuration: Configuration) -> Any:
@@ -69,13 +79,13 @@ def _warn(configuration: Configuration) -> None:
         _log(configuration).warning("configuration", problem=str(warning))
 
 
-def _work(configuration: Configuration, data_dir: Path, tie: Tie | None) -> int:
-    """Be one worker, the only one or one of several; the exit code."""
+def _work(configuration: Configuration, data_dir: Path, tie: Tie | None = None, current: Configuration | None = None) -> int:
+    """Be one worker, the only one or one of several; the exit code. ``current`` is what the others have reloaded meanwhile."""
     import uvloop
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(configuration, data_dir, tie))
+            runner.run(_serve(configuration, data_dir, tie, current or configuration))
     except StorageError as error:
         _log(configuration).error("cannot start", reason=str(error), data_dir=str(data_dir))
         return REFUSED
@@ -89,7 +99,7 @@ def _cannot_listen(configuration: Configuration, error: OSError) -> int:
     return REFUSED
 
 
-async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) -> None:
+async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None, current: Configuration) -> None:
     from proxy.worker import Worker
 
     loop = asyncio.get_running_loop()
@@ -98,7 +108,7 @@ async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) 
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     heed_signals()
-    worker = Worker(configuration, data_dir, reuse_port=tie is not None)
+    worker = Worker(configuration, data_dir, current, reuse_port=tie is not None)
     await worker.start()
     log = _log(configuration)
     if tie is None:
@@ -126,14 +136,20 @@ async def _serve(configuration: Configuration, data_dir: Path, tie: Tie | None) 
 
 
 async def _reload(worker: Worker, old: Configuration, data_dir: Path) -> None:
-    """Take the configuration over if it checks out; else say why the old one stays."""
+    """Take the configuration over if it checks out; else the old one stays."""
+    configuration = await asyncio.to_thread(_read_again, old, data_dir)
+    if configuration is not None:
+        waiting = worker.application.adopt(configuration)
+        _log(old).info("reloaded", file=str(old.path), needs_restart=list(waiting))
+
+
+def _read_again(old: Configuration, data_dir: Path) -> Configuration | None:
+    """What the file says now; None, and the reason in the log, where that does not check out."""
     log = _log(old)
     try:
-        configuration = await asyncio.to_thread(load_file, old.path, data_dir=data_dir)
+        return load_file(old.path, data_dir=data_dir)
     except ConfigurationError as error:
         for problem in error.problems:
             log.error("reload.refused", problem=str(problem))
         log.error("reload.refused", reason="the configuration does not check out; the old one stays in force")
-        return
-    waiting = worker.application.adopt(configuration)
-    log.info("reloaded", file=str(old.path), needs_restart=list(waiting))
+        return None

@@ -58,10 +58,15 @@ class Tie:
 
 
 class Supervisor:
-    """Runs ``work(tie)`` in ``count`` processes; ``log`` is a structlog logger."""
+    """Runs ``work(tie)`` in ``count`` processes; ``log`` is a structlog logger.
 
-    def __init__(self, count: int, work: Callable[[Tie], int], log: Any) -> None:
+    SIGHUP calls ``reload`` here first, so that workers which start later know what it found, and is handed on where that says
+    that there is something to reload.
+    """
+
+    def __init__(self, count: int, work: Callable[[Tie], int], reload: Callable[[], bool], log: Any) -> None:
         self._work = work
+        self._reload = reload
         self._log = log
         self._workers: set[int] = set()
         self._due = [0.0] * count  #: when the missing ones are to be started
@@ -118,7 +123,8 @@ class Supervisor:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            self._send(signal.SIGHUP)
+            if self._reload():
+                self._send(signal.SIGHUP)
         elif number in _STOP:
             self._stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,48 @@ def test_a_worker_that_dies_is_replaced(start: Start, upstream: Upstream, big: I
             assert all(right(ask_on(connection, "GET", blob_path(big)), big) for connection in connections.values())
         assert f"pid={victim}" in server.log
         assert server.stop() == 0
+
+
+def test_a_worker_that_is_replaced_decides_as_the_others_do(start: Start, upstream: Upstream, big: Image) -> None:
+    """What was reloaded holds for it from its first request on: who may pull, and the rules; a broken file changes nothing."""
+    token = "tagstone_" + "a" * 43
+    known = f"access: {{tokens: {{ci: {{sha256: {hashlib.sha256(token.encode()).hexdigest()}}}}}}}\n"
+    path = f"/v2/reg.example/acme/big/manifests/{big.digest}"
+
+    def answers() -> list[int]:
+        with server.by_worker() as found:
+            return [ask_on(connection, "GET", path, Authorization=f"Bearer {token}").status for connection in found.values()]
+
+    def reload(config: str, line: str, times: int) -> None:
+        server.config.write_text(config)
+        server.signal(signal.SIGHUP)
+        until(lambda: server.log.count(line) == times)
+
+    def replaced(victim: int) -> bool:
+        return victim not in server.workers() and len(server.workers()) == 2
+
+    def replace_all() -> None:
+        for victim in server.workers():
+            os.kill(victim, signal.SIGKILL)
+            until(partial(replaced, victim), 20)
+
+    with slow(upstream) as relay:
+        relay.release.set()
+        server = start(relay, workers=2, top=known)
+        config = server.config.read_text()
+        assert answers() == [200, 200]
+        denied = config.replace("rules:\n", "rules:\n  - {match: '*/acme/big', require: deny}\n")
+        reload(denied, "reloaded", 2)
+        assert answers() == [403, 403]
+        replace_all()
+        assert answers() == [403, 403]
+        other = hashlib.sha256(b"another").hexdigest()
+        revoked = denied.replace(hashlib.sha256(token.encode()).hexdigest(), other)
+        reload(revoked, "reloaded", 4)
+        reload(config + "nonsense: 1\n", "the old one stays in force", 1)
+        assert answers() == [401, 401]
+        replace_all()
+        assert answers() == [401, 401]
 
 
 def _ask_on_whatever_comes(connection: http.client.HTTPConnection, path: str) -> Reply | None:
