@@ -230,7 +230,9 @@ def asked(
     try:
         with connected(context, port, session) as connection:
             status = ask_on(connection, path)
-            return connection.session, status
+            session = connection.session
+            connection.unwrap()  # a session that ends without a word is not to be resumed
+            return session, status
     except OSError:
         return None, None
 
