@@ -46,6 +46,8 @@ log = structlog.get_logger("tagstone.trust")
 PATIENCE = 120.0
 _ROLES = ("root", "timestamp", "snapshot", "targets")
 _LOCK_POLL = 0.05
+#: No file left, no memory, an installation that cannot be read: of these no answer is the reason.
+_LACKS = (OSError, MemoryError, ImportError)
 _KINDS: tuple[tuple[type[RepositoryError], str], ...] = (
     (ExpiredMetadataError, "expired"),
     (BadVersionNumberError, "of a wrong version"),
@@ -97,7 +99,7 @@ def _ask(
     repository: TufRepository, folder: Path, fetcher: Fetcher, check: Callable[[bytes], object], before: State
 ) -> tuple[Ended, State]:
     try:
-        accepted = _accept(repository, folder, fetcher, check, before)
+        accepted = _asked(repository, folder, fetcher, check, before)
     except DownloadLengthMismatchError as error:
         reason = _words(repository, f"it does not end where it must: {error}")
     except DownloadError as error:
@@ -109,14 +111,33 @@ def _ask(
         reason = _words(repository, f"it is {kind}: {error}")
     except _Unacceptable as error:
         reason = _words(repository, str(error))
-    except OSError as error:  # not the network's: the fetcher has a kind of its own for that
-        raise StorageError(f"cannot keep TUF metadata in {folder}: {error.strerror or error}") from error
+    except StorageError:
+        raise
     except Exception as error:  # whatever it is that was sent, it must not be believed, nor end the refreshes to come
         log.exception("TUF client failed", repository=repository.url)
         reason = _words(repository, f"it cannot be read ({type(error).__name__}, a bug: see the log)")
     else:
         return Ended.REFRESHED, State(accepted.at, accepted)
     return Ended.REFUSED, before.after_refusal(datetime.now(UTC), reason)
+
+
+def _asked(
+    repository: TufRepository, folder: Path, fetcher: Fetcher, check: Callable[[bytes], object], before: State
+) -> Accepted:
+    """As :func:`_accept`; but StorageError for what this system lacks, which must not be laid at the repository's door."""
+    try:
+        return _accept(repository, folder, fetcher, check, before)
+    except (DownloadError, _Unacceptable):
+        raise  # the network's, or found by us in what was read, however it came about
+    except Exception as error:
+        # python-tuf calls whatever goes wrong while it reads an answer a mistake in that answer, and only names the cause.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, _LACKS):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        told = (isinstance(cause, OSError) and cause.strerror) or str(cause) or type(cause).__name__
+        raise StorageError(f"cannot keep TUF metadata in {folder}: {told}") from error
 
 
 def _accept(

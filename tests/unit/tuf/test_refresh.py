@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from tuf.api.metadata import Metadata
 
 from proxy import __version__
 from proxy.tuf.fetcher import Fetcher
@@ -311,6 +312,37 @@ def test_a_bug_is_no_belief(setting: Setting) -> None:
     assert (ended, state.accepted) == (Ended.REFUSED, None)
     assert "RuntimeError, a bug: see the log" in str(state.refused)
     assert [line["event"] for line in logs] == ["TUF client failed"]
+
+
+@pytest.mark.parametrize(
+    ("lack", "told"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "MemoryError"),
+        (ImportError("No module named '_strptime'"), "No module named '_strptime'"),
+    ],
+    ids=["files", "memory", "modules"],
+)
+def test_what_the_system_lacks_is_not_the_repositorys_fault(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, lack: Exception, told: str
+) -> None:
+    """While an answer is read: what was known stays as it is, and the root is not suspended."""
+    good = setting.ask()[1]
+    setting.published.publish(SIGSTORE.tuf_targets())
+
+    def fail(*_: object) -> None:
+        raise lack
+
+    words = f"cannot keep TUF metadata in .*: {told}"
+    with monkeypatch.context() as patch:
+        patch.setattr(Metadata, "from_dict", fail)  # in python-tuf, which wraps it
+        with pytest.raises(StorageError, match=words):
+            setting.ask()
+    assert setting.stored == good
+    with Fetcher(20) as fetcher, pytest.raises(StorageError, match=words):
+        refresh(setting.repository, setting.data_dir, fetcher, fail)
+    assert setting.stored == good
+    assert setting.ask()[0] is Ended.REFRESHED
 
 
 def test_a_disk_that_refuses(setting: Setting, tmp_path: Path) -> None:
