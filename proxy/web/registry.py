@@ -10,6 +10,7 @@ import asyncio
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
@@ -158,7 +159,11 @@ class RegistryApi:
         asked = parse(request.raw_path)
         if asked.endpoint is Endpoint.PING:
             return asked, None
-        target = asked, self._router.route(asked.name, asked.ns, host)
+        repository = self._router.route(asked.name, asked.ns, host)
+        if asked.ns is not None:
+            # One name has many spellings; from here on there is one, by which answers can be remembered.
+            asked = replace(asked, ns=parse_registry(asked.ns))
+        target = asked, repository
         if len(self._targets) >= _MAX_TARGETS:
             self._targets.clear()
         self._targets[key] = target
@@ -167,7 +172,7 @@ class RegistryApi:
     @staticmethod
     def _namespace(asked: Request) -> Mapping[str, str]:
         """``OCI-Namespace`` echoes the registry that ``ns`` named ("Registry Proxying")."""
-        return _NO_NAMESPACE if asked.ns is None else {"OCI-Namespace": parse_registry(asked.ns)}
+        return _NO_NAMESPACE if asked.ns is None else {"OCI-Namespace": asked.ns}
 
     # -- manifests ------------------------------------------------------------------------------------------------------
 
@@ -378,7 +383,7 @@ class RegistryApi:
         page = served.tags[start : start + count]
         headers = {**responses.API_VERSION, **self._namespace(asked)}
         if page and start + count < len(served.tags):
-            # The name stays as the client wrote it, so that the next page comes through here again.
+            # The path stays as the client wrote it, so that the next page comes through here again.
             ns = "" if asked.ns is None else f"&ns={quote(asked.ns, safe='')}"
             headers["Link"] = f'<{asked.path}?n={count}&last={page[-1]}{ns}>; rel="next"'
         if not served.complete:

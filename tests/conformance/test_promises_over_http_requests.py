@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
+import pytest
+
+from proxy.web import responses
 from tests.conformance.wire import Raw, connection, request, speak
 from tests.harness import Proxy
 from tests.simulator import images
@@ -200,6 +205,28 @@ async def test_docker_io_is_one_registry_however_it_is_written(scratch: Path) ->
         assert upstream.count("GET", "/v2/library/nginx/manifests/1.27") == 1
         assert {seen.repository for seen in upstream.requests} == {"library/nginx"}
         assert len(await proxy.application.pins.list()) == 1
+
+
+async def test_spellings_of_a_registry_cost_no_memory(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered for a manifest and a small blob is remembered once, in however many ways ``ns`` is written."""
+    built: list[int] = []
+
+    class Counted(responses.Wire):
+        def __init__(self, headers: Mapping[str, str], length: int, body: bytes) -> None:
+            built.append(length)
+            super().__init__(headers, length, body)
+
+    monkeypatch.setattr("proxy.web.responses.Wire", Counted)
+    async with Registry() as upstream, Proxy(scratch, upstream, top="check_interval: 1h\n") as proxy:
+        image = upstream.image("open/app", "v1")
+        for path in (f"manifests/{image.digest}", f"blobs/{image.blobs[0].digest}"):
+            await proxy.get(f"{APP}/{path}")
+            await proxy.get(f"{APP}/{path}")
+            built.clear()
+            for letters in product(*((letter, letter.upper()) for letter in "reg.e")):
+                answer = await proxy.get(f"/v2/open/app/{path}?ns={''.join(letters)}xample")
+                assert (answer.status, answer.headers["OCI-Namespace"]) == (200, "reg.example")
+            assert len(built) == 1
 
 
 async def test_hosts_name_the_registry_and_must_not_contradict_the_request(scratch: Path) -> None:
