@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from proxy.settings import Limits
@@ -35,6 +36,7 @@ class Client:
     allowance: float
     seen: float
     under_way: int = 0
+    coming: int = 0  #: requests in :meth:`Fairness.wait`, for a turn or for their time
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
@@ -61,12 +63,20 @@ class Fairness:
     async def wait(self, name: str) -> Client:
         """Wait for a turn of this client. Raises :class:`Crowded` where that would take too long."""
         client = self._client(name)
-        await self._pace(client)
-        if not self._at_once or client.under_way < self._at_once:
-            client.under_way += 1
-            return client
+        client.coming += 1
+        try:
+            await self._pace(client)
+            if self._at_once and client.under_way >= self._at_once:
+                await self._turn(client)
+            else:
+                client.under_way += 1
+        finally:
+            client.coming -= 1
+        return client
+
+    async def _turn(self, client: Client) -> None:
         if len(client.waiting) >= self._at_once * _QUEUE:
-            raise Crowded(name, 1.0)
+            raise Crowded(client.name, 1.0)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.waiting.append(turn)
         try:
@@ -76,11 +86,11 @@ class Fairness:
             if turn.done() and not turn.cancelled():
                 self.leave(client)  # it came in the same moment
             else:
-                client.waiting.remove(turn)
+                with suppress(ValueError):  # whoever left in the same moment has passed it over, and it is gone
+                    client.waiting.remove(turn)
             if isinstance(error, TimeoutError):
-                raise Crowded(name, 1.0) from None
+                raise Crowded(client.name, 1.0) from None
             raise
-        return client
 
     @staticmethod
     def leave(client: Client) -> None:
@@ -104,7 +114,7 @@ class Fairness:
 
     def _forget_one(self) -> None:
         for name, client in self._clients.items():
-            if not client.under_way and not client.waiting:  # forgetting one in use would give it a second share
+            if not client.under_way and not client.coming:  # forgetting one in use would give it a second share
                 del self._clients[name]
                 return
 

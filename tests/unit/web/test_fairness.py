@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -56,7 +57,30 @@ async def test_who_gives_up_leaves_no_turn_behind() -> None:
     await asyncio.sleep(0)
     one.leave(held)
     late.cancel()
-    await asyncio.gather(early, late, return_exceptions=True)
+    for gone in (early, late):
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+    assert one.enter("a") is not None
+    assert one.enter("a") is None
+
+
+@pytest.mark.parametrize("by_time", [False, True])
+async def test_who_gives_up_in_the_moment_of_a_turn_is_passed_over(by_time: bool) -> None:
+    """Cancelled or out of time, and not yet aware of it, when a turn ends: it is told what happened, and the turn is free."""
+    one = fairness(1, timeout=0.05 if by_time else 5.0)
+    held = one.enter("a")
+    assert held is not None
+    waiting = asyncio.create_task(one.wait("a"))
+    await asyncio.sleep(0)
+    if by_time:
+        loop = asyncio.get_running_loop()
+        loop.call_at(loop.time() + 0.051, one.leave, held)
+        time.sleep(0.1)  # both are due when the loop comes to look
+    else:
+        waiting.cancel()
+        one.leave(held)
+    with pytest.raises(Crowded if by_time else asyncio.CancelledError):
+        await waiting
     assert one.enter("a") is not None
     assert one.enter("a") is None
 
@@ -110,3 +134,20 @@ async def test_clients_that_are_gone_are_forgotten_and_others_are_not(monkeypatc
         assert share is not None
         one.leave(share)
     assert one.enter("held") is None
+
+
+async def test_who_waits_for_its_time_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others who come meanwhile take no client's place while one of its requests sleeps: it would have a second share."""
+    monkeypatch.setattr("proxy.web.fairness._MOST_CLIENTS", 1)
+    paced = Fairness(Limits(client_requests=1, client_rate=2, request_timeout=10.0))
+    for _ in range(2):
+        paced.leave(await paced.wait("a"))
+    late = asyncio.create_task(paced.wait("a"))
+    await asyncio.sleep(0)
+    paced.leave(await paced.wait("b"))
+    first = await late
+    second = asyncio.create_task(paced.wait("a"))
+    await asyncio.sleep(0.7)
+    assert not second.done(), "the only turn is taken"
+    paced.leave(first)
+    paced.leave(await second)
