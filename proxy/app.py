@@ -140,7 +140,7 @@ class Application:
         )
         operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
         self._admin_api = AdminApi(self.trouble, self.metrics, operators)
-        self._passwords = FileWatch((), self._read_passwords)
+        self._passwords = FileWatch((), self._read_passwords, self._refuse_passwords)
         self._since = 0  #: the last notice that was heeded
         self._watcher: asyncio.Task[None] | None = None
         self._refresher = Refresher(data_dir, self._learn)
@@ -243,13 +243,13 @@ class Application:
         path = self._access.htpasswd
         if path is None:
             return
-        try:
-            passwords = await asyncio.to_thread(read_passwords, path)
-        except (OSError, ValueError) as error:
-            log.error("htpasswd.unreadable", file=str(path), error=str(error), kept="the users as they were")
-            return
-        self._authenticator.adopt_passwords(passwords)
-        log.info("htpasswd.read", file=str(path), users=len(passwords))
+        passwords = await asyncio.to_thread(read_passwords, path)
+        if path == self._access.htpasswd:  # it was not reloaded meanwhile
+            self._authenticator.adopt_passwords(passwords)
+            log.info("htpasswd.read", file=str(path), users=len(passwords))
+
+    def _refuse_passwords(self, error: Exception) -> None:
+        log.error("htpasswd.unreadable", file=str(self._access.htpasswd), error=str(error), kept="the users as they were")
 
     async def trouble(self) -> dict[str, str]:
         """Why pulls cannot be decided now, by component; empty when they can."""

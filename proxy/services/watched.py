@@ -16,10 +16,21 @@ _Seen = tuple[int, int, int, int] | None
 
 
 class FileWatch:
-    """Calls ``changed`` after one of the files was replaced, written or removed. One task, owned by whoever starts it."""
+    """Calls ``changed`` after one of the files was replaced, written or removed. One task, owned by whoever starts it.
 
-    def __init__(self, files: Iterable[Path], changed: Callable[[], Awaitable[None]], interval: float = INTERVAL) -> None:
+    Where ``changed`` raises OSError or ValueError the files cannot be used as they are, or cannot be read just now: it is called
+    again until it does not, and ``refused`` with each reason once.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[Path],
+        changed: Callable[[], Awaitable[None]],
+        refused: Callable[[Exception], None],
+        interval: float = INTERVAL,
+    ) -> None:
         self._changed = changed
+        self._refused = refused
         self._interval = interval
         self._task: asyncio.Task[None] | None = None
         self.follow(files)
@@ -28,6 +39,7 @@ class FileWatch:
         """Look at these from now on. They count as changed once: who knows what happened since they were read."""
         self._files = tuple(files)
         self._seen: list[_Seen] = []
+        self._told: str | None = None  #: why they could not be used the last time
 
     async def start(self) -> None:
         """Begin to look."""
@@ -50,9 +62,16 @@ class FileWatch:
             self._seen = now
             try:
                 await self._changed()
+            except (OSError, ValueError) as error:
+                self._seen = []
+                if self._told != (reason := str(error)):
+                    self._told = reason
+                    self._refused(error)
             except BaseException:
                 self._seen = []  # nobody has taken it over
                 raise
+            else:
+                self._told = None
 
 
 def _state(path: Path) -> _Seen:

@@ -122,7 +122,7 @@ class Listener:
         self._limits = limits
         self._reuse_port = reuse_port
         self._tls = tls
-        self._certificates = FileWatch(() if tls is None else tls.files, self._read_certificates)
+        self._certificates = FileWatch(() if tls is None else tls.files, self._read_certificates, self._refuse_certificates)
         self._server: _Server | None = None
         self._runner: web.ServerRunner | None = None
 
@@ -166,15 +166,15 @@ class Listener:
         if self._tls is None:
             return
         names = [str(path) for path in self._tls.files]
-        try:
-            others = await asyncio.to_thread(self._tls.reload)
-        except ValueError as error:
-            _log.error("TLS files cannot be used, the old ones stay: %s", error)
-            return
+        others = await asyncio.to_thread(self._tls.reload)
         _log.warning("TLS files are in use from now on: %s", ", ".join(names))
         if others and self._server is not None:
             # Whom the old authorities vouched for must not go on by a connection that is open.
             self._server.retire()
+
+    @staticmethod
+    def _refuse_certificates(error: Exception) -> None:
+        _log.error("TLS files cannot be used, the old ones stay: %s", error)
 
 
 class _Site(web.BaseSite):

@@ -70,13 +70,38 @@ async def test_a_step_that_fails_ends_nothing() -> None:
 async def test_a_change_that_could_not_be_taken_over_is_seen_again(tmp_path: Path) -> None:
     """Once it was, nothing happens until the next."""
     changed = Fails(RuntimeError("not foreseen"))
-    watch = FileWatch([tmp_path / "file"], changed, interval=0.01)
+    refused = list[Exception]()
+    watch = FileWatch([tmp_path / "file"], changed, refused.append, interval=0.01)
     async with failing_once():
         await watch.start()
         await until(lambda: changed.calls == 1)
         await asyncio.sleep(0.1)
         await watch.close()
     assert changed.calls == 1
+    assert refused == []
+
+
+async def test_files_that_cannot_be_used_now_are_tried_until_they_can(tmp_path: Path) -> None:
+    """Also while they stay as they are, since it may have been no fault of theirs; each reason is told once."""
+    reasons = iter([OSError("too many open files")] * 3 + [ValueError("no PEM")] * 2)
+    calls = list[None]()
+    refused = list[str]()
+
+    async def changed() -> None:
+        if (error := next(reasons, None)) is not None:
+            raise error
+        calls.append(None)
+
+    def refuse(error: Exception) -> None:
+        refused.append(str(error))
+
+    watch = FileWatch([tmp_path / "file"], changed, refuse, interval=0.01)
+    with capture_logs() as logs:
+        await watch.start()
+        await until(lambda: calls)
+        await asyncio.sleep(0.1)
+        await watch.close()
+    assert (refused, len(calls), logs) == (["too many open files", "no PEM"], 1, [])
 
 
 async def test_news_go_on_after_one_that_could_not_be_written() -> None:
