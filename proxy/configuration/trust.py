@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from proxy.verify.trust import Key
 
 _MAX_PEM = 64 << 10
+#: Bundles of authorities are longer: those that systems ship have a few hundred kilobytes.
+_MAX_BUNDLE = 1 << 20
 _MAX_ROOT = 4 << 20
 
 
@@ -241,7 +243,7 @@ def _load_root(name: str, written: RootSettings) -> Root:
             return Root.load(name, body, demands)
         except ValueError as error:
             raise ValueError(f"{written.file}: {error}") from error
-    return Root.of_ca(name, _contents(written.ca, _MAX_PEM), demands, _contents(written.tsa, _MAX_PEM))
+    return Root.of_ca(name, _contents(written.ca, _MAX_BUNDLE), demands, _contents(written.tsa, _MAX_BUNDLE))
 
 
 def _build_stores(settings: Settings, report: Report) -> dict[str, NotationStore]:
@@ -257,7 +259,7 @@ def _build_stores(settings: Settings, report: Report) -> dict[str, NotationStore
 def _load_store(name: str, written: NotationSettings) -> NotationStore:
     from proxy.verify.notation_store import NotationStore, Revocation
 
-    ca, tsa, signing_authority = (_contents(paths, _MAX_PEM) for paths in (written.ca, written.tsa, written.signing_authority))
+    ca, tsa, signing_authority = (_contents(paths, _MAX_BUNDLE) for paths in (written.ca, written.tsa, written.signing_authority))
     return NotationStore.load(
         name,
         ca,

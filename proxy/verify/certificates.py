@@ -23,7 +23,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
 from proxy.verify.der import only
 from proxy.verify.keys import PublicKey, spki, supported
-from proxy.verify.parsing import shown
+from proxy.verify.parsing import shown, utc
 from proxy.verify.roots import Authority, Root
 
 _MAX_DER = 64 << 10
@@ -146,11 +146,10 @@ def verify_chain(leaf: SignerCertificate, offered: Sequence[bytes], root: Root, 
     told: EvidenceMalformed | None = None
     for chain in ways:
         try:
-            chains.check_windows((leaf.certificate, *chain.issuers), at, at, f"at {at:%Y-%m-%d %H:%M:%S} UTC")
+            chains.check_windows((leaf.certificate, *chain.issuers), at, at, f"at {utc(at)}")
             if not chain.authority.window.holds(at):
                 raise EvidenceMalformed(
-                    f"has a certificate by {chains.named(chain.issuers[0])}, which root {root.name} does not trust"
-                    f" at {at:%Y-%m-%d %H:%M:%S} UTC"
+                    f"has a certificate by {chains.named(chain.issuers[0])}, which root {root.name} does not trust at {utc(at)}"
                 )
         except EvidenceMalformed as error:
             told = told or error

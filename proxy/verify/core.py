@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.settings import Limits
 from proxy.verify.bodies import Deed, check_body
 from proxy.verify.certificates import Chain, SignerCertificate, verify_chain
 from proxy.verify.keys import holds
-from proxy.verify.parsing import shown
+from proxy.verify.parsing import shown, utc
 from proxy.verify.roots import LogKey, Root
 from proxy.verify.sct import verify_scts
 from proxy.verify.timestamps import UntrustedAuthority, verify_timestamp
@@ -79,7 +79,7 @@ def prove_certificate(signed: Signed, root: Root, limits: Limits, now: datetime,
     leaf = SignerCertificate.parse(signed.chain[0])  # step 1
     steps.append(
         f"certificate of {', '.join(map(shown, leaf.identities)) or 'nobody'}, issuer {shown(leaf.issuer or 'none')}, valid from"
-        f" {_when(leaf.certificate.not_valid_before_utc)} to {_when(leaf.certificate.not_valid_after_utc)}"
+        f" {utc(leaf.certificate.not_valid_before_utc)} to {utc(leaf.certificate.not_valid_after_utc)}"
     )
     if not leaf.identities:
         raise EvidenceMalformed("was made with a certificate that names nobody")
@@ -97,13 +97,13 @@ def prove_certificate(signed: Signed, root: Root, limits: Limits, now: datetime,
     chain = _vouched(signed, leaf, root, times, now)  # step 5
     ends = [entry.log.window.end for entry in logged if entry.log.window.end is not None]
     valid_until = None if times else min(leaf.certificate.not_valid_after_utc, chain.until, *ends)
-    told = ", ".join(map(_when, times)) or f"now ({_when(now)}), since no time is proven"
+    told = ", ".join(map(utc, times)) or f"now ({utc(now)}), since no time is proven"
     steps.append(f"root {root.name} vouches for the certificate at {told}")
     promises = verify_scts(leaf.certificate, chain.issuers[0], root)  # step 6
     if root.demands.sct and not promises:
         raise EvidenceMalformed(f"was made with a certificate that no certificate transparency log of root {root.name} has seen")
     if promises:
-        steps.append(f"the certificate was made public at {', '.join(map(_when, promises))}")
+        steps.append(f"the certificate was made public at {', '.join(map(utc, promises))}")
     if not holds(leaf.key, signed.signature, signed.message):  # step 7
         raise EvidenceMalformed("is not made with the key of its certificate")
     steps.append("the signature holds by the key of the certificate")
@@ -153,7 +153,7 @@ def _log(signed: Signed, deed: Deed, root: Root, steps: list[str]) -> list[_Logg
             continue
         time = verify_entry(entry, log)
         kind = check_body(entry.body, entry.kind, deed)
-        told = "" if time is None else f" since {_when(time)}"
+        told = "" if time is None else f" since {utc(time)}"
         steps.append(f"log {log.url or log.log_id.hex()[:16]} has this signature as entry {entry.index} ({kind}){told}")
         found.append(_Logged(log, time))
     return found
@@ -175,7 +175,7 @@ def _timestamps(signed: Signed, root: Root, steps: list[str]) -> list[datetime]:
             steps.append(f"a timestamp does not hold: it {error}")
             told = told or error
         else:
-            steps.append(f"timestamp of {_when(stamp.time)} by {stamp.authority.uri or 'an authority of the root'}")
+            steps.append(f"timestamp of {utc(stamp.time)} by {stamp.authority.uri or 'an authority of the root'}")
             found.append(stamp.time)
     if told is not None and not found:
         raise told
@@ -202,9 +202,5 @@ def _check_logs(logged: Sequence[_Logged], times: Sequence[datetime], root: Root
         for moment in times if entry.time is None else (entry.time,):
             if not entry.log.window.holds(moment):
                 raise EvidenceMalformed(
-                    f"is logged in a log that root {root.name} does not trust at {_when(moment)}: {entry.log.url}"
+                    f"is logged in a log that root {root.name} does not trust at {utc(moment)}: {entry.log.url}"
                 )
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -19,6 +19,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
 from proxy.verify.chains import foreign
 from proxy.verify.ocsp import SKEW, Revoked
+from proxy.verify.parsing import utc
 
 _WHAT = "something"
 _UNDERSTOOD = (
@@ -117,7 +118,7 @@ def read_crl(body: bytes, query: CrlQuery, now: datetime) -> Crl:
         if parsed.next_update_utc is None:
             raise EvidenceMalformed("does not say until when it holds")
         if parsed.last_update_utc > now + SKEW:
-            raise EvidenceMalformed(f"is of {parsed.last_update_utc:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
+            raise EvidenceMalformed(f"is of {utc(parsed.last_update_utc)}, which is yet to come")
         number, since = _extension(parsed, x509.CRLNumber), _extension(parsed, x509.DeltaCRLIndicator)
         freshest = _extension(parsed, x509.FreshestCRL)
         return Crl(

@@ -255,7 +255,7 @@ class _Search:
         if isinstance(fetched, Trouble):
             return fetched
         if fetched is None:
-            return Trouble(source, "is listed, but the upstream does not have it")
+            return Trouble(source, "is listed, but is not there")
         if fetched.digest != digest:
             return Trouble(source, f"is refused: the upstream sent {fetched.digest} for it")
         return await self._look(found, source, fetched, budget)
@@ -351,7 +351,7 @@ class _Search:
         repository = self._subject.repository
         answer = await self._ask(source, lambda: self._fetcher.blob(repository, descriptor, descriptor.size), self._layers_until)
         if answer is None:
-            return Trouble(source, f"is incomplete: the upstream does not have its layer {descriptor.digest}")
+            return Trouble(source, f"is incomplete: it lacks its layer {descriptor.digest}")
         return answer
 
     async def _ask(self, source: str, question: Callable[[], Awaitable[_T]], until: float) -> _T | Trouble:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from proxy.errors import EvidenceMalformed
 from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
@@ -25,7 +25,7 @@ from proxy.verify.certificates import SignerCertificate
 from proxy.verify.conditions import Condition
 from proxy.verify.core import Proof, Signed, prove_certificate, prove_times
 from proxy.verify.model import Subject, Trusted, TrustedKey
-from proxy.verify.parsing import shown
+from proxy.verify.parsing import shown, utc
 from proxy.verify.second import SecondVerdict
 from proxy.verify.trust import outside_window
 
@@ -216,8 +216,8 @@ class _Judgement:
                 raise EvidenceMalformed("proves no time of signing, so its age is not known: no log entry, no timestamp")
             end = min(who.times) + question.max_age
             if self._now > end:
-                raise EvidenceMalformed(f"is too old: signed at {min(who.times).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
-            steps.append(f"it is young enough until {end.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+                raise EvidenceMalformed(f"is too old: signed at {utc(min(who.times))}")
+            steps.append(f"it is young enough until {utc(end)}")
         if question.when is not None:
             Condition(question.when).check(claim.statement, claim.predicate)
             steps.append("its condition holds")

@@ -63,7 +63,7 @@ from proxy.verify.envelopes import (
 from proxy.verify.model import Document, Subject, Trusted
 from proxy.verify.notation_store import NotationStore, Revocation
 from proxy.verify.notation_validity import Held, Unanswered, check_revocation, check_time
-from proxy.verify.parsing import member, read_object, shown, text
+from proxy.verify.parsing import member, read_object, shown, text, utc
 from proxy.verify.revocation import LookUp, Query
 
 __all__ = ["NotationSignatures", "NotationStore"]
@@ -231,10 +231,8 @@ class NotationSignatures:
             raise EvidenceMalformed(f"is by {signed.signer}, who is none of the identities of notation store {store.name}")
         steps.append("the store trusts the signer" if store.subjects else "the store names no identities")
         if envelope.expiry is not None and now >= envelope.expiry:
-            raise EvidenceMalformed(f"expired at {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
-        steps.append(
-            "it " + ("does not expire" if envelope.expiry is None else f"expires {envelope.expiry:%Y-%m-%d %H:%M:%S} UTC")
-        )
+            raise EvidenceMalformed(f"expired at {utc(envelope.expiry)}")
+        steps.append("it " + ("does not expire" if envelope.expiry is None else f"expires {utc(envelope.expiry)}"))
         held = check_time(envelope, signed.chain, store, now, believed, steps)
         if question.docker_reference:
             raise EvidenceMalformed("does not name a repository, as no signature of this format does")

@@ -20,7 +20,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify.chains import is_authority, named, self_issued
 
 #: The largest bundle of authorities that anybody ships has a few hundred kilobytes.
-_MAX_PEM = 4 << 20
+_MAX_PEM = 1 << 20
 _PREFIX = "x509.subject:"
 _ANYBODY = "*"
 _REQUIRED = ("C", "ST", "O")

@@ -16,6 +16,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
 from proxy.verify.envelopes import Envelope
 from proxy.verify.notation_store import NotationStore, Revocation
+from proxy.verify.parsing import utc
 from proxy.verify.revocation import LookUp, Standing
 from proxy.verify.roots import Authority, Window
 from proxy.verify.timestamps import Timestamp, verify_timestamp
@@ -48,10 +49,10 @@ def check_time(envelope: Envelope, chain: Chain, store: NotationStore, now: date
         moment = envelope.authentic_time
         chains.check_windows(chain, moment, moment, "at its authentic signing time")
         if believed:
-            steps.append(f"the chain held at the authentic signing time {moment:%Y-%m-%d %H:%M:%S} UTC")
+            steps.append(f"the chain held at the authentic signing time {utc(moment)}")
             return Held(moment=moment)
         chains.check_windows(chain, now, now, f"now, and notation store {store.name} believes no other time")
-        steps.append(f"the chain held at the signing time {moment:%Y-%m-%d %H:%M:%S} UTC, and holds now")
+        steps.append(f"the chain held at the signing time {utc(moment)}, and holds now")
         return Held(_end(chain))
     if all(chains.window(certificate).holds(now) for certificate in chain):
         steps.append("the chain holds now")
@@ -62,7 +63,7 @@ def check_time(envelope: Envelope, chain: Chain, store: NotationStore, now: date
     assert envelope.timestamp is not None
     stamp = _stamp(envelope.timestamp, envelope, store)
     chains.check_windows(chain, stamp.time - stamp.accuracy, stamp.time + stamp.accuracy, "at the time of its timestamp")
-    steps.append(f"the chain held at the timestamp {stamp.time:%Y-%m-%d %H:%M:%S} UTC, give or take {stamp.accuracy}")
+    steps.append(f"the chain held at the timestamp {utc(stamp.time)}, give or take {stamp.accuracy}")
     return Held(stamp=stamp)
 
 

@@ -26,6 +26,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify import chains, der
 from proxy.verify.certificates import check_critical
 from proxy.verify.chains import foreign
+from proxy.verify.parsing import utc
 
 #: How far the clock of a server may be ahead of ours.
 SKEW = timedelta(minutes=5)
@@ -99,9 +100,9 @@ def read_ocsp(body: bytes, query: OcspQuery, nonce: bytes, now: datetime) -> Ocs
         if until is None:
             raise EvidenceMalformed("does not say until when it holds")
         if single.this_update_utc > now + SKEW:
-            raise EvidenceMalformed(f"is of {single.this_update_utc:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
+            raise EvidenceMalformed(f"is of {utc(single.this_update_utc)}, which is yet to come")
         if until < now:
-            raise EvidenceMalformed(f"held until {until:%Y-%m-%d %H:%M:%S} UTC")
+            raise EvidenceMalformed(f"held until {utc(until)}")
         match single.certificate_status:
             case ocsp.OCSPCertStatus.GOOD:
                 return OcspAnswer(Status.GOOD, None, until, delegate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from proxy.errors import EvidenceMalformed, ManifestRefused
 from proxy.manifest import strict_json, values_in
@@ -22,6 +23,11 @@ _MOST_UNSIGNED = 50_000
 def shown(text: str, most: int = _SHOWN) -> str:
     """``text`` for use in a reason: cut, and ASCII without control characters, since reasons end up in HTTP headers."""
     return ascii(text[:most])[1:-1] + ("..." if len(text) > most else "")
+
+
+def utc(moment: datetime) -> str:
+    """A moment for people: ``2026-05-01 12:00:00 UTC``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def read_object(body: bytes, depth: int, what: str, most: int | None = _MOST_UNSIGNED) -> Mapping[str, object]:

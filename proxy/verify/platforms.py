@@ -47,7 +47,7 @@ async def read_listed(fetcher: Fetcher, subject: Subject, entry: Entry, limits: 
     if isinstance(fetched, Trouble):
         return fetched
     if fetched is None:
-        return Trouble(name, "is listed by the index, but the upstream does not have it")
+        return Trouble(name, "is listed by the index, but is not there")
     try:
         manifest = await _read(fetched, entry, limits, effort)
     except ManifestRefused as error:
@@ -89,7 +89,7 @@ async def _texts(
         if isinstance(body, Trouble):
             return body
         if body is None:
-            return Trouble(name, f"is incomplete: the upstream does not have its layer {layer.digest}")
+            return Trouble(name, f"is incomplete: it lacks its layer {layer.digest}")
         if not await asyncio.to_thread(is_text, body):
             return Trouble(name, f"calls itself evidence, but its layer {layer.digest} is not text")
         return layer, body

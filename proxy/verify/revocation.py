@@ -31,7 +31,7 @@ from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
 from proxy.verify.crl import Crl, CrlQuery, Point, freshest_of, places_of
 from proxy.verify.ocsp import OcspAnswer, OcspQuery, Revoked, Status
-from proxy.verify.parsing import shown
+from proxy.verify.parsing import shown, utc
 
 #: How many servers, or names of one place, are tried for one certificate; how many places it may name.
 _MOST_TRIED = 3
@@ -119,7 +119,7 @@ class LookUp:
             except _Untold as error:
                 silent.append(f"{_place(url)}: {error}")
             else:
-                return _judged(name, answer.revoked, f"says {_place(url)}, until {_when(answer.until)}", signed_by)
+                return _judged(name, answer.revoked, f"says {_place(url)}, until {utc(answer.until)}", signed_by)
         if not places:
             raise _Untold("; ".join(silent))
         try:
@@ -147,7 +147,7 @@ class LookUp:
         answer = self._known(OcspQuery(url, certificate, issuer, self.private))
         assert isinstance(answer, OcspAnswer)  # what questions of this kind are answered with
         if answer.until < self.now:
-            raise _Untold(f"the answer held until {_when(answer.until)}")
+            raise _Untold(f"the answer held until {utc(answer.until)}")
         if answer.status is Status.UNKNOWN:
             raise _Untold("the certificate is not known there")
         if answer.delegate is not None and (places := places_of(answer.delegate)):
@@ -220,7 +220,7 @@ class LookUp:
             raise _Untold(f"it {reason}")
         entry = crl.entry(certificate)
         if crl.until < self.now and (entry is None or entry.reason == _HOLD):
-            raise _Untold(f"the list held until {_when(crl.until)}")
+            raise _Untold(f"the list held until {utc(crl.until)}")
         return entry
 
     def _change(self, crl: Crl, base: Crl, certificate: x509.Certificate) -> Revoked | None:
@@ -230,7 +230,7 @@ class LookUp:
         if base.number is None or crl.number is None or not crl.since <= base.number <= crl.number:
             raise _Untold("its changes do not follow the whole list")
         if crl.until < self.now:
-            raise _Untold(f"the list of changes held until {_when(crl.until)}")
+            raise _Untold(f"the list of changes held until {utc(crl.until)}")
         return crl.entry(certificate)
 
 
@@ -238,13 +238,13 @@ def _judged(name: str, revoked: Revoked | None, who: str, signed_by: datetime | 
     """Step 4."""
     if revoked is None:
         return Finding(Standing.GOOD, f"{name} is not revoked, {who}")
-    told = f"{name} was revoked at {_when(revoked.at)} ({revoked.reason}), {who}"
+    told = f"{name} was revoked at {utc(revoked.at)} ({revoked.reason}), {who}"
     since = revoked.invalid_since
     if since is None:
         return Finding(Standing.REVOKED, told)
     if signed_by is None or signed_by >= since:
-        return Finding(Standing.REVOKED, f"{told}; it is invalid since {_when(since)}")
-    return Finding(Standing.GOOD, f"{told}; but it is invalid only since {_when(since)}, and signed before", by_time=True)
+        return Finding(Standing.REVOKED, f"{told}; it is invalid since {utc(since)}")
+    return Finding(Standing.GOOD, f"{told}; but it is invalid only since {utc(since)}, and signed before", by_time=True)
 
 
 def _servers(certificate: x509.Certificate) -> list[str]:
@@ -266,7 +266,3 @@ def _check_scheme(url: str) -> None:
 def _place(url: str) -> str:
     """A URL for people, without what may follow its path."""
     return shown(url.partition("?")[0].partition("#")[0])
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -17,6 +17,7 @@ from cryptography.x509.certificate_transparency import LogEntryType, SignedCerti
 from proxy.errors import EvidenceMalformed
 from proxy.verify import chains
 from proxy.verify.keys import holds
+from proxy.verify.parsing import utc
 from proxy.verify.roots import Root
 
 _MOST = 32
@@ -50,9 +51,7 @@ def _verified(promise: SignedCertificateTimestamp, leaf: x509.Certificate, issue
     if not sound or not holds(log.key, signature, signed):
         raise EvidenceMalformed(f"has a certificate timestamp that log {log.log_id.hex()[:16]} did not sign")
     if not log.window.holds(moment):
-        raise EvidenceMalformed(
-            f"has a certificate timestamp of {moment:%Y-%m-%d %H:%M:%S} UTC, when root {root.name} did not trust its log"
-        )
+        raise EvidenceMalformed(f"has a certificate timestamp of {utc(moment)}, when root {root.name} did not trust its log")
     return moment
 
 

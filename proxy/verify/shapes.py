@@ -15,9 +15,9 @@ from storage.reference import parse_tag
 
 DSSE = "application/vnd.dsse.envelope.v1+json"
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
-#: What cosign writes beside a bundle about its contents: a hint to what is worth fetching, and no more.
 #: An OpenPGP signature that was found beside the registry, as it is kept here.
 OPENPGP = "application/vnd.tagstone.simplesigning.openpgp.v1"
+#: What cosign writes beside a bundle about its contents: a hint to what is worth fetching, and no more.
 PREDICATE_ANNOTATION = "dev.sigstore.bundle.predicateType"
 
 _IMAGE_CONFIGS = frozenset({"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"})

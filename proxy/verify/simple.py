@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from proxy.content import FetchedManifest
@@ -32,7 +32,7 @@ from proxy.policy.rules import OpenPgp, Question, SignatureBy
 from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
 from proxy.verify.model import Document, Found, Subject, Trusted
-from proxy.verify.parsing import member, read_object, shown, text
+from proxy.verify.parsing import member, read_object, shown, text, utc
 from proxy.verify.shapes import OPENPGP
 from proxy.verify.trust import outside_window
 from storage.digest import Digest
@@ -123,13 +123,13 @@ class SimpleSignatures:
                 raise EvidenceMalformed(f"has {len(body)} bytes; the limit for a signature is {self._limits.signature_size}")
             opened = key.open(body, self._limits.signature_size)  # steps 1 and 2
             authority = opened.by.fingerprint
-            made = "at an unknown time" if opened.created is None else f"on {_when(opened.created)} by its own word"
+            made = "at an unknown time" if opened.created is None else f"on {utc(opened.created)} by its own word"
             steps.append(f"the signature holds by OpenPGP key {opened.signing_key} of {opened.by.user}, made {made}")
             if (why := _why_not_now(opened, key, now)) is not None:
                 raise EvidenceMalformed(f"made by key {key.name}, but {why}")
             ends = (opened.by.until(opened.signing_key), opened.expires, key.valid_until)
             until = min((end for end in ends if end is not None), default=None)
-            steps.append("the key holds now as well" if until is None else f"the key holds now, until {_when(until)}")
+            steps.append("the key holds now as well" if until is None else f"the key holds now, until {utc(until)}")
             try:
                 self._check_text(opened.payload, subject, steps)
             except EvidenceMalformed as error:
@@ -174,7 +174,7 @@ def _why_not_now(opened: Opened, key: OpenPgpKey, now: datetime) -> str | None:
         return f"{named} was revoked"
     for what, end in ((named, by.until(opened.signing_key)), ("it", opened.expires)):
         if end is not None and now >= end:
-            return f"{what} expired on {_when(end)}"
+            return f"{what} expired on {utc(end)}"
     return outside_window(key, now)
 
 
@@ -184,7 +184,3 @@ def _exactly(node: Mapping[str, object], keys: set[str], what: str) -> None:
         raise EvidenceMalformed(f"holds something unknown in {what}: {shown(unknown[0])}")
     if missing := sorted(keys - set(node)):
         raise EvidenceMalformed(f"has no {missing[0]!r} in {what}")
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from proxy.verify.keys import SUPPORTED, PublicKey, holds, spki, supported
 from proxy.verify.model import TrustedKey
+from proxy.verify.parsing import utc
 
 if TYPE_CHECKING:
     from proxy.verify.openpgp import OpenPgpKey
@@ -54,7 +55,7 @@ class Key:
             if moment is not None and moment.utcoffset() is None:
                 raise ValueError("the validity window needs times with a time zone")
         if valid_from is not None and valid_until is not None and valid_until < valid_from:
-            raise ValueError(f"the validity window ends ({_when(valid_until)}) before it begins ({_when(valid_from)})")
+            raise ValueError(f"the validity window ends ({utc(valid_until)}) before it begins ({utc(valid_from)})")
         public = _read(pem)
         der = spki(public)
         return cls(name, hashlib.sha256(der).hexdigest(), valid_from, valid_until, root, der, public)
@@ -97,14 +98,10 @@ def _read(pem: bytes) -> PublicKey:
         raise ValueError(f"this is {error}") from error
 
 
-def _when(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def outside_window(key: TrustedKey | OpenPgpKey, now: datetime) -> str | None:
     """Why ``key`` is not believed at ``now``; None when it is. The window is closed: both of its ends belong to it."""
     if key.valid_from is not None and now < key.valid_from:
-        return f"key {key.name} is valid from {_when(key.valid_from)} only"
+        return f"key {key.name} is valid from {utc(key.valid_from)} only"
     if key.valid_until is not None and now > key.valid_until:
-        return f"key {key.name} was valid until {_when(key.valid_until)}"
+        return f"key {key.name} was valid until {utc(key.valid_until)}"
     return None

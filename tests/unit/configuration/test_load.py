@@ -17,6 +17,7 @@ from proxy.configuration import find, load
 from proxy.errors import ConfigurationError, Problem
 from proxy.policy.rules import AnyOf, FirstUse, Never, SignatureBy
 from proxy.schema import Address
+from tests.simulator.notation import issue
 from tests.unit.configuration.files import RULES, UPSTREAM, Folder
 
 SHIPPED = Path(config.__file__).parent / "tagstone.yaml"
@@ -233,3 +234,13 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_bundle_of_all_the_authorities_of_a_system_is_read(folder: Folder) -> None:
+    """Notation stores and roots take certificates by the hundred: such files are larger than a key may be."""
+    pem = "\n".join(issue(name=f"authority {number}", depth=2).root_pem.decode() for number in range(150))
+    assert len(pem) > 64 << 10
+    (folder.path / "all.pem").write_text(pem)
+    trust = "trust: {notation: {all: {ca: [all.pem]}}, roots: {all: {ca: [all.pem]}}}\n"
+    loaded = folder.load(UPSTREAM + trust + RULES)
+    assert len(loaded.trusted.stores["all"].ca) == 150

@@ -191,8 +191,8 @@ async def test_what_is_listed_but_gone_is_failed_evidence() -> None:
     del upstream.manifests[BUNDLE.digest], upstream.blobs[SIGNATURES.blobs[1].digest]
     found = await harvest(upstream)
     assert failures(found) == [
-        f"{TAG_SOURCE}: is incomplete: the upstream does not have its layer {SIGNATURES.blobs[1].digest}",
-        f"referrer {BUNDLE.digest.short}: is listed, but the upstream does not have it",
+        f"{TAG_SOURCE}: is incomplete: it lacks its layer {SIGNATURES.blobs[1].digest}",
+        f"referrer {BUNDLE.digest.short}: is listed, but is not there",
     ]
 
 
