@@ -279,7 +279,7 @@ class AdmissionSettings(Model):
     who: tuple[str, ...] = Field(
         (),
         description="With `access`: who, besides those who may pull an image, may ask whether it passes, such as "
-        "`certificate:kube-apiserver`. They need not be allowed to pull anything.",
+        "`certificate:cn:kube-apiserver`. They need not be allowed to pull anything.",
     )
     networks: tuple[str, ...] = Field((), description="Networks that `who` must ask from; none: any.")
 
