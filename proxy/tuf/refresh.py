@@ -174,7 +174,22 @@ def _accept(
     _sync(metadata)
     signed = {role: json.loads((metadata / f"{role}.json").read_bytes())["signed"] for role in _ROLES}
     expires = min(datetime.fromisoformat(each["expires"]) for each in signed.values())
-    return Accepted(body, Versions(**{role: signed[role]["version"] for role in _ROLES}), expires, datetime.now(UTC))
+    versions = Versions(**{role: signed[role]["version"] for role in _ROLES})
+    if before.accepted is not None and (gone_back := _gone_back(before.accepted.versions, versions)) is not None:
+        raise _Unacceptable(gone_back)
+    return Accepted(body, versions, expires, datetime.now(UTC))
+
+
+def _gone_back(before: Versions, after: Versions) -> str | None:
+    """What python-tuf cannot see where its own metadata was lost, or could not be read; None where nothing went back.
+
+    With a new root the other versions may begin anew: that is how a repository recovers from keys that were stolen (5.3.11).
+    """
+    for role in _ROLES if after.root == before.root else _ROLES[:1]:
+        known, found = getattr(before, role), getattr(after, role)
+        if found < known:
+            return f"it is of a wrong version: its {role} has version {found}, and had {known} before"
+    return None
 
 
 def _bounds() -> UpdaterConfig:

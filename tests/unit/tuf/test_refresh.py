@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from proxy import __version__
 from proxy.tuf.fetcher import Fetcher
 from proxy.tuf.refresh import Ended, refresh
 from proxy.tuf.repository import TufRepository
-from proxy.tuf.state import State, folder_of, read, write
+from proxy.tuf.state import State, Versions, folder_of, read, write
 from storage.errors import StorageError
 from tests.simulator.sigstore import PrivateSigstore
 from tests.simulator.sigstore.faults import TUF_FAULTS, TufFault
@@ -147,6 +149,31 @@ def test_promise_49_a_wrong_answer_after_a_good_one(fault: TufFault, setting: Se
         setting.published.publish(SIGSTORE.tuf_targets())
     ended, state = setting.ask()
     assert (ended, state.refused, state.unreachable) == (Ended.REFRESHED, None, None)
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "root"])
+def test_promise_49_what_went_back_is_seen_without_the_metadata(setting: Setting, role: str) -> None:
+    """Where the client's own was lost, or could not be read: the versions are kept beside the trusted root as well."""
+    good = setting.ask()[1]
+    assert good.accepted is not None
+    version = getattr(good.accepted.versions, role)
+    later = replace(good, accepted=replace(good.accepted, versions=replace(good.accepted.versions, **{role: version + 5})))
+    write(setting.folder, later)
+    shutil.rmtree(setting.folder / "metadata")
+    ended, state = setting.ask()
+    assert (ended, state.accepted) == (Ended.REFUSED, later.accepted)
+    assert state.refused is not None
+    assert re.search(f"of a wrong version: its {role} has version ., and had {version + 5} before", state.refused.reason)
+
+
+def test_with_a_new_root_the_other_versions_may_begin_anew(setting: Setting) -> None:
+    """So that a repository can recover from an attacker who had its keys and set them to the highest that there is."""
+    good = setting.ask()[1]
+    assert good.accepted is not None
+    write(setting.folder, replace(good, accepted=replace(good.accepted, versions=Versions(1, 99, 99, 99))))
+    setting.published.rotate_root()
+    setting.published.publish(SIGSTORE.tuf_targets())
+    assert setting.ask()[0] is Ended.REFRESHED
 
 
 def test_promise_49_a_repository_that_stands_still(setting: Setting) -> None:
