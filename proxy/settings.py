@@ -306,7 +306,8 @@ class Log(Model):
     pulls: Literal["all", "decided", "none"] = Field(
         "decided",
         description="One line for each request: who asked for what, by which rule, the answer and why, bytes, milliseconds, and "
-        "where it came from. `decided` leaves out what was answered from memory, `none` all but refusals.",
+        "where it came from. `decided` leaves out what was answered from memory, `none` all but refusals. That somebody "
+        "without credentials was asked to log in is only said by `all`: every login begins with it.",
     )
 
 
@@ -340,7 +341,8 @@ class Settings(Model):
         "status",
         description="How a refused HEAD of a tag is answered. `status`: 403 or 503. `tombstone`: 200 with the digest of the "
         "refusal itself, which is nowhere to be had, so that clients that would go on to the upstream end there; a GET of it is "
-        "refused.",
+        "refused. A demand to log in stays 401, for it has to be answered: clients that go on after it need credentials that "
+        "hold, or what `anyone` may pull.",
     )
     access: AccessSettings | None = Field(None, description="Who may pull what.")
     admission: AdmissionSettings | None = Field(None, description="Kubernetes admission: may a workload run with its images?")

@@ -47,6 +47,16 @@ class Guest:
         return str(self.principal) if self.principal.known else self.address or "nobody"
 
 
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """Somebody who is not let in: the answer, why, and who it is as far as that is known."""
+
+    guest: Guest
+    response: web.Response
+    reason: str
+    routine: bool = False  #: no credentials were shown: how every login begins
+
+
 OPEN = Guest(ANONYMOUS, None)  #: where nobody is asked
 
 
@@ -92,7 +102,7 @@ class Door:
 
     # -- pulls --------------------------------------------------------------------------------------------------------------
 
-    async def admit(self, request: web.BaseRequest, repository: Repository | None, asked: str) -> Guest | web.Response:
+    async def admit(self, request: web.BaseRequest, repository: Repository | None, asked: str) -> Guest | TurnedAway:
         """Let somebody in to a repository (``asked`` is its name in the path), or to the ping (None)."""
         access = self._access
         address = request.remote
@@ -100,26 +110,26 @@ class Door:
             return Guest(ANONYMOUS, address)
         header = _authorization(request)
         try:
-            who = (await self.identify(request)).principal
+            guest = await self.identify(request)
         except LoginRefused as error:
-            log.info("login.refused", address=address, reason=str(error))
-            return self._challenge(request, repository, asked, str(error), "invalid_token")
+            response = self._challenge(request, repository, asked, str(error), "invalid_token")
+            return TurnedAway(Guest(ANONYMOUS, address), response, str(error))
         except LoginUnavailable as error:
-            log.warning("login.unavailable", address=address, reason=str(error))
-            return _unavailable(error)
+            return TurnedAway(Guest(ANONYMOUS, address), _unavailable(error), str(error))
+        who = guest.principal
         if repository is None:
             # Docker's clients take their whole way of logging in from this answer.
             if who.known or header is not None or not self._authenticator.accepts_logins:
-                return Guest(who, address)
-            return self._challenge(request, None, asked, "log in", None)
+                return guest
+            return TurnedAway(guest, self._challenge(request, None, asked, "log in", None), "log in", routine=True)
         if access.allows(who, address, repository):
-            return Guest(who, address)
+            return guest
         if header is None and not who.known and self._authenticator.accepts_logins:
-            return self._challenge(request, repository, asked, f"log in to pull from {repository}", None)
+            reason = f"log in to pull from {repository}"
+            return TurnedAway(guest, self._challenge(request, repository, asked, reason, None), reason, routine=True)
         place = f" from {address}" if address else ""
-        log.info("access.refused", who=str(who), address=address, image=str(repository))
         reason = f"{who} may not pull from {repository}{place}: no access rule allows it"
-        return responses.error(403, "DENIED", (reason,))
+        return TurnedAway(guest, responses.error(403, "DENIED", (reason,)), reason)
 
     def _challenge(
         self, request: web.BaseRequest, repository: Repository | None, asked: str, reason: str, error: str | None

@@ -38,11 +38,16 @@ class Pull:
     reasons: tuple[str, ...] = ()
     sent: int = 0
     cut: bool = False
+    routine: bool = False  #: a challenge to somebody who showed no credentials: how every login begins
     refused: bool = False  #: whatever the status says: a tombstone is no image
 
 
 class PullLog:
-    """Writes the lines. ``level`` is ``all``, ``decided`` or ``none`` (``log.pulls``); refusals are always written."""
+    """Writes the lines. ``level`` is ``all``, ``decided`` or ``none`` (``log.pulls``); refusals are always written.
+
+    A challenge to somebody who showed no credentials is none: every login begins with one, and there would be two lines for each
+    pull.
+    """
 
     def __init__(self, level: str, rule_of: Callable[[Repository], str]) -> None:
         self._all = level == "all"
@@ -56,7 +61,7 @@ class PullLog:
     def write(self, request: web.BaseRequest, pull: Pull, status: int) -> None:
         """Write the line of one request, if it is one that is to be written."""
         asked, repository = pull.asked, pull.repository
-        if asked is None or repository is None:
+        if asked is None or repository is None or (pull.routine and not self._all):
             return
         refused = status >= 400 or pull.cut or pull.refused
         if not self.wants(pull.source, refused=refused):

@@ -38,8 +38,8 @@ from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
 from proxy.web.admission import AdmissionApi
-from proxy.web.fairness import Crowded, Fairness
-from proxy.web.login import OPEN, TOKEN_PATH, Door
+from proxy.web.fairness import Client, Crowded, Fairness
+from proxy.web.login import OPEN, TOKEN_PATH, Door, TurnedAway
 from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
 from storage.digest import Digest
 from storage.errors import DigestMismatch, StorageError
@@ -48,7 +48,10 @@ from storage.reference import MAX_NAME, Repository, parse_registry
 log = structlog.get_logger("tagstone.registry")
 
 _NO_NAMESPACE: Mapping[str, str] = MappingProxyType({})
+#: What the door says besides a challenge, as an answer of the gate.
+_TURNED_AWAY: Mapping[int, Answer] = MappingProxyType({403: Answer.DENY, 503: Answer.UNAVAILABLE})
 _OCTETS = "application/octet-stream"
+_LEFT = "the client left, or took nothing for too long"
 _MAX_TARGETS = 8192
 #: Refusals that clients may come back for by digest, and for how many seconds. After that the digest is simply unknown.
 _MAX_TOMBSTONES = 1000
@@ -102,7 +105,7 @@ class RegistryApi:
 
     async def _answer(self, request: web.BaseRequest, pull: Pull) -> web.StreamResponse:
         if request.raw_path.partition("?")[0] == TOKEN_PATH and request.method in {hdrs.METH_GET, hdrs.METH_POST}:
-            return await self._door.token(request)
+            return await self._token(request)
         head = request.method == hdrs.METH_HEAD
         if not head and request.method != hdrs.METH_GET:
             if request.method == hdrs.METH_POST and self._reviews.serves(request.path):
@@ -112,27 +115,60 @@ class RegistryApi:
         try:
             asked, repository = self._target(request)
         except MalformedRequest as problem:
-            return responses.malformed(problem)
+            return self._malformed(request, problem, pull, head=head)
+        pull.asked, pull.repository = asked, repository
         if not self._door.open:
             guest = await self._door.admit(request, repository, asked.name)
-            if isinstance(guest, web.Response):
-                return guest
+            if isinstance(guest, TurnedAway):
+                return self._turned_away(guest, asked, repository, pull, head=head)
             pull.guest = guest
-        if repository is None:
-            return responses.ping()
-        pull.asked, pull.repository = asked, repository
         client = request.remote or "nobody" if pull.guest is OPEN else pull.guest.name
-        share = self._fairness.enter(client)
-        if share is None:
-            try:
-                share = await self._fairness.wait(client)
-            except Crowded as problem:
-                refusal = Refused(Answer.UNAVAILABLE, (str(problem),), retry_after=problem.retry_after)
-                return self._refused(refusal, asked, pull)
+        share = self._fairness.enter(client) or await self._share(client)
+        if isinstance(share, Refused):
+            return self._withheld(share, asked, repository, pull, head=head)
         try:
+            if repository is None:
+                return responses.ping()
             return await self._of(request, asked, repository, pull, head=head)
         finally:
             self._fairness.leave(share)
+
+    async def _share(self, client: str) -> Client | Refused:
+        """A turn of this client, waited for."""
+        try:
+            return await self._fairness.wait(client)
+        except Crowded as problem:
+            return Refused(Answer.UNAVAILABLE, (str(problem),), retry_after=problem.retry_after)
+
+    async def _token(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The token endpoint, in its turn: who asks is known by the address alone until the credentials are checked."""
+        client = request.remote or "nobody"
+        share = self._fairness.enter(client) or await self._share(client)
+        if isinstance(share, Refused):
+            return responses.refused(share, _NO_NAMESPACE)
+        try:
+            return await self._door.token(request)
+        finally:
+            self._fairness.leave(share)
+
+    def _turned_away(
+        self, turned: TurnedAway, asked: Request, repository: Repository | None, pull: Pull, *, head: bool
+    ) -> web.Response:
+        """The door's answer. A challenge is answered by logging in; whatever else it says is a refusal like any other."""
+        pull.guest, pull.routine, pull.reasons = turned.guest, turned.routine, (turned.reason,)
+        if repository is None and not turned.routine:  # of what is no pull there is no other line
+            log.info("login.refused", address=turned.guest.address, reason=turned.reason)
+        answer = _TURNED_AWAY.get(turned.response.status)
+        if answer is None or not self._buries(asked, head=head):
+            return turned.response
+        return self._bury(Refused(answer, pull.reasons), asked, repository, pull)
+
+    def _malformed(self, request: web.BaseRequest, problem: MalformedRequest, pull: Pull, *, head: bool) -> web.Response:
+        """What has no meaning is said so; a registry that is not configured is refused."""
+        if problem.status == 403:
+            asked = replace(parse(request.raw_path), ns=None)
+            return self._withheld(Refused(Answer.DENY, (str(problem),)), asked, None, pull, head=head)
+        return responses.malformed(problem)
 
     async def _of(
         self, request: web.BaseRequest, asked: Request, repository: Repository, pull: Pull, *, head: bool
@@ -143,9 +179,12 @@ class RegistryApi:
             case Endpoint.BLOB:
                 return await self._blob(request, asked, repository, pull, head=head)
             case Endpoint.TAGS:
-                return await self._tags(asked, repository, pull)
+                response = await self._tags(asked, repository, pull)
             case _:
-                return await self._referrers(asked, repository, pull)
+                response = await self._referrers(asked, repository, pull)
+        if response.status == 200 and not head and isinstance(response.body, bytes):
+            pull.sent = len(response.body)
+        return response
 
     def _target(self, request: web.BaseRequest) -> tuple[Request, Repository | None]:
         """What the request line and the Host header mean; remembered, because clients ask the same few things."""
@@ -195,31 +234,35 @@ class RegistryApi:
         else:
             raise AssertionError("a manifest is asked for by tag or by digest")
         if isinstance(served, Refused):
-            if head and asked.tag is not None and self._tombstones is not None and served.answer is not Answer.ABSENT:
-                return self._bury(self._tombstones, repository, served, asked, pull)
-            return self._refused(served, asked, pull)
-        pull.digest, pull.reasons, pull.sent = served.descriptor.digest, served.reasons, 0 if head else len(served.body)
+            return self._withheld(served, asked, repository, pull, head=head)
+        pull.digest, pull.reasons = served.descriptor.digest, served.reasons
         if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest):
             return self._unmodified(served.descriptor.media_type, served, asked)
+        pull.sent = 0 if head else len(served.body)
         wires = self._wires.setdefault(served, {})
         wire = wires.get(asked.ns)
         if wire is None:
             wire = wires[asked.ns] = responses.Wire(self._manifest_headers(served, asked), len(served.body), served.body)
         if responses.fits_prebuilt(request):
             return responses.Prebuilt(wire.bytes(head=head))
-        return await self._whole(request, self._manifest_headers(served, asked), served.body)
+        return await self._whole(request, self._manifest_headers(served, asked), served.body, pull)
 
     def _tombstone(self, repository: Repository, digest: Digest) -> Refused | None:
         return None if self._tombstones is None else self._tombstones.get((repository, digest))
 
-    def _bury(
-        self,
-        tombstones: Memory[tuple[Repository, Digest], Refused],
-        repository: Repository,
-        refusal: Refused,
-        asked: Request,
-        pull: Pull,
+    def _buries(self, asked: Request, *, head: bool) -> bool:
+        """Whether a refusal of this request is a tombstone: only what resolves a tag leads anywhere else."""
+        return self._tombstones is not None and head and asked.tag is not None
+
+    def _withheld(
+        self, refusal: Refused, asked: Request, repository: Repository | None, pull: Pull, *, head: bool
     ) -> web.Response:
+        """A refusal of something that is there, or may be."""
+        if refusal.answer is not Answer.ABSENT and self._buries(asked, head=head):
+            return self._bury(refusal, asked, repository, pull)
+        return self._refused(refusal, asked, pull)
+
+    def _bury(self, refusal: Refused, asked: Request, repository: Repository | None, pull: Pull) -> web.Response:
         """Answer a HEAD with a digest that leads nowhere: that of the refusal, which nobody hands out as a manifest.
 
         After an error, containerd and others resolve the tag at the upstream. After this they ask for the digest, here and
@@ -229,7 +272,9 @@ class RegistryApi:
         if not isinstance(body, bytes):
             raise AssertionError("an error has a body of bytes")
         digest = Digest.of(body)
-        tombstones.put((repository, digest), refusal, seconds=_TOMBSTONE_TIME, cost=1, generation=tombstones.generation)
+        if self._tombstones is not None and repository is not None:
+            generation = self._tombstones.generation
+            self._tombstones.put((repository, digest), refusal, seconds=_TOMBSTONE_TIME, cost=1, generation=generation)
         pull.refused, pull.digest, pull.reasons = True, digest, refusal.reasons
         return web.Response(body=body, headers=responses.content_headers(OCI_MANIFEST, digest, None, self._namespace(asked)))
 
@@ -247,7 +292,7 @@ class RegistryApi:
         del headers["Content-Type"]
         return web.Response(status=304, headers=headers)
 
-    async def _whole(self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
+    async def _whole(self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes, pull: Pull) -> web.StreamResponse:
         """A small answer in the ordinary way, to a client that must not take for ever."""
         response = web.Response(body=body, headers=headers)
         try:
@@ -255,6 +300,9 @@ class RegistryApi:
                 await response.prepare(request)
                 await response.write_eof()
         except TimeoutError:
+            left = 0 if request.transport is None else request.transport.get_write_buffer_size()
+            pull.sent = max(0, pull.sent - left)
+            pull.cut, pull.reasons = True, (_LEFT,)
             streaming.cut(request)
         return response
 
@@ -286,7 +334,7 @@ class RegistryApi:
             return response
         if granted.body is not None and hdrs.RANGE not in request.headers:
             pull.sent = len(granted.body)
-            return await self._small(request, asked, granted, granted.body)
+            return await self._small(request, asked, granted, granted.body, pull)
         try:
             source = await self._ingest.open(repository, descriptor)
         except (UpstreamError, StorageError) as problem:
@@ -296,11 +344,13 @@ class RegistryApi:
         finally:
             source.close()
 
-    async def _small(self, request: web.BaseRequest, asked: Request, granted: GrantedBlob, body: bytes) -> web.StreamResponse:
+    async def _small(
+        self, request: web.BaseRequest, asked: Request, granted: GrantedBlob, body: bytes, pull: Pull
+    ) -> web.StreamResponse:
         headers = responses.content_headers(_OCTETS, granted.descriptor.digest, None, self._namespace(asked))
         headers["Accept-Ranges"] = "bytes"
         if not responses.fits_prebuilt(request):
-            return await self._whole(request, headers, body)
+            return await self._whole(request, headers, body, pull)
         wires = self._blob_wires.setdefault(granted, {})
         wire = wires.get(asked.ns)
         if wire is None:
@@ -333,9 +383,13 @@ class RegistryApi:
         if span is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{source.size}"
         response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
-        response.content_length = pull.sent = stop - start
+        response.content_length = stop - start
+
+        def count(sent: int) -> None:
+            pull.sent += sent
+
         try:
-            await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout)
+            await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout, count)
         except (UpstreamError, StorageError) as problem:
             # The last bytes were never sent, so the client cannot mistake what it has for the blob.
             log.warning("blob.cut", image=str(repository), digest=str(digest), error=str(problem))
@@ -343,7 +397,7 @@ class RegistryApi:
             streaming.cut(request)
         except (OSError, TimeoutError) as problem:
             log.info("client.left", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
-            pull.cut, pull.reasons = True, ("the client left, or took nothing for too long",)
+            pull.cut, pull.reasons = True, (_LEFT,)
             streaming.cut(request)
         return response
 
@@ -374,7 +428,7 @@ class RegistryApi:
 
     # -- discovery ------------------------------------------------------------------------------------------------------
 
-    async def _tags(self, asked: Request, repository: Repository, pull: Pull) -> web.StreamResponse:
+    async def _tags(self, asked: Request, repository: Repository, pull: Pull) -> web.Response:
         served = await self._gate.tags(repository)
         if isinstance(served, Refused):
             return self._refused(served, asked, pull)
@@ -391,7 +445,7 @@ class RegistryApi:
         body = json.dumps({"name": asked.name, "tags": list(page)}).encode()
         return web.Response(body=body, content_type="application/json", headers=headers)
 
-    async def _referrers(self, asked: Request, repository: Repository, pull: Pull) -> web.StreamResponse:
+    async def _referrers(self, asked: Request, repository: Repository, pull: Pull) -> web.Response:
         if asked.digest is None:
             raise AssertionError("referrers are asked for by digest")
         served = await self._gate.referrers(repository, asked.digest, asked.artifact_type)

@@ -100,12 +100,18 @@ class Rehashed:
 
 
 async def send(
-    request: web.BaseRequest, response: web.StreamResponse, source: Source, start: int, stop: int, stall: float
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    source: Source,
+    start: int,
+    stop: int,
+    stall: float,
+    count: Callable[[int], None] = lambda sent: None,
 ) -> None:
     """Send the bytes [start, stop) of ``source`` as the body of ``response`` (which has its headers and its length).
 
-    ``stall`` is how long (seconds) a client may take nothing. Raises what the source raises, ConnectionError when the client
-    is gone, TimeoutError when it is too slow.
+    ``stall`` is how long (seconds) a client may take nothing; ``count`` is told of the bytes that went out. Raises what the
+    source raises, ConnectionError when the client is gone, TimeoutError when it is too slow.
     """
     async with asyncio.timeout(stall):
         writer = await response.prepare(request)
@@ -123,6 +129,7 @@ async def send(
             async with asyncio.timeout(stall):
                 await response.write(data)
             position += len(data)
+            count(len(data))
         return
     # Headers first: sendfile writes past the transport's buffer.
     transport.set_write_buffer_limits(high=0)
@@ -137,6 +144,7 @@ async def send(
             while position < limit:
                 sent = await _in_thread(_sendfile, out, source.fileno(), position, min(limit - position, _TURN))
                 position += sent
+                count(sent)
                 if position < limit and sent < _TURN:
                     async with asyncio.timeout(stall):
                         await _writable(out)
@@ -164,10 +172,14 @@ def _sendfile(out: int, source: int, offset: int, count: int) -> int:
     while sent < count:
         try:
             step = os.sendfile(out, source, offset + sent, count - sent)
+            if step == 0:
+                raise ConnectionAbortedError("the stored file ended early")
         except BlockingIOError:
             break
-        if step == 0:
-            raise ConnectionAbortedError("the stored file ended early")
+        except OSError:
+            if sent:
+                break  # the next turn finds the same, when these are counted
+            raise
         sent += step
     return sent
 

@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from structlog.testing import capture_logs
 
 from proxy.configuration import load
+from proxy.services.passwords import WRONG
 from storage.reference import Repository
+from tests.conformance.wire import request
 from tests.harness import Proxy, Reply, until
 from tests.simulator.images import Image
 from tests.simulator.registry import Registry
@@ -168,14 +170,27 @@ async def test_the_token_flow(tmp_path: Path) -> None:
         assert (await proxy.get(path, bearer(answer["access_token"]))).status == 200
         assert 0 < answer["expires_in"] <= 300
         many = {f"x{number}": "" for number in range(40)}
-        for bad in (
-            {**form, "password": "wrong"},
-            {**form, "grant_type": "refresh_token"},
-            {"x": "y" * 40_000},
-            {**form, **many},
+        for bad, reason in (
+            ({**form, "password": "wrong"}, WRONG),
+            ({**form, "grant_type": "refresh_token"}, "grant_type='refresh_token' is not served"),
+            ({**form, "client_id": "y" * 40_000}, "the form has more than 32768 bytes"),
+            ({**form, **many}, "the form has more than 32 fields"),
         ):
             async with aiohttp.ClientSession() as session, session.post(f"{proxy.url}/token", data=bad) as reply:
                 assert reply.status == 401
+                assert reason in await reply.text()
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/token", "/v2/reg.example/open/app/manifests/v1"])
+async def test_two_authorization_headers_are_none_that_holds(tmp_path: Path, path: str) -> None:
+    """Whichever of them were taken, something before this proxy might have taken the other; also where both are the same."""
+    async with Registry() as upstream, proxy_of(tmp_path, upstream) as proxy:
+        upstream.image("open/app", "v1")
+        right = basic("alice", "right")["Authorization"]
+        for second in (right, basic("bob", "also right")["Authorization"], ""):
+            answer = await request(proxy, path, "GET", f"Authorization: {right}", f"Authorization: {second}")
+            assert answer.status == 401
+            assert b"two Authorization headers" in answer.body
 
 
 async def test_the_ping_tells_clients_how_to_log_in(tmp_path: Path) -> None:
@@ -435,7 +450,7 @@ async def test_promise_40_the_log_tells_who_and_why_and_no_secret(tmp_path: Path
             await proxy.get("/v2/reg.example/team/app/manifests/v1", basic("bob", "also right"))
             await proxy.get("/v2/reg.example/team/app/manifests/v1", basic("bob", "a guess"))
         pulls = [line for line in logs if line["event"] == "pull"]
-        first, *again, blob, missing = pulls
+        first, *again, blob, missing, denied, guessed = pulls
         assert (first["who"], first["agent"], first["address"]) == ("user:alice", "containerd/2.1", "127.0.0.1")
         assert (first["image"], first["digest"]) == ("reg.example/team/app:v1", str(image.digest))
         assert (first["rule"], first["verdict"], first["status"]) == ('rule "**"', "served", 200)
@@ -444,11 +459,67 @@ async def test_promise_40_the_log_tells_who_and_why_and_no_secret(tmp_path: Path
         assert first["ms"] >= 0
         assert (blob["who"], blob["bytes"]) == ("token:ci", len(layer.data))
         assert (missing["verdict"], missing["status"]) == ("absent", 404)
-        denied = [line for line in logs if line["event"] == "access.refused"]
-        assert [(line["who"], line["image"]) for line in denied] == [("user:bob", "reg.example/team/app")]
+        assert (denied["who"], denied["image"]) == ("user:bob", "reg.example/team/app:v1")
+        assert (denied["verdict"], denied["status"], denied["method"]) == ("denied", 403, "GET")
+        assert "no access rule allows it" in denied["why"][0]
+        assert (guessed["who"], guessed["verdict"], guessed["status"]) == ("anonymous", "login", 401)
+        assert [line for line in logs if "address" in line] == pulls, "one line for each request"
         written = json.dumps(logs, default=str)
         for secret in ("right", token, TOKEN, "a guess", base64.b64encode(b"alice:right").decode()):
             assert secret not in written.replace("copyright", "")
+
+
+@pytest.mark.parametrize(("level", "expected"), [("all", ["login", "login"]), ("decided", ["login"]), ("none", ["login"])])
+async def test_a_challenge_that_every_login_begins_with_is_no_refusal(tmp_path: Path, level: str, expected: list[str]) -> None:
+    """Without credentials it is only told by ``all``; with wrong ones always."""
+    top = (MIXED % HASH) + f"log: {{pulls: {level}}}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, top) as proxy:
+        with capture_logs() as logs:
+            for headers in ({}, basic("alice", "wrong")):
+                assert (await proxy.get("/v2/reg.example/team/app/manifests/v1", headers)).status == 401
+            assert (await proxy.get("/v2/")).status == 401
+            assert (await proxy.get("/v2/", basic("alice", "wrong"))).status == 401
+        assert [line["verdict"] for line in logs if line["event"] == "pull"] == expected
+        assert [line["reason"] for line in logs if line["event"] == "login.refused"] == [WRONG]
+
+
+async def test_the_log_has_the_bytes_of_every_answer(tmp_path: Path) -> None:
+    """Of lists as well; none of what a HEAD or a 304 leaves out."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, rules=RULES, top="log: {pulls: all}\n") as proxy:
+        image = upstream.image("team/app", "v1")
+        at = "/v2/reg.example/team/app"
+        condition = {"If-None-Match": f'"{image.digest}"'}
+        with capture_logs() as logs:
+            tags = await proxy.get(f"{at}/tags/list")
+            referrers = await proxy.get(f"{at}/referrers/{image.digest}")
+            for method, path, headers in (
+                ("HEAD", f"{at}/tags/list", {}),
+                ("HEAD", f"{at}/manifests/v1", {}),
+                ("GET", f"{at}/manifests/v1", condition),
+                ("GET", f"{at}/blobs/{image.blobs[1].digest}", {"Range": "bytes=5-9"}),
+            ):
+                await proxy.ask(method, path, headers)
+            await until(lambda: len([line for line in logs if line["event"] == "pull"]) == 6)  # a blob's when all of it is out
+        assert (tags.status, referrers.status) == (200, 200)
+        assert [line["bytes"] for line in logs if line["event"] == "pull"] == [len(tags.body), len(referrers.body), 0, 0, 0, 5]
+
+
+async def test_the_token_endpoint_and_the_ping_take_turns_as_well(tmp_path: Path) -> None:
+    """Where a client's turns are taken they wait, and are told to come back; another client is not concerned."""
+    top = (MIXED % HASH) + "limits: {client_requests: 1, request_timeout: 300ms}\n"
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, top) as proxy:
+        fairness = proxy.application._api._fairness
+        address, alice = fairness.enter("127.0.0.1"), fairness.enter("user:alice")
+        assert address is not None
+        assert alice is not None
+        for path, headers in (("/token", basic("bob", "also right")), ("/v2/", basic("alice", "right"))):
+            crowded = await proxy.get(path, headers)
+            assert (crowded.status, crowded.headers["Retry-After"]) == (503, "1"), path
+        assert (await proxy.get("/v2/", basic("bob", "also right"))).status == 200
+        fairness.leave(address)
+        fairness.leave(alice)
+        assert (await proxy.get("/token", basic("bob", "also right"))).status == 200
+        assert (await proxy.get("/v2/", basic("alice", "right"))).status == 200
 
 
 @pytest.mark.parametrize(("level", "expected"), [("all", 4), ("decided", 2), ("none", 1)])

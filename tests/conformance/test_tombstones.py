@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,38 @@ async def test_an_outage_leads_nowhere_as_well(tmp_path: Path) -> None:
         head = await proxy.manifest("acme/app", "v1", "HEAD")
         assert head.status == 200
         assert (await proxy.manifest("acme/app", head.digest)).status == 503
+
+
+async def test_who_may_not_is_led_nowhere_either(tmp_path: Path) -> None:
+    """Nor who asks for too much at once, or for a registry that is not configured; a demand to log in stays one."""
+    tokens = {name: {"sha256": hashlib.sha256(f"tagstone_{name}".encode()).hexdigest()} for name in ("ci", "web")}
+    rules = [{"who": [f"token:{name}"], "pull": [f"reg.example/{where}/**"]} for name, where in (("ci", "acme"), ("web", "web"))]
+    access = f"access: {json.dumps({'tokens': tokens, 'rules': rules})}\n"
+    access += "limits: {client_requests: 1, request_timeout: 300ms}\n"
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP + access) as proxy:
+        upstream.image("acme/app", "v1")
+        path = "/v2/reg.example/acme/app/manifests"
+
+        async def led_nowhere(path: str, name: str, status: int, reason: str) -> None:
+            headers = {"Authorization": f"Bearer tagstone_{name}"}
+            with capture_logs() as logs:
+                head = await proxy.head(f"{path}/v1", headers)
+            refused = await proxy.get(f"{path}/v1", headers)
+            assert (head.status, refused.status) == (200, status)
+            assert head.digest == str(Digest.of(refused.body))
+            assert reason in refused.error["message"]
+            assert all(line["verdict"] == "tombstone" for line in logs)
+            assert (await proxy.get(f"{path}/{head.digest}", headers)).status == status
+
+        await led_nowhere(path, "web", 403, "token:web may not pull")
+        await led_nowhere("/v2/nowhere.example/acme/app/manifests", "ci", 403, "is not configured here")
+        share = proxy.application._api._fairness.enter("token:ci")
+        assert share is not None
+        await led_nowhere(path, "ci", 503, "asks for more at a time")
+        assert not upstream.requests
+        for headers in ({}, {"Authorization": "Bearer tagstone_other"}):
+            assert (await proxy.head(f"{path}/v1", headers)).status == 401
+        assert (await proxy.head(f"{path}/{Digest.of(b'')}", {"Authorization": "Bearer tagstone_web"})).status == 403
 
 
 async def test_what_is_not_there_is_not_there(tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ class Server:
         self.source = source
         self.span = span or (0, source.size)
         self.stall = stall
+        self.counted = list[int]()
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 
@@ -185,7 +186,8 @@ class Server:
         start, stop = self.span
         response = web.StreamResponse(headers={"X-Blob": "yes"})
         response.content_length = stop - start
-        self.task = asyncio.create_task(streaming.send(request, response, self.source, start, stop, self.stall))
+        count = self.counted.append
+        self.task = asyncio.create_task(streaming.send(request, response, self.source, start, stop, self.stall, count))
         try:
             await self.task
         except (OSError, DigestMismatch, asyncio.CancelledError) as error:
@@ -252,6 +254,7 @@ async def test_a_blob_is_sent_whole_and_the_connection_goes_on(tmp_path: Path, s
                 assert reply.body == NOISE[:size]
                 assert await server.end() is None
                 assert (await client.ask("/small")).body == b"small"
+        assert sum(server.counted) == 2 * size
 
 
 @BOTH
@@ -349,6 +352,7 @@ async def test_promise_37_a_file_that_ended_early_cuts_the_connection(tmp_path: 
             error = await server.end()
             assert isinstance(error, ConnectionAbortedError)
             assert "ended early" in str(error)
+            assert sum(server.counted) == MIB // 2
 
 
 # -- clients that stall or leave ------------------------------------------------------------------------------------
