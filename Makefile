@@ -1,11 +1,12 @@
 # Everything a person or a machine does with this tree. `make` alone lists the targets.
 #
-# Settable from outside: PYTHON (which interpreter makes .venv), CONFIG, DATA and SERVE_ARGS (make serve), TEST_ARGS
-# (handed to pytest), BENCH_ARGS (handed to the benchmark), LOCK_ARGS (handed to uv, e.g. --upgrade), TARGET and SECONDS (make
-# fuzz: which readers, all by default, and for how long each), FUZZ_TIMES (how many times as many examples as make test
-# Hypothesis tries in make fuzz).
+# Settable from outside: PYTHON (which interpreter makes .venv), CONFIG, DATA and SERVE_ARGS (make serve), JOBS (in how many
+# processes tests run), TEST_ARGS (handed to pytest), BENCH_ARGS (handed to the benchmark), LOCK_ARGS (handed to uv, e.g.
+# --upgrade), TARGET and SECONDS (make fuzz: which readers, all by default, and for how long each), FUZZ_TIMES (how many times as
+# many examples as make test Hypothesis tries in make fuzz).
 
 PYTHON ?= python3
+JOBS ?= 2
 TARGET ?=
 SECONDS ?= 600
 FUZZ_TIMES ?= 20
@@ -31,7 +32,7 @@ serve: $(RUNTIME) ## Install what is needed and start Tagstone with CONFIG, its 
 	@exec $(BIN)/tagstone serve --config $(CONFIG) --data-dir $(DATA) $(SERVE_ARGS)
 
 test: $(DEVELOPMENT) packages lint ## Check format, lint, types and layers, then run every test with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --cov --cov-report=term $(TEST_ARGS)
 
 lint: $(DEVELOPMENT) ## Check format, lint, types and layers, changing nothing
 	$(BIN)/ruff format --check .

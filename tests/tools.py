@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import shutil
 import socket
 
 import pytest
 
+#: Ports for processes of tests: the first, how many for each process of a parallel run, and for how many of these.
+_FIRST_PORT, _PORTS, _RANGES = 20_000, 1500, 8
+_TURN = itertools.count(random.randrange(_PORTS))
 #: Debian keeps servers out of an ordinary user's PATH.
 _ALSO = os.pathsep + os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin"))
 
@@ -28,8 +33,19 @@ def need(name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody listens on at the moment.
+
+    Each process of a parallel run has a range of its own, below those that the system hands out by itself.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _RANGES
+    first = _FIRST_PORT + worker * _PORTS
+    for _ in range(_PORTS):
+        port = first + next(_TURN) % _PORTS
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no port between {first} and {first + _PORTS - 1} is free")

@@ -305,6 +305,7 @@ def test_a_leaf_issues_nothing() -> None:
         v2(hashlib.sha512(ENCODED).digest(), "2.16.840.1.101.3.4.2.3"),
         v1(hashlib.sha1(ENCODED).digest(), b"x" * 20),
     ],
+    ids=["v1", "v2 by SHA-512", "v1 of several"],
 )
 def test_the_certificate_may_be_named_in_each_form(named: bytes) -> None:
     """By SHA-1, which is all that the older attribute has, or by another hash."""
