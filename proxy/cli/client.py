@@ -162,7 +162,7 @@ def _authority(path: Path) -> str:
         certificates = x509.load_pem_x509_certificates(content)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ValueError(f"{path} holds no certificates in PEM form: {error}") from error
     return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
 

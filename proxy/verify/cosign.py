@@ -29,6 +29,7 @@ from proxy.manifest import Entry, Manifest
 from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
 from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
+from proxy.verify.chains import foreign
 from proxy.verify.core import Signed
 from proxy.verify.dsse import IN_TOTO, Envelope, Statement
 from proxy.verify.judgement import Claim, Made, judge
@@ -256,10 +257,8 @@ def _certificates(pem: str, most: int) -> tuple[bytes, ...]:
         return ()
     if len(pem) > _MAX_PEM:
         raise EvidenceMalformed(f"has a certificate of {len(pem)} characters; the limit is {_MAX_PEM}")
-    try:
+    with foreign("a certificate"):
         found = x509.load_pem_x509_certificates(pem.encode())
-    except ValueError as error:
-        raise EvidenceMalformed("has a certificate that cannot be read") from error
     if len(found) > most:
         raise EvidenceMalformed(f"has {len(found)} certificates where {most} may stand")
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in found)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from proxy.errors import EvidenceMalformed
-from proxy.verify.chains import is_authority, named, self_issued
+from proxy.verify.chains import foreign, is_authority, named, self_issued
 
 #: The largest bundle of authorities that anybody ships has a few hundred kilobytes.
 _MAX_PEM = 1 << 20
@@ -200,9 +200,10 @@ def _read(pem: bytes) -> list[x509.Certificate]:
     if b"-----BEGIN CERTIFICATE-----" not in pem:
         raise ValueError('these are no PEM certificates: there must be a line "-----BEGIN CERTIFICATE-----"')
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise ValueError(f"a certificate cannot be read: {error}") from error
+        with foreign("a certificate"):
+            return x509.load_pem_x509_certificates(pem)
+    except EvidenceMalformed as error:
+        raise ValueError(f"this file {error}") from error
 
 
 def _is(question: Callable[[x509.Certificate], bool], certificate: x509.Certificate) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from proxy.manifest import Entry
 from proxy.policy.rules import AttestationBy, SignatureBy, Store
 from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
-from proxy.verify.cosign import CERTIFICATE, SIGNATURE, CosignSignatures
+from proxy.verify.cosign import CERTIFICATE, CHAIN, SIGNATURE, CosignSignatures
 from proxy.verify.model import Found
 from proxy.verify.second import SecondVerdict
 from storage.records import Descriptor
@@ -33,6 +35,7 @@ from tests.simulator.signing import (
     other_digest,
     signature_manifest,
 )
+from tests.simulator.sigstore import PrivateSigstore
 from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, ask, asked, document, key, keys, subject
 
 VERIFIER = CosignSignatures(LIMITS, SecondVerdict())
@@ -154,6 +157,20 @@ def test_keyless_signatures_are_named_as_such() -> None:
     own = cosign_signature(RELEASE, IMAGE.digest)
     (evidence,) = judge(replace(own, annotations={**own.annotations, CERTIFICATE: "-----BEGIN CERTIFICATE-----"}))
     assert evidence.accepted
+
+
+def test_a_chain_of_a_version_that_there_is_not_is_refused() -> None:
+    """The library has an error of its own for that; one broken signature must not take the right one down with it."""
+    sigstore = PrivateSigstore()
+    keyless = sigstore.cosign_signature(IMAGE.digest)
+    der = x509.load_pem_x509_certificates(keyless.annotations[CHAIN].encode())[0].public_bytes(Encoding.DER)
+    odd = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302010a"), 1)
+    assert odd != der
+    chain = base64.encodebytes(odd).decode()
+    wrong = f"-----BEGIN CERTIFICATE-----\n{chain}-----END CERTIFICATE-----\n"
+    broken = replace(keyless, annotations={**keyless.annotations, CHAIN: wrong})
+    first, second = judge(broken, cosign_signature(RELEASE, IMAGE.digest))
+    assert (first.accepted, second.accepted) == (False, True)
 
 
 def test_base64_has_one_form() -> None:
