@@ -32,7 +32,7 @@ serve: $(RUNTIME) ## Install what is needed and start Tagstone with CONFIG, its 
 	@exec $(BIN)/tagstone serve --config $(CONFIG) --data-dir $(DATA) $(SERVE_ARGS)
 
 test: $(DEVELOPMENT) packages lint ## Check format, lint, types and layers, then run every test with coverage
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --cov --cov-report=term $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --cov --cov-report=term $(TEST_ARGS)
 
 lint: $(DEVELOPMENT) ## Check format, lint, types and layers, changing nothing
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,18 +11,18 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
-_HERE = Path(__file__).parent
-#: What starts daemons, or uses all cores by itself: one after the other, in one process, and first because it takes longest.
-_ALONE = (_HERE / "integration", _HERE / "fuzz" / "test_guided.py")
+#: What starts daemons, or uses all cores by itself: one after the other, in one process.
+_ALONE = ("tests/integration/", "tests/fuzz/test_guided.py")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell parallel runs (``-n 2 --dist loadgroup``) what belongs together: a file, or everything that must be alone."""
-    items.sort(key=lambda item: not _alone(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("alone" if _alone(item) else str(item.path.relative_to(_HERE))))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """What belongs together in a parallel run (``-n 2``): a file, or everything that must be alone."""
+    from xdist.scheduler import LoadScopeScheduling
 
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "alone" if file.startswith(_ALONE) else file
 
-def _alone(item: pytest.Item) -> bool:
-    return any(item.path == place or place in item.path.parents for place in _ALONE)
+    return Scheduling(config, log)
