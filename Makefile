@@ -22,7 +22,7 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format fuzz bench lock clean
+.PHONY: help serve test coverage lint format fuzz bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -31,7 +31,10 @@ help: ## List the targets
 serve: $(RUNTIME) ## Install what is needed and start Tagstone with CONFIG, its state under DATA
 	@exec $(BIN)/tagstone serve --config $(CONFIG) --data-dir $(DATA) $(SERVE_ARGS)
 
-test: $(DEVELOPMENT) packages lint ## Check format, lint, types and layers, then run every test with coverage
+test: $(DEVELOPMENT) packages lint ## Check format, lint, types and layers, then run every test
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(TEST_ARGS)
+
+coverage: $(DEVELOPMENT) packages ## Run every test and say which lines none of them reaches
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --cov --cov-report=term $(TEST_ARGS)
 
 lint: $(DEVELOPMENT) ## Check format, lint, types and layers, changing nothing

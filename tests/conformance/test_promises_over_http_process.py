@@ -119,6 +119,8 @@ async def _refuses(proxy: Served) -> bool:
         _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it came in the very moment in which the listener went
+        return False
     writer.close()
     return False
 
