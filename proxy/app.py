@@ -41,6 +41,7 @@ from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
 from storage.database import Database
 from storage.errors import BlobStoreUnavailable, StorageError
+from storage.events import EventStore
 from storage.filesystem import FilesystemBlobStore
 from storage.notices import Notices
 from storage.pins import PinStore
@@ -109,7 +110,8 @@ class Application:
         self.catalog = Catalog(self.database)
         self._notices = Notices(self.database)
         self.metrics = Metrics(self._readings)
-        self._news = News(self.pins, self.metrics)
+        self.events = EventStore(self.database)
+        self._news = News(self.events, self.metrics)
         self.blobs = FilesystemBlobStore(data_dir, on_damage=self._news.damaged)
         self.upstreams = upstreams_of(configuration)
         self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)

@@ -1,4 +1,4 @@
-"""Pins, their history, and the events that go with them.
+"""Pins and their history.
 
 A pin changes in one way only, :meth:`PinStore.apply`: compare-and-swap, history line, events and notice in one transaction.
 """
@@ -11,14 +11,15 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
 
-from storage.database import Database, insert_or
+from storage.database import Database
 from storage.errors import PinConflict
+from storage.events import close_events, open_events
 from storage.notices import notify
-from storage.records import Event, EventType, Pin, PinChange, PinState, PinWrite
+from storage.records import Pin, PinChange, PinState, PinWrite
 from storage.reference import Repository
-from storage.tables import events, pin_changes, pins
+from storage.tables import pin_changes, pins
 
 #: The kind of the notices about pins; their subject is ``registry/repository:tag``.
 PIN_NOTICE = "pin"
@@ -26,7 +27,6 @@ PIN_NOTICE = "pin"
 _PAGE = 1000
 _PIN_FIELDS = tuple(field.name for field in fields(Pin))
 _CHANGE_FIELDS = tuple(field.name for field in fields(PinChange))
-_EVENT_FIELDS = tuple(field.name for field in fields(Event))
 _WILDCARD = re.compile(r"\*\*|\*|\?")
 _REGEX_OF = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 _LIKE_SPECIAL = re.compile(r"[\\%_]")
@@ -59,14 +59,6 @@ class PinStore:
     async def checked(self, repository: Repository, tag: str, at: datetime) -> None:
         """Note that the upstream answered at ``at``. No change of the pin: no version, no history, no notice."""
         await self._database.write(_checked, f"{repository}:{tag}", at)
-
-    async def events(self, *, open_only: bool = False, limit: int = 100) -> list[Event]:
-        """The newest ``limit`` events, newest first."""
-        return await self._database.read(_events, open_only, limit)
-
-    async def record_event(self, event: Event) -> bool:
-        """Record an event that belongs to no change of a pin. False when the same is open already: it has been told."""
-        return await self._database.write(_open_events, (event,)) > 0
 
     async def list(
         self, *, pattern: str | None = None, state: PinState | None = None, limit: int = 100, after: str | None = None
@@ -133,8 +125,8 @@ def _apply(connection: Connection, write: PinWrite) -> Pin | None:
             connection.execute(update(pins).where(pins.c.name == name).values(values))
     connection.execute(insert(pin_changes).values({field: getattr(about, field) for field in _CHANGE_FIELDS}))
     if write.closed:
-        _close_events(connection, name, write.closed, about.at)
-    _open_events(connection, write.opened)
+        close_events(connection, name, write.closed, about.at)
+    open_events(connection, write.opened)
     notify(connection, PIN_NOTICE, name)
     return new
 
@@ -162,37 +154,12 @@ def _checked(connection: Connection, name: str, at: datetime) -> None:
     connection.execute(update(pins).where(pins.c.name == name).values(checked_at=at))
 
 
-def _events(connection: Connection, open_only: bool, limit: int) -> list[Event]:
-    query = select(events).order_by(events.c.id.desc()).limit(limit)
-    if open_only:
-        query = query.where(events.c.closed_at.is_(None))
-    return [_event(row) for row in connection.execute(query).mappings()]
-
-
-def _close_events(connection: Connection, subject: str, types: Iterable[EventType], at: datetime) -> None:
-    about = and_(events.c.subject == subject, events.c.type.in_(types), events.c.closed_at.is_(None))
-    connection.execute(update(events).where(about).values(closed_at=at))
-
-
-def _open_events(connection: Connection, opened: Iterable[Event]) -> int:
-    """Open those that are not open yet; how many that were."""
-    news = 0
-    for event in opened:
-        values = {field: getattr(event, field) for field in _EVENT_FIELDS}
-        news += connection.execute(insert_or(events).values(values).on_conflict_do_nothing()).rowcount
-    return news
-
-
 def _pin(row: RowMapping) -> Pin:
     return Pin(**_take(row, _PIN_FIELDS))
 
 
 def _change(row: RowMapping) -> PinChange:
     return PinChange(**_take(row, _CHANGE_FIELDS))
-
-
-def _event(row: RowMapping) -> Event:
-    return Event(**_take(row, _EVENT_FIELDS))
 
 
 def _take(row: RowMapping, names: Iterable[str]) -> dict[str, Any]:

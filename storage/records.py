@@ -5,9 +5,11 @@ Times are aware UTC datetimes. Every value here maps to one table of :mod:`stora
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from storage.digest import Digest
 from storage.reference import Repository
@@ -82,21 +84,79 @@ class PinChange:
     to_digest: Digest | None
 
 
-class EventType(StrEnum):
-    """News that somebody may want to hear; delivered by the alert sinks, listed by the CLI."""
+class Severity(StrEnum):
+    """How much an event matters to whoever is on call."""
 
+    INFO = "info"  #: good to know
+    WARNING = "warning"  #: to be looked at in working hours
+    CRITICAL = "critical"  #: to be looked at now
+
+
+class EventType(StrEnum):
+    """News that somebody may want to hear; delivered by the alert sinks, listed by the CLI.
+
+    States stay open until they end; acts (:data:`ACTS`) are over as they are told.
+    """
+
+    TAG_CREATED = "tag.created"  #: a new tag in a repository that has pins
     TAG_OVERWRITTEN = "tag.overwritten"
+    TAG_REVERTED = "tag.reverted"  #: the upstream names the pinned digest again
     TAG_DELETED = "tag.deleted"
+    TAG_ROTATION_PENDING = "tag.rotation.pending"  #: the pin will move when its cooldown is over
+    TAG_ROTATED = "tag.rotated"
     PIN_REVOKED = "pin.revoked"
+    PIN_STALE = "pin.stale"  #: an accepted candidate waits for somebody
+    PIN_APPROVED = "pin.approved"
+    PIN_REJECTED = "pin.rejected"
+    PIN_REMOVED = "pin.removed"
+    SIGNATURE_LOST = "signature.lost"  #: evidence that a pin leant on is not to be had upstream any more
+    KEY_EXPIRING = "key.expiring"
+    DIGEST_BLOCKED = "digest.blocked"
+    DIGEST_UNBLOCKED = "digest.unblocked"
     BLOB_TAMPERED = "blob.tampered"  #: an upstream sent bytes that do not hash to what was asked for
     BLOB_DAMAGED = "blob.damaged"  #: a stored file no longer hashes to its name; it was quarantined
+    UPSTREAM_UNREACHABLE = "upstream.unreachable"
+    RUNTIME_DRIFT = "runtime.drift"  #: what runs is not what was approved
+    LEDGER_DAMAGED = "ledger.damaged"
+    SINK_FAILING = "sink.failing"  #: alerts do not get through to one of their sinks
+
+
+#: Types that are over as they are told: such an event is closed when it is opened, and may come again.
+ACTS = frozenset(
+    {
+        EventType.TAG_CREATED,
+        EventType.TAG_REVERTED,
+        EventType.TAG_ROTATED,
+        EventType.PIN_APPROVED,
+        EventType.PIN_REJECTED,
+        EventType.PIN_REMOVED,
+        EventType.DIGEST_BLOCKED,
+        EventType.DIGEST_UNBLOCKED,
+    }
+)
+
+_SEVERITIES = {
+    EventType.TAG_CREATED: Severity.INFO,
+    EventType.TAG_REVERTED: Severity.INFO,
+    EventType.TAG_ROTATION_PENDING: Severity.INFO,
+    EventType.TAG_ROTATED: Severity.INFO,
+    EventType.PIN_APPROVED: Severity.INFO,
+    EventType.PIN_REJECTED: Severity.INFO,
+    EventType.PIN_REMOVED: Severity.INFO,
+    EventType.DIGEST_UNBLOCKED: Severity.INFO,
+    EventType.PIN_REVOKED: Severity.CRITICAL,
+    EventType.BLOB_TAMPERED: Severity.CRITICAL,
+    EventType.RUNTIME_DRIFT: Severity.CRITICAL,
+    EventType.LEDGER_DAMAGED: Severity.CRITICAL,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One piece of news. (type, subject, digest) is unique while it is open: seen twice, told once.
 
-    ``subject`` is ``registry/repository:tag`` for tags and ``registry/repository`` for content.
+    ``subject`` is ``registry/repository:tag`` for tags and ``registry/repository`` for content. ``details`` are few, small and
+    fit for JSON. ``severity`` None: that of its type.
     """
 
     type: EventType
@@ -105,6 +165,14 @@ class Event:
     message: str
     at: datetime
     closed_at: datetime | None = None
+    severity: Severity | None = None
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.severity is None:
+            object.__setattr__(self, "severity", _SEVERITIES.get(self.type, Severity.WARNING))
+        if self.closed_at is None and self.type in ACTS:
+            object.__setattr__(self, "closed_at", self.at)
 
 
 class Kind(StrEnum):
@@ -138,6 +206,7 @@ class StoredVerdict:
     reasons: tuple[str, ...]
     decided_at: datetime
     valid_until: datetime | None = None  #: a key's window ends: judge again after this
+    signers: tuple[str, ...] | None = None  #: who vouched, one canonical line each; None: judged before that was kept
 
 
 @dataclass(frozen=True, slots=True)

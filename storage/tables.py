@@ -11,7 +11,7 @@ with it. A fresh database is created from here, an older one is migrated; a test
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -36,12 +36,12 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from storage.digest import Digest
 from storage.errors import DatabaseUnavailable
-from storage.records import EventType, Kind, PinAction, PinState
+from storage.records import EventType, Kind, PinAction, PinState, Severity
 from storage.reference import Repository
 from storage.reference import repository as known_repository
 
 #: The newest migration. Revisions are numbers with leading zeros, so that older and newer can be told apart without Alembic.
-REVISION = "0002"
+REVISION = "0003"
 
 _T = TypeVar("_T")
 
@@ -116,6 +116,17 @@ def _write_lines(lines: tuple[str, ...]) -> str:
     return json.dumps(lines, ensure_ascii=False)
 
 
+def _parse_details(text: str) -> Mapping[str, Any]:
+    details = json.loads(text)
+    if not isinstance(details, dict):
+        raise ValueError("not an object")
+    return details
+
+
+def _write_details(details: Mapping[str, Any]) -> str:
+    return json.dumps(details, ensure_ascii=False)
+
+
 #: 64 bits everywhere; SQLite counts rows by themselves only in a column of exactly this type.
 _ID = BigInteger().with_variant(Integer, "sqlite")
 _DIGEST = Parsed(Digest.parse)
@@ -176,6 +187,8 @@ events = Table(
     Column("message", Text, nullable=False),
     Column("at", Instant, nullable=False),
     Column("closed_at", Instant),
+    Column("severity", Parsed(Severity)),  # null, as in details: recorded before there was one
+    Column("details", Parsed(_parse_details, _write_details)),
 )
 _open_event = events.c.closed_at.is_(None)
 Index(
@@ -230,6 +243,7 @@ verdicts = Table(
     Column("reasons", _LINES, nullable=False),
     Column("decided_at", Instant, nullable=False),
     Column("valid_until", Instant),
+    Column("signers", _LINES),
 )
 
 #: By which evidence a manifest was ever accepted, by questions that last longer than fingerprints do.
@@ -270,4 +284,13 @@ notices = Table(
     Column("kind", String, nullable=False),
     Column("subject", String, nullable=False),
     sqlite_autoincrement=True,
+)
+
+#: Which process does what only one should do, and until when.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("until", Instant, nullable=False),
 )

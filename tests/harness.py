@@ -222,7 +222,7 @@ class Proxy:
 
     async def events(self, *, open_only: bool = False) -> list[Event]:
         """The events recorded so far."""
-        return await self.application.pins.events(open_only=open_only)
+        return await self.application.events.list(open_only=open_only)
 
 
 class WallClock:

@@ -12,7 +12,7 @@ from proxy.services.metrics import Metrics
 from proxy.services.revision import utc_now
 from storage.digest import Digest
 from storage.errors import StorageError
-from storage.pins import PinStore
+from storage.events import EventStore
 from storage.records import Descriptor, Event, EventType
 from storage.reference import Repository
 
@@ -23,8 +23,8 @@ _WAITING = 1000
 class News:
     """Takes events from any thread and writes them one after the other."""
 
-    def __init__(self, pins: PinStore, metrics: Metrics) -> None:
-        self._pins = pins
+    def __init__(self, events: EventStore, metrics: Metrics) -> None:
+        self._events = events
         self._metrics = metrics
         self._queue: asyncio.Queue[Event] = asyncio.Queue(_WAITING)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,7 +67,7 @@ class News:
     async def _write(self) -> None:
         event = await self._queue.get()
         try:
-            if await self._pins.record_event(event):
+            if await self._events.record(event):
                 self._metrics.happened(event.type.value)
         except StorageError as error:
             log.error("news.unwritten", event_type=event.type.value, digest=str(event.digest), error=str(error))

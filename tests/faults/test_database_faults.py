@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 
 from storage.database import Database
 from storage.errors import DatabaseUnavailable, PinConflict
+from storage.events import EventStore
 from storage.notices import Notices
 from storage.pins import PinStore
 from storage.records import PinAction
@@ -449,6 +450,6 @@ async def test_promise_05_many_writers_on_one_pin_make_one_chain(tmp_path: Path)
     outcomes = await asyncio.gather(*(store.apply(overwrite(pin, number)) for number in range(20)), return_exceptions=True)
     assert sum(isinstance(outcome, PinConflict) for outcome in outcomes) == 19
     assert len(await store.history(APP, "v1")) == 2
-    assert len(await store.events()) == 1
+    assert len(await EventStore(database).list()) == 1
     assert await Notices(database).latest() == 2
     await database.close()

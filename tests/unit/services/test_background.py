@@ -18,7 +18,7 @@ from proxy.services.news import News
 from proxy.services.revision import utc_now
 from proxy.services.watched import FileWatch
 from storage.digest import Digest
-from storage.pins import PinStore
+from storage.events import EventStore
 from storage.records import Block, Event
 from tests.harness import Proxy, until
 from tests.simulator.registry import Registry
@@ -111,13 +111,13 @@ async def test_news_go_on_after_one_that_could_not_be_written() -> None:
         written: tuple[Event, ...] = ()
         first = Fails(RuntimeError("not foreseen"))
 
-        async def record_event(self, event: Event) -> bool:
+        async def record(self, event: Event) -> bool:
             await self.first()
             self.written = (*self.written, event)
             return False
 
     pins = Pins()
-    news = News(cast("PinStore", pins), Metrics(lambda: ()))
+    news = News(cast("EventStore", pins), Metrics(lambda: ()))
     async with failing_once():
         await news.start()
         for text in ("one", "two"):

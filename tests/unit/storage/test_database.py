@@ -368,7 +368,7 @@ async def test_damaged_reasons_are_an_outage(database: Database, reasons: str) -
     def damage(connection: Connection) -> None:
         connection.exec_driver_sql("INSERT INTO repositories VALUES (1, 'ghcr.io/acme/app')")
         connection.exec_driver_sql("INSERT INTO contents VALUES (1, 1, 'x', NULL, NULL)")
-        values = "INSERT INTO verdicts VALUES (1, 'f', 1, ?, '2026-01-01T00:00:00.000000Z', NULL)"
+        values = "INSERT INTO verdicts VALUES (1, 'f', 1, ?, '2026-01-01T00:00:00.000000Z', NULL, NULL)"
         connection.exec_driver_sql(values, (reasons,))
 
     await database.write(damage)

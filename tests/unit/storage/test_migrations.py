@@ -18,13 +18,24 @@ from storage.pins import PinStore
 from tests.unit.storage.values import APP, first_pin
 
 
-def schema(connection: Connection) -> dict[str, str]:
-    """Every table and index with the statement that makes it, white space aside."""
-    rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
-    return {name: "".join(sql.split()) for name, sql in rows}
+def schema(connection: Connection) -> dict[str, object]:
+    """Every table with its columns and references, in whichever order, and the statement of every index, white space aside."""
+    ask = connection.exec_driver_sql
+    found: dict[str, object] = {}
+    for kind, name, sql in ask(
+        "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+    ).all():
+        if kind == "table":
+            columns = {tuple(row)[1:] for row in ask(f"PRAGMA table_info({name})")}
+            references = {tuple(row)[2:] for row in ask(f"PRAGMA foreign_key_list({name})")}
+            unique = {tuple(part[2] for part in ask(f"PRAGMA index_info({row[1]})")) for row in ask(f"PRAGMA index_list({name})")}
+            found[name] = columns, references, unique, "AUTOINCREMENT" in sql
+        else:
+            found[name] = "".join(sql.split())
+    return found
 
 
-def migrated(make: Callable[[Connection], None]) -> dict[str, str]:
+def migrated(make: Callable[[Connection], None]) -> dict[str, object]:
     """The schema that ``make`` leaves in an empty database."""
     engine = create_engine("sqlite://")
     try:

@@ -1,4 +1,4 @@
-"""Pins, their history and their events."""
+"""Pins and their history."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from sqlalchemy import insert
 
 from storage.database import Database
 from storage.errors import PinConflict
+from storage.events import EventStore
 from storage.notices import Notices
 from storage.pins import PinStore
-from storage.records import Event, EventType, Notice, Pin, PinAction, PinState, PinWrite
+from storage.records import Notice, PinAction, PinState, PinWrite
 from storage.reference import Repository
 from storage.tables import pins as pins_table
-from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, revert, unpin
+from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, unpin
 
 
 @pytest.fixture
@@ -33,13 +34,6 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 def pins(database: Database) -> PinStore:
     """The pins on it."""
     return PinStore(database)
-
-
-async def pinned(pins: PinStore, write: PinWrite) -> Pin:
-    """Apply a write that leaves a pin."""
-    pin = await pins.apply(write)
-    assert pin is not None
-    return pin
 
 
 async def test_a_pin_comes_back_as_it_was_written(pins: PinStore) -> None:
@@ -101,7 +95,7 @@ async def test_a_write_on_an_outdated_pin_is_a_conflict(pins: PinStore, database
     with pytest.raises(PinConflict):
         await pins.apply(unpin(read))
     assert await pins.get(APP, "v1") == moved
-    assert [event.digest for event in await pins.events()] == [digest("two")]
+    assert [event.digest for event in await EventStore(database).list()] == [digest("two")]
     assert await Notices(database).latest() == 2
 
 
@@ -158,55 +152,6 @@ async def test_each_change_leaves_one_notice(pins: PinStore, database: Database)
     await pins.apply(first_pin())
     await pins.apply(first_pin("v2"))
     assert await Notices(database).wait(0) == (Notice(1, "pin", f"{APP}:v1"), Notice(2, "pin", f"{APP}:v2"))
-
-
-# -- events --------------------------------------------------------------------------------------------------------------
-
-
-async def test_promise_03_an_overwrite_that_is_reverted_closes_its_event(pins: PinStore) -> None:
-    """A→B→A: told once, closed with its time when the upstream is back; a second overwrite is news again."""
-    pin = await pinned(pins, first_pin())
-    moved = await pinned(pins, overwrite(pin, "two"))
-    assert [event.subject for event in await pins.events(open_only=True)] == [pin.name]
-    back = await pinned(pins, revert(moved))
-    assert await pins.events(open_only=True) == []
-    (event,) = await pins.events()
-    assert event.closed_at == LATER
-    await pins.apply(overwrite(back, "two"))
-    assert [event.closed_at for event in await pins.events()] == [None, LATER]
-
-
-async def test_promise_01_an_open_event_is_told_once(pins: PinStore) -> None:
-    """The same overwrite seen again opens nothing; one with another digest does, and leaves the first open."""
-    pin = await pinned(pins, first_pin())
-    pin = await pinned(pins, overwrite(pin, "two"))
-    pin = await pinned(pins, overwrite(pin, "two", LATER + timedelta(seconds=1)))
-    await pins.apply(overwrite(pin, "three"))
-    assert [event.digest for event in await pins.events(open_only=True)] == [digest("three"), digest("two")]
-
-
-async def test_closing_concerns_one_pin_and_the_named_types(pins: PinStore) -> None:
-    """Events about other tags and of other types stay open."""
-    one, two = await pinned(pins, first_pin()), await pinned(pins, first_pin("v2"))
-    one = await pinned(pins, overwrite(one, "two"))
-    await pins.apply(overwrite(two, "two"))
-    await pins.record_event(Event(EventType.PIN_REVOKED, one.name, one.digest, "key expired", AT))
-    await pins.apply(revert(one))
-    still = {(event.type, event.subject) for event in await pins.events(open_only=True)}
-    assert still == {(EventType.TAG_OVERWRITTEN, two.name), (EventType.PIN_REVOKED, one.name)}
-
-
-async def test_content_events_are_news_once(pins: PinStore) -> None:
-    """Recording says whether it is news; with and without a digest; newest first and bounded."""
-    event = Event(EventType.BLOB_TAMPERED, str(APP), digest("x"), "the upstream sent other bytes", AT)
-    assert await pins.record_event(event)
-    assert not await pins.record_event(replace(event, at=LATER))
-    unspecific = replace(event, digest=None)
-    assert await pins.record_event(unspecific)
-    assert not await pins.record_event(unspecific)
-    assert await pins.record_event(replace(event, type=EventType.BLOB_DAMAGED))
-    assert [found.type for found in await pins.events(limit=1)] == [EventType.BLOB_DAMAGED]
-    assert await pins.events(limit=10) == [replace(event, type=EventType.BLOB_DAMAGED), unspecific, event]
 
 
 # -- listing -------------------------------------------------------------------------------------------------------------

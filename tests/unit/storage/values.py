@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from storage.digest import Digest
+from storage.pins import PinStore
 from storage.records import (
     Block,
     Descriptor,
@@ -85,3 +86,10 @@ def verdict(
 def block(what: object, reason: str = "backdoor") -> Block:
     """An operator's block of what stands for ``what``."""
     return Block(digest(what), reason, "olga", AT)
+
+
+async def pinned(pins: PinStore, write: PinWrite) -> Pin:
+    """Apply a write that leaves a pin."""
+    pin = await pins.apply(write)
+    assert pin is not None
+    return pin
