@@ -157,7 +157,15 @@ class Limits(Model):
         8192,
         ge=1,
         le=1_000_000,
-        description="Most connections of clients to one worker; beyond that the newest is closed at once.",
+        description="Most connections of clients to one worker, unfinished TLS handshakes included; beyond that the newest is "
+        "closed at once.",
+    )
+    client_connections_each: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Most of them from one address (IPv6: one /64), which may be all nodes behind a NAT or a proxy. By default "
+        "half of `client_connections`.",
     )
     client_header_size: Size = Field(16 << 10, ge=1024, le=1 << 20, description="Longest line in the head of a client's request.")
     client_headers: int = Field(64, ge=16, le=1000, description="Most header fields in a client's request.")

@@ -342,7 +342,7 @@ async def answered(port: int) -> bool:
 @on_both_loops
 async def test_there_are_only_so_many_connections() -> None:
     """The one beyond is closed at once; those that are open go on, and one that closes makes room."""
-    async with listening(hello, Limits(client_connections=2)) as port:
+    async with listening(hello, Limits(client_connections=2, client_connections_each=2)) as port:
         async with connected(port) as first, connected(port) as second:
             assert (await first.ask()).status == 200
             assert (await second.ask()).status == 200

@@ -18,14 +18,15 @@ from aiohttp import web
 
 from proxy.settings import Limits
 from proxy.web.listener import Listener
+from proxy.web.tls import ServerTls
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def listening(handler: Handler, limits: Limits | None = None) -> AsyncIterator[int]:
+async def listening(handler: Handler, limits: Limits | None = None, tls: ServerTls | None = None) -> AsyncIterator[int]:
     """The port of a listener that answers by ``handler``."""
-    listener = Listener(handler, "127.0.0.1", 0, limits or Limits())
+    listener = Listener(handler, "127.0.0.1", 0, limits or Limits(), tls=tls)
     await listener.start()
     try:
         yield listener.port
