@@ -27,13 +27,12 @@ from proxy.errors import (
     UpstreamMisbehaved,
     UpstreamUnavailable,
 )
-from proxy.manifest import OCI_INDEX, OCI_MANIFEST
+from proxy.manifest import OCI_INDEX
 from proxy.policy.decision import Answer
 from proxy.routing import Router
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest, Source
-from proxy.services.memory import Memory
 from proxy.services.metrics import Metrics
 from proxy.settings import Limits
 from proxy.web import responses, streaming
@@ -41,6 +40,7 @@ from proxy.web.admission import AdmissionApi
 from proxy.web.fairness import Client, Crowded, Fairness
 from proxy.web.login import OPEN, TOKEN_PATH, Door, TurnedAway
 from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
+from proxy.web.tombstones import Tombstones
 from storage.digest import Digest
 from storage.errors import DigestMismatch, StorageError
 from storage.reference import MAX_NAME, Repository, parse_registry
@@ -53,9 +53,6 @@ _TURNED_AWAY: Mapping[int, Answer] = MappingProxyType({403: Answer.DENY, 503: An
 _OCTETS = "application/octet-stream"
 _LEFT = "the client left, or took nothing for too long"
 _MAX_TARGETS = 8192
-#: Refusals that clients may come back for by digest, and for how many seconds. After that the digest is simply unknown.
-_MAX_TOMBSTONES = 1000
-_TOMBSTONE_TIME = 600.0
 
 
 class RegistryApi:
@@ -76,7 +73,7 @@ class RegistryApi:
         tombstones: bool = False,
     ) -> None:
         self._gate = gate
-        self._tombstones: Memory[tuple[Repository, Digest], Refused] | None = Memory(_MAX_TOMBSTONES) if tombstones else None
+        self._tombstones = Tombstones(wanted=tombstones)
         self._door = door
         self._pulls = pulls
         self._reviews = reviews
@@ -159,7 +156,7 @@ class RegistryApi:
         if repository is None and not turned.routine:  # of what is no pull there is no other line
             log.info("login.refused", address=turned.guest.address, reason=turned.reason)
         answer = _TURNED_AWAY.get(turned.response.status)
-        if answer is None or not self._buries(asked, head=head):
+        if answer is None or not self._tombstones.fit(asked, head=head):
             return turned.response
         return self._bury(Refused(answer, pull.reasons), asked, repository, pull)
 
@@ -226,7 +223,7 @@ class RegistryApi:
             else:
                 pull.source = MEMORY
         elif asked.digest is not None:
-            served = self._gate.recall_manifest(repository, asked.digest) or self._tombstone(repository, asked.digest)
+            served = self._gate.recall_manifest(repository, asked.digest) or self._tombstones.find(repository, asked.digest)
             if served is None:
                 served = await self._gate.manifest(repository, asked.digest)
             else:
@@ -247,36 +244,18 @@ class RegistryApi:
             return responses.Prebuilt(wire.bytes(head=head))
         return await self._whole(request, self._manifest_headers(served, asked), served.body, pull)
 
-    def _tombstone(self, repository: Repository, digest: Digest) -> Refused | None:
-        return None if self._tombstones is None else self._tombstones.get((repository, digest))
-
-    def _buries(self, asked: Request, *, head: bool) -> bool:
-        """Whether a refusal of this request is a tombstone: only what resolves a tag leads anywhere else."""
-        return self._tombstones is not None and head and asked.tag is not None
-
     def _withheld(
         self, refusal: Refused, asked: Request, repository: Repository | None, pull: Pull, *, head: bool
     ) -> web.Response:
         """A refusal of something that is there, or may be."""
-        if refusal.answer is not Answer.ABSENT and self._buries(asked, head=head):
+        if refusal.answer is not Answer.ABSENT and self._tombstones.fit(asked, head=head):
             return self._bury(refusal, asked, repository, pull)
         return self._refused(refusal, asked, pull)
 
     def _bury(self, refusal: Refused, asked: Request, repository: Repository | None, pull: Pull) -> web.Response:
-        """Answer a HEAD with a digest that leads nowhere: that of the refusal, which nobody hands out as a manifest.
-
-        After an error, containerd and others resolve the tag at the upstream. After this they ask for the digest, here and
-        there, and nobody has it; the one who asks here is told why.
-        """
-        body = responses.refused(refusal, {}).body
-        if not isinstance(body, bytes):
-            raise AssertionError("an error has a body of bytes")
-        digest = Digest.of(body)
-        if self._tombstones is not None and repository is not None:
-            generation = self._tombstones.generation
-            self._tombstones.put((repository, digest), refusal, seconds=_TOMBSTONE_TIME, cost=1, generation=generation)
-        pull.refused, pull.digest, pull.reasons = True, digest, refusal.reasons
-        return web.Response(body=body, headers=responses.content_headers(OCI_MANIFEST, digest, None, self._namespace(asked)))
+        pull.refused, pull.reasons = True, refusal.reasons
+        pull.digest, response = self._tombstones.bury(refusal, repository, self._namespace(asked))
+        return response
 
     def _refused(self, refusal: Refused, asked: Request, pull: Pull) -> web.Response:
         pull.reasons = refusal.reasons
