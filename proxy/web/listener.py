@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.services.watched import FileWatch
@@ -45,12 +46,20 @@ class _Place:
     until: float  #: when its first request has to be there, by the loop's clock
 
 
+class _Request(web.BaseRequest):
+    """A request whose answer says nothing of the software that gives it, nor of its version."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.pop(hdrs.SERVER, None)  # aiohttp has put its own there just now
+
+
 class _Server(web.Server):
     """Closes connections on which no request arrives in time, or whose client takes no bytes for ``stall`` seconds."""
 
     def __init__(self, handler: Handler, limits: Limits) -> None:
         super().__init__(
             self._handle,
+            request_factory=functools.partial(_Request, loop=asyncio.get_running_loop()),
             keepalive_timeout=limits.client_idle_timeout,
             access_log=None,
             auto_decompress=False,

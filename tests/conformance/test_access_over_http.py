@@ -542,6 +542,29 @@ async def test_the_log_has_as_much_as_is_wanted(tmp_path: Path, level: str, expe
 # -- the admin listener -------------------------------------------------------------------------------------------------
 
 
+async def test_neither_listener_says_by_what_software_it_answers(tmp_path: Path) -> None:
+    """Pulls, refusals and what is no request, and health, metrics and what is not there: without a ``Server`` header."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy, aiohttp.ClientSession() as session:
+        image = upstream.image("open/app", "v1")
+        manifest, blob = "/v2/reg.example/open/app/manifests/", f"/v2/reg.example/open/app/blobs/{image.blobs[0].digest}"
+        targets = (
+            "/v2/",
+            manifest + "v1",
+            manifest + "v1",
+            manifest + "none",
+            blob,
+            blob,
+            "/v2/other.example/a/manifests/v1",
+            "/no",
+        )
+        admin = ("/healthz", "/readyz", "/metrics", "/nothing")
+        for url in (*(proxy.url + target for target in targets), *(proxy.admin + target for target in admin)):
+            for method in ("GET", "HEAD", "DELETE"):
+                async with session.request(method, url) as reply:
+                    await reply.read()
+                    assert "Server" not in reply.headers, (method, url)
+
+
 async def test_promise_40_admin_tokens(tmp_path: Path) -> None:
     """With tokens, metrics are for those who show one; everybody else learns alive and ready, and no more."""
     top = f"admin: {{listen: 127.0.0.1:0, tokens: {{ops: {{sha256: {HASH}}}}}}}\n"

@@ -312,6 +312,31 @@ async def test_promise_40_what_cannot_be_read_is_not_logged(caplog: pytest.LogCa
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    "sent", [REQUEST, REQUEST.replace(b"/ ", b"/stream "), REQUEST.replace(b"/ ", b"/broken "), b"nonsense\r\n\r\n"]
+)
+async def test_answers_do_not_say_by_what_software(sent: bytes) -> None:
+    """Neither by a header nor in the words of an error, whoever makes the answer: the handler, or the server beneath it."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/broken":
+            raise LookupError
+        if request.path != "/stream":
+            return web.Response(text="hello")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"hello")
+        return response
+
+    async with listening(answer) as port, connected(port) as client:
+        await client.send(sent.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        received = (await client.rest()).lower()
+    assert received.startswith(b"http/1.")
+    assert b"server:" not in received
+    assert b"aiohttp" not in received
+    assert b"python" not in received
+
+
 async def test_a_handler_that_breaks_is_logged_and_answered_500(caplog: pytest.LogCaptureFixture) -> None:
     """A mistake of ours is in the log with its traceback, is no news for the client, and ends nothing else."""
 
