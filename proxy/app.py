@@ -34,6 +34,7 @@ from proxy.upstream.revocation import RevocationServers
 from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
 from proxy.web.admission import AdmissionApi
+from proxy.web.fairness import Fairness
 from proxy.web.listener import Handler
 from proxy.web.login import Door
 from proxy.web.pulls import PullLog
@@ -127,7 +128,8 @@ class Application:
         self._router, pulls = router_of(configuration), PullLog(settings.log.pulls, self.gate.rule_of)
         dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
-        self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls)
+        fairness = Fairness(limits)
+        self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
         self._api = RegistryApi(
             self.gate,
             self._router,
@@ -137,6 +139,7 @@ class Application:
             self._door,
             pulls,
             self._reviews,
+            fairness,
             rehash=settings.cache.serve == "rehash",
             tombstones=settings.refusal == "tombstone",
         )

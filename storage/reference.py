@@ -33,7 +33,7 @@ def parse_registry(text: str) -> str:
         raise MalformedName(f"{text[:100]!r} is not a registry: write host or host:port")
     _, _, port = lowered.rpartition(":")
     if not lowered.endswith("]") and ":" in lowered and not 0 < int(port) < 65536:
-        raise MalformedName(f"{text[:100]!r} has a port outside 1–65535")
+        raise MalformedName(f"{text[:100]!r} has a port outside 1-65535")
     return DOCKER_HUB if lowered in _HUB_ALIASES else lowered
 
 
@@ -45,7 +45,7 @@ def spellings(registry: str) -> tuple[str, ...]:
 def parse_tag(text: str) -> str:
     """Return ``text`` if it is a tag. Raises :class:`MalformedName`."""
     if not _TAG.fullmatch(text):
-        raise MalformedName(f"{text[:130]!r} is not a tag: up to 128 of A–Z a–z 0–9 _ . -, not starting with . or -")
+        raise MalformedName(f"{text[:130]!r} is not a tag: up to 128 of A-Z a-z 0-9 _ . -, not starting with . or -")
     return text
 
 
@@ -63,7 +63,7 @@ class Repository:
         whole = f"library/{name}" if registry == DOCKER_HUB and "/" not in name else name
         if len(whole) > MAX_NAME or not _NAME.fullmatch(whole):
             raise MalformedName(
-                f"{name[:100]!r} is not a repository name: lower-case components of a–z 0–9 joined by . _ __ or -, "
+                f"{name[:100]!r} is not a repository name: lower-case components of a-z 0-9 joined by . _ __ or -, "
                 f"{MAX_NAME} characters at most"
             )
         return cls(registry, whole)

@@ -105,13 +105,14 @@ class AdmissionApi:
         limits: Limits,
         door: Door,
         pulls: PullLog,
+        fairness: Fairness,
     ) -> None:
         self._reviewer = reviewer
         self._policy = policy
         self._router = router
         self._door = door
         self._pulls = pulls
-        self._fairness = Fairness(limits)
+        self._fairness = fairness  #: the same as that of pulls
         self._reading = Fairness(limits.model_copy(update={"client_requests": _READ_AT_ONCE, "client_rate": 0}))
         self._parsing = asyncio.Semaphore(_PARSED_AT_ONCE)
 
@@ -167,6 +168,7 @@ class AdmissionApi:
         began = time.perf_counter()
         if len({named.image for named in review.images}) > ask.policy.images:
             message = f"{told(review.workload)} names more than {ask.policy.images} images (admission.images)"
+            log.info("review.refused", who=str(ask.guest.principal), address=ask.guest.address, reason=message)
             return _verdict(review.uid, 403, message)
         outcomes = await self._judge_all(review, ask)
         for outcome in outcomes:

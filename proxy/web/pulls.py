@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import web
 
-from proxy.distribution import Request
+from proxy.distribution import Endpoint, Request
 from proxy.web.login import OPEN, Guest
 from storage.digest import Digest
 from storage.reference import Repository
@@ -60,27 +60,27 @@ class PullLog:
 
     def write(self, request: web.BaseRequest, pull: Pull, status: int) -> None:
         """Write the line of one request, if it is one that is to be written."""
-        asked, repository = pull.asked, pull.repository
-        if asked is None or repository is None or (pull.routine and not self._all):
+        asked = pull.asked
+        if asked is None or asked.endpoint is Endpoint.PING or (pull.routine and not self._all):
             return
         refused = status >= 400 or pull.cut or pull.refused
         if not self.wants(pull.source, refused=refused):
             return
         reference = f":{asked.tag}" if asked.tag else f"@{asked.digest}" if asked.digest else ""
         line: dict[str, object] = {
-            "who": str(pull.guest.principal),
             "address": pull.guest.address or request.remote,
             "agent": request.headers.get("User-Agent", "")[:200],
             "method": request.method,
             "what": asked.endpoint.value,
-            "image": f"{repository}{reference}",
-            "rule": self.rule_of(repository),
+            "image": f"{pull.repository or asked.name}{reference}",
             "verdict": "cut" if pull.cut else "tombstone" if pull.refused and status < 400 else _VERDICTS.get(status, "failed"),
             "status": status,
             "source": pull.source,
             "bytes": pull.sent,
             "ms": round((time.perf_counter() - pull.began) * 1000, 1),
         }
+        if pull.repository is not None:  # else its registry is not configured: nobody was asked who they are, nor any rule
+            line |= {"who": str(pull.guest.principal), "rule": self.rule_of(pull.repository)}
         if pull.digest is not None and asked.digest is None:
             line["digest"] = str(pull.digest)
         if pull.reasons:

@@ -68,6 +68,7 @@ class RegistryApi:
         door: Door,
         pulls: PullLog,
         reviews: AdmissionApi,
+        fairness: Fairness,
         *,
         rehash: bool = False,
         tombstones: bool = False,
@@ -81,7 +82,7 @@ class RegistryApi:
         self._router = router
         self._ingest = ingest
         self._limits = limits
-        self._fairness = Fairness(limits)
+        self._fairness = fairness
         self._rehash = rehash
         self._targets: dict[tuple[str, str | None], tuple[Request, Repository]] = {}
         self._wires: WeakKeyDictionary[ServedManifest, dict[str | None, responses.Wire]] = WeakKeyDictionary()
@@ -163,7 +164,7 @@ class RegistryApi:
     def _malformed(self, request: web.BaseRequest, problem: MalformedRequest, pull: Pull, *, head: bool) -> web.Response:
         """What has no meaning is said so; a registry that is not configured is refused."""
         if problem.status == 403:
-            asked = replace(parse(request.raw_path), ns=None)
+            asked = pull.asked = replace(parse(request.raw_path), ns=None)
             return self._withheld(Refused(Answer.DENY, (str(problem),)), asked, None, pull, head=head)
         return responses.malformed(problem)
 

@@ -469,6 +469,19 @@ async def test_promise_40_the_log_tells_who_and_why_and_no_secret(tmp_path: Path
             assert secret not in written.replace("copyright", "")
 
 
+@pytest.mark.parametrize("path", ["/v2/nowhere.example/acme/app/manifests/v1", "/v2/acme/app/manifests/v1?ns=nowhere.example"])
+async def test_a_registry_that_is_not_configured_is_told_in_the_log(tmp_path: Path, path: str) -> None:
+    """Its refusal is a decision like any other, without a rule, and before anybody is asked who they are."""
+    async with Registry() as upstream, proxy_of(tmp_path, upstream, "log: {pulls: none}\n" + MIXED % HASH) as proxy:
+        with capture_logs() as logs:
+            assert (await proxy.get(path)).status == 403
+        (line,) = [line for line in logs if line["event"] == "pull"]
+        assert (line["verdict"], line["status"], line["what"], line["address"]) == ("denied", 403, "manifest", "127.0.0.1")
+        assert line["image"].endswith("acme/app:v1")
+        assert "the registry nowhere.example is not configured here" in line["why"][0]
+        assert not {"who", "rule"} & line.keys()
+
+
 @pytest.mark.parametrize(("level", "expected"), [("all", ["login", "login"]), ("decided", ["login"]), ("none", ["login"])])
 async def test_a_challenge_that_every_login_begins_with_is_no_refusal(tmp_path: Path, level: str, expected: list[str]) -> None:
     """Without credentials it is only told by ``all``; with wrong ones always."""

@@ -559,9 +559,11 @@ async def test_the_number_of_images_is_bounded(tmp_path: Path) -> None:
         tag = "reg.example/acme/app:v1"
         assert (await ask(proxy, review(pod(*[tag] * 20))))["allowed"]
         asked = len(upstream.requests)
-        many = await ask(proxy, review(pod(*(f"reg.example/acme/app{number}:v1" for number in range(3)))))
+        with capture_logs() as logs:
+            many = await ask(proxy, review(pod(*(f"reg.example/acme/app{number}:v1" for number in range(3)))))
         assert "names more than 2 images (admission.images)" in many["status"]["message"]
         assert len(upstream.requests) == asked
+        assert [line["reason"] for line in logs if line["event"] == "review.refused"] == [many["status"]["message"]]
 
 
 async def test_each_image_takes_a_turn(tmp_path: Path) -> None:
@@ -574,6 +576,26 @@ async def test_each_image_takes_a_turn(tmp_path: Path) -> None:
         found = await ask(proxy, review(pod(*(f"reg.example/{name}:v1" for name in names))))
         assert found["status"]["code"] == 503
         assert "asks for more at a time than one client may" in found["status"]["message"]
+
+
+async def test_pulls_and_reviews_share_the_turns_of_a_client(tmp_path: Path) -> None:
+    """While the only turn of an address is taken by a pull, a review from there is not judged; afterwards it is."""
+    top = ON + "limits: {client_requests: 1}\n"
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=top) as proxy:
+        digest = signed(proxy, upstream)
+        signed(proxy, upstream, "acme/slow")
+        awake = asyncio.Event()
+        upstream.on(when.path("/v2/acme/slow/manifests/v1"), hold(awake))
+        pull = asyncio.create_task(proxy.get("/v2/reg.example/acme/slow/manifests/v1"))
+        async with asyncio.timeout(10):
+            while not any("acme/slow/manifests/v1" in each.path for each in upstream.requests):
+                await asyncio.sleep(0.01)
+        thing = review(pod(f"reg.example/acme/app@{digest}"))
+        waiting = await ask(proxy, thing, f"{VALIDATE}?timeout=3s")
+        assert waiting["status"]["code"] == 503
+        awake.set()
+        assert (await pull).status == 200
+        assert (await ask(proxy, thing))["allowed"]
 
 
 async def test_what_was_not_foreseen_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

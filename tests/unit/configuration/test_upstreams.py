@@ -42,7 +42,7 @@ def test_endpoints_are_kept_without_a_slash(folder: Folder, url: str, kept: str)
         ("https://a.example: {}", "https://a.example: `https://a.example` is not a registry: write only its host, `a.example`, without scheme and path"),
         ("a.example/library: {}", "a.example/library: `a.example/library` is not a registry: write only its host, `a.example`, without scheme and path"),
         ("-a: {}", "-a: '-a' is not a registry: write host or host:port"),
-        ("'a.example:99999': {}", "a.example:99999: 'a.example:99999' has a port outside 1–65535"),
+        ("'a.example:99999': {}", "a.example:99999: 'a.example:99999' has a port outside 1-65535"),
         ("a.example: {url: a.example/}", "a.example.url: has no scheme: write https://a.example"),
         ("a.example: {url: ftp://a.example}", "a.example.url: has the scheme `ftp`: only https and http are spoken"),
         ("a.example: {url: https://}", "a.example.url: is not an endpoint: write https://host or https://host:port"),

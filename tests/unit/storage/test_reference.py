@@ -184,6 +184,14 @@ def test_promise_19_what_is_no_repository_is_refused(name: str) -> None:
         Repository.of("r.example", name)
 
 
+def test_what_is_said_of_a_name_fits_a_status_line() -> None:
+    """Clients are shown these words in headers and reason phrases, which are ASCII."""
+    for read, text in ((parse_tag, "-a"), (parse_registry, "a:99999"), (lambda text: Repository.of("r.example", text), "A")):
+        with pytest.raises(MalformedName) as refused:
+            read(text)
+        assert str(refused.value).isascii()
+
+
 def test_the_longest_name_counts_with_its_library() -> None:
     """The limit holds for the canonical spelling, so that what was accepted once is accepted again."""
     longest = "a" * (MAX_NAME - len("library/"))
