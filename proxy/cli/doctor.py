@@ -259,8 +259,13 @@ def _summary(examination: Examination, reports: list[Report]) -> str:
     traps = [finding for finding in examination.findings if finding.trap.effect.value != "advice"]
     opened = [report for report in reports if report.verdict.value == "open"]
     told = [f"{len(traps)} trap{'' if len(traps) == 1 else 's'} found" if traps else "no traps found"]
-    if reports:
-        told.append(f"{len(opened)} of {len(reports)} pulls went around the proxy" if opened else "no pull went around the proxy")
+    untold = [report for report in reports if report.verdict.value == "unknown"]
+    if opened:
+        told.append(f"{len(opened)} of {len(reports)} pulls went around the proxy")
+    elif len(untold) < len(reports):
+        told.append("no pull went around the proxy")
+    if untold:
+        told.append(f"{len(untold)} of {len(reports)} pulls could not tell")
     if examination.troubles:
         told.append(f"{len(examination.troubles)} not examined")
     return "; ".join(told)

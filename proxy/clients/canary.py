@@ -88,6 +88,8 @@ class Driver:
     after: tuple[str, ...] = ()  #: run at the end, whatever came of it
     #: Whether ``held`` answers by its exit code, or by printing something.
     by_code: bool = True
+    #: Asks whether its daemon is there at all: what it says without one is nobody's refusal.
+    daemon: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,10 @@ class Canary:
     def try_out(self, driver: Driver, registries: Sequence[str], baits: Sequence[str] = ()) -> list[Report]:
         """Pull the canary of every registry, and every bait. Nothing of it stays with the client."""
         reports = []
+        if (said := self._missing(driver)) is not None:
+            why = "its daemon does not answer"
+            names = (*(f"{registry}/{canary.REPOSITORY}" for registry in registries), *baits)
+            return [Report(driver.name, name, Verdict.UNKNOWN, why, said) for name in names]
         try:
             for registry in registries:
                 tag = nonce()
@@ -148,6 +154,13 @@ class Canary:
             if driver.after:
                 self._run(driver.after, driver.env)
         return reports
+
+    def _missing(self, driver: Driver) -> str | None:
+        """What a client says whose daemon does not answer; None where there is nothing amiss."""
+        if not driver.daemon:
+            return None
+        answer = self._run(driver.daemon, driver.env)
+        return None if answer is not None and answer.ok else "" if answer is None else answer.last_line
 
     def _prefixed(self, registry: str) -> str:
         return f"{self._expected.proxies[0].host}/{component(registry)}"

@@ -64,7 +64,8 @@ def drivers(node: Node, programs: Node, run: Subprocesses, clients: Iterable[str
         graph = info is not None and info.ok and "io.containerd.snapshotter" not in info.output
         tells = Tells.LAST if graph else Tells.FIRST
         words = (str(docker), "image")
-        yield Driver("docker", tells, (str(docker), "pull"), (*words, "inspect"), (*words, "rm", "--force"), {})
+        daemon = (str(docker), "version", "--format", "{{.Server.Version}}")
+        yield Driver("docker", tells, (str(docker), "pull"), (*words, "inspect"), (*words, "rm", "--force"), {}, daemon=daemon)
     if "podman" in kinds and (podman := programs.program("podman")) is not None:
         words = (str(podman), "image")
         pull = (str(podman), "--log-level=debug", "pull")
@@ -90,7 +91,8 @@ def _containerd(programs: Node, run: Subprocesses, folder: str, node: Node, env:
         yield Driver("nerdctl", Tells.TRACE, pull, (*there, "image", "inspect"), (*there, "rmi", "--force"), env)
     if (crictl := programs.program("crictl")) is not None:
         program = str(crictl)
-        yield Driver("crictl", Tells.FIRST, (program, "pull"), (program, "inspecti", "--quiet"), (program, "rmi"), env)
+        held, daemon = (program, "inspecti", "--quiet"), (program, "version")
+        yield Driver("crictl", Tells.FIRST, (program, "pull"), held, (program, "rmi"), env, daemon=daemon)
 
 
 class ProxyItself:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from proxy.cli.doctor import _summary
 from proxy.cli.main import app
+from proxy.clients.canary import Report, Verdict
+from proxy.clients.traps.examine import Examination
 from tests.unit.clients.trees import CLOSED, CONFIG_2, LED, MIRRORED, PROXY, REJECT, C, H, P, R, Tree
 from tests.unit.configuration.files import RULES, Folder
 
@@ -145,6 +148,23 @@ def test_usage_ends_with_2(tmp_path: Path, words: tuple[str, ...]) -> None:
     result = doctor(tmp_path, *words)
     assert result.exit_code == 2
     assert result.stderr
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        (["closed", "refused"], "no traps found; no pull went around the proxy"),
+        (["closed", "open"], "no traps found; 1 of 2 pulls went around the proxy"),
+        (["closed", "unknown"], "no traps found; no pull went around the proxy; 1 of 2 pulls could not tell"),
+        (["open", "unknown"], "no traps found; 1 of 2 pulls went around the proxy; 1 of 2 pulls could not tell"),
+        (["unknown"], "no traps found; 1 of 1 pulls could not tell"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_what_could_not_be_told_is_not_called_sound(verdicts: list[str], told: str) -> None:
+    """The last line says that nothing went around only of pulls that could tell."""
+    reports = [Report("podman", "reg.example/x:1", Verdict(verdict), "", "") for verdict in verdicts]
+    assert _summary(Examination(("podman",), (), (), ()), reports) == told
 
 
 def test_clients_have_several_names(tmp_path: Path) -> None:

@@ -25,17 +25,21 @@ class Client:
     upstream: str | None = "denied: nobody knows you"  #: what the upstream's error is; None: it has the image
     asks_proxy: bool = True
     runs: bool = True
+    daemon: bool = True
     images: set[str] = field(default_factory=set)
     ran: list[tuple[str, ...]] = field(default_factory=list)
 
     def driver(self) -> Driver:
         """How it is driven."""
-        return Driver("x", self.tells, ("x", "pull"), ("x", "held"), ("x", "remove"), {}, ("x", "after"))
+        words = [("x", verb) for verb in ("pull", "held", "remove")]
+        return Driver("x", self.tells, *words, {}, ("x", "after"), daemon=("x", "version"))
 
     def __call__(self, command: Sequence[str], env: Mapping[str, str]) -> Outcome | None:
         """Run one of its commands."""
         self.ran.append(tuple(command))
         match command:
+            case ("x", "version"):
+                return Outcome(self.daemon, "" if self.daemon else "cannot connect to the daemon")
             case ("x", "pull", name):
                 return self._pull(name) if self.runs else None
             case ("x", "held", name):
@@ -120,6 +124,16 @@ def test_a_bait_whose_upstream_was_asked_is_open_even_if_it_did_not_come() -> No
     assert verdicts(Client(Tells.TRACE, falls_back=True), [BAIT])[-1].verdict is Verdict.OPEN
     assert verdicts(Client(Tells.TRACE, asks_proxy=False), [BAIT])[-1].verdict is Verdict.UNKNOWN
     assert verdicts(Client(Tells.TRACE, runs=False), [BAIT])[-1].verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("tells", Tells)
+def test_a_client_without_its_daemon_says_nothing(tells: Tells) -> None:
+    """Neither that it went around nor, where it has no bait, that it did not; nothing is pulled."""
+    client = Client(tells, daemon=False)
+    reports = verdicts(client, [BAIT])
+    assert [report.verdict for report in reports] == [Verdict.UNKNOWN] * 2
+    assert {report.said for report in reports} == {"cannot connect to the daemon"}
+    assert client.ran == [("x", "version")]
 
 
 def test_an_image_that_was_there_before_is_left_alone() -> None:

@@ -78,7 +78,9 @@ def test_every_program_of_containerd_is_driven(tmp_path: Path) -> None:
 )
 def test_docker_is_believed_as_far_as_its_store_allows(tmp_path: Path, says: str, tells: Tells) -> None:
     """Where nobody can tell the store, its words are worth the least that they may be."""
-    assert _driver(tmp_path, "docker", docker=says).tells is tells
+    driver = _driver(tmp_path, "docker", docker=says)
+    assert driver.tells is tells
+    assert driver.daemon[1:] == ("version", "--format", "{{.Server.Version}}")
 
 
 def test_podman_is_asked_for_its_trace(tmp_path: Path) -> None:
