@@ -191,8 +191,9 @@ class Issuers:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError, RecursionError) as error:
             raise LoginRefused("this token does not hold") from error
         name = claims[issuer.claim]
-        if issuer.claim == "email" and claims.get("email_verified", True) is not True:
-            raise LoginRefused("this token's e-mail address is not verified by its issuer")
+        if issuer.claim == "email" and claims.get("email_verified") is not True:
+            # Not said is not verified: there are issuers whose users may write any address into their accounts.
+            raise LoginRefused("this token's e-mail address is not verified by its issuer (email_verified)")
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
             raise LoginRefused(f"this token names nobody in {issuer.claim}")
         return Principal(Kind.OIDC, f"{issuer.name}:{name}"), until

@@ -139,7 +139,7 @@ async def test_what_is_known_survives_a_reload() -> None:
 
 @pytest.mark.parametrize(
     ("claims", "named"),
-    [({}, True), ({"email_verified": True}, True), ({"email_verified": False}, False), ({"email_verified": "true"}, False)],
+    [({}, False), ({"email_verified": True}, True), ({"email_verified": False}, False), ({"email_verified": "true"}, False)],
 )
 async def test_an_address_that_is_not_verified_names_nobody(claims: dict[str, Any], named: bool) -> None:
     """Whoever may write any address into a profile must not become its owner."""
