@@ -141,15 +141,19 @@ class FilesystemBlobStore:
         return self._tree.path("blobs", digest.algorithm, digest.hex[:2], digest.hex)
 
     def _reach(self, digest: Digest) -> int | None:
-        """Descriptor of what stands under the blob's name; None when nothing does.
+        """Descriptor of what stands under the blob's name; None when nothing does. Raises :class:`OSError`: see :meth:`_open`."""
+        return self._open(digest.hex, "blobs", digest.algorithm, digest.hex[:2])
+
+    def _open(self, name: str, *folders: str) -> int | None:
+        """Descriptor of an ordinary file; None when there is none.
 
         Raises :class:`OSError` where the system refuses, with ``ELOOP`` for anything that is not an ordinary file.
         """
         files = self._tree.files
         try:
-            with self._tree.folder("blobs", digest.algorithm, digest.hex[:2]) as shelf:
+            with self._tree.folder(*folders) as shelf:
                 try:
-                    fd = files.open(digest.hex, READ, shelf)
+                    fd = files.open(name, READ, shelf)
                 except OSError as error:
                     if error.errno == errno.ENXIO:  # a socket
                         raise OSError(errno.ELOOP, _NOT_PLAIN) from error
@@ -270,21 +274,10 @@ class FilesystemBlobStore:
         return damage
 
     def _follow(self, digest: Digest, size: int) -> FileFollower | None:
-        files = self._tree.files
         name = spool_name(digest)
         with refusals("follow", self._tree.path("spool", name)):
-            try:
-                with self._tree.folder("spool") as folder:
-                    fd = files.open(name, READ, folder)
-            except FileNotFoundError:
-                return None
-            try:
-                if not is_plain(files.status(fd)):
-                    raise OSError(errno.ELOOP, _NOT_PLAIN)
-            except BaseException:
-                files.close(fd)
-                raise
-        return FileFollower(self._tree, size, fd)
+            fd = self._open(name, "spool")
+        return None if fd is None else FileFollower(self._tree, size, fd)
 
     def _recover(self) -> int:
         with refusals("clean", self._tree.path("spool")):

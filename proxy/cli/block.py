@@ -28,17 +28,11 @@ def block(
     as_json: JsonOption = False,
 ) -> None:
     """Refuse a digest in every repository, cached or not, with all that only it reaches. Without DIGEST: list the blocks."""
-    configuration = common.load(config, data_dir)
     if digest is None:
+        configuration = common.load(config, data_dir)
         _show(common.run(lambda: _blocks(configuration, data_dir)), as_json=as_json)
-        return
-    parsed = parse_digest(digest)
-
-    async def work() -> Act:
-        async with common.house(configuration, data_dir) as house:
-            return await house.operators.block(parsed, Signed(common.acting(by), reason))
-
-    finish(common.run(work), as_json=as_json)
+    else:
+        _act(digest, Signed(common.acting(by), reason), config, data_dir, blocked=True, as_json=as_json)
 
 
 def unblock(
@@ -50,12 +44,17 @@ def unblock(
     as_json: JsonOption = False,
 ) -> None:
     """Take a block back."""
+    _act(digest, Signed(common.acting(by), reason), config, data_dir, blocked=False, as_json=as_json)
+
+
+def _act(digest: str, signed: Signed, config: Path | None, data_dir: Path | None, *, blocked: bool, as_json: bool) -> None:
     configuration = common.load(config, data_dir)
     parsed = parse_digest(digest)
 
     async def work() -> Act:
         async with common.house(configuration, data_dir) as house:
-            return await house.operators.unblock(parsed, Signed(common.acting(by), reason))
+            act = house.operators.block if blocked else house.operators.unblock
+            return await act(parsed, signed)
 
     finish(common.run(work), as_json=as_json)
 
