@@ -31,8 +31,8 @@ class Client:
 
     def driver(self) -> Driver:
         """How it is driven."""
-        words = [("x", verb) for verb in ("pull", "held", "remove")]
-        return Driver("x", self.tells, *words, {}, ("x", "after"), daemon=("x", "version"))
+        daemon = ("x", "version")
+        return Driver("x", self.tells, ("x", "pull"), ("x", "held"), ("x", "remove"), {}, ("x", "after"), daemon=daemon)
 
     def __call__(self, command: Sequence[str], env: Mapping[str, str]) -> Outcome | None:
         """Run one of its commands."""
