@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Integer, RowMapping, bindparam, delete, func, insert, or_, select, update
 
+from storage import ledger
 from storage.database import NEWEST_PATHS, Database, insert_or
 from storage.digest import Digest
+from storage.entries import of_block, of_unblock
 from storage.lineage import accepted_root, narrow
 from storage.notices import notify
 from storage.records import Block, Descriptor, Edge, Grounds, Kind, Lineage, OperatorAct, StoredVerdict
@@ -118,11 +120,14 @@ class Catalog:
         return await self._database.read(_unread, repository, limit)
 
     async def block(self, block: Block) -> None:
-        """Block a digest everywhere, with a notice and a line in the operator log. A new reason replaces the old one."""
+        """Block a digest everywhere, with a ledger entry, a notice and a line in the operator log.
+
+        A new reason replaces the old one.
+        """
         await self._database.write(_block, block)
 
     async def unblock(self, digest: Digest, *, by: str, reason: str, at: datetime) -> bool:
-        """Lift a block, with a notice and a line in the operator log. False, and neither, when there is none."""
+        """Lift a block, with the same. False, and none of them, when there is none."""
         return await self._database.write(_unblock, OperatorAct(at, by, "unblock", str(digest), reason), digest)
 
     async def blocks(self) -> list[Block]:
@@ -288,6 +293,7 @@ def _judge(connection: Connection, content_id: int, verdict: StoredVerdict) -> b
 def _block(connection: Connection, block: Block) -> None:
     if block in _blocks_on(connection, [block.digest]):
         return  # repeated after a lost acknowledgement
+    ledger.append(connection, (of_block(block),))
     values = {"reason": block.reason, "by": block.by, "at": block.at}
     upsert = insert_or(blocks).values(digest=block.digest, **values)
     connection.execute(upsert.on_conflict_do_update(index_elements=["digest"], set_=values))
@@ -298,6 +304,7 @@ def _block(connection: Connection, block: Block) -> None:
 def _unblock(connection: Connection, act: OperatorAct, digest: Digest) -> bool:
     if connection.execute(delete(blocks).where(blocks.c.digest == digest)).rowcount == 0:
         return False
+    ledger.append(connection, (of_unblock(digest, by=act.by, reason=act.reason, at=act.at),))
     _log(connection, act)
     notify(connection, BLOCK_NOTICE, str(digest))
     return True

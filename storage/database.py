@@ -23,6 +23,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -41,6 +42,8 @@ READERS = 5
 QUEUE_TIMES = 3
 #: Seconds to wait while another process creates or migrates the database.
 MIGRATION_WAIT = 60.0
+#: The first schema with a ledger.
+_FIRST_WITH_LEDGER = 3
 _REASONS = {
     sqlite3.SQLITE_BUSY: "another process keeps it locked",
     sqlite3.SQLITE_LOCKED: "another process keeps it locked",
@@ -222,6 +225,10 @@ class Database:
 
             try:
                 upgrade(connection)
+                if int(revision) < _FIRST_WITH_LEDGER:
+                    from storage.ledger import begin
+
+                    begin(connection, datetime.now(UTC))
             except SQLAlchemyError:
                 raise
             except Exception as error:  # Alembic raises its own errors, a migration any

@@ -4,7 +4,8 @@
 
     StorageError
      ├── DatabaseUnavailable    locked beyond the bounded wait, corrupt, read-only, not openable
-     │    └── SchemaMismatch    the database was written by a newer Tagstone, or its migration failed
+     │    ├── SchemaMismatch    the database was written by a newer Tagstone, or its migration failed
+     │    └── LedgerDamaged     an entry of the ledger is not as it was written; nothing more can be recorded
      ├── BlobStoreUnavailable   the file system refused: full, read-only, too many files, I/O error
      ├── DigestMismatch         bytes do not hash to the digest they were promised under
      └── PinConflict            a compare-and-swap lost: somebody else moved the pin first
@@ -25,6 +26,15 @@ class DatabaseUnavailable(StorageError):
 
 class SchemaMismatch(DatabaseUnavailable):
     """The database's schema is not the one this version works with."""
+
+
+class LedgerDamaged(DatabaseUnavailable):
+    """An entry of the ledger is missing, or not as it was written; what must be recorded can therefore not be done."""
+
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(f"the ledger is damaged at entry {index}: {problem} (see tagstone ledger verify)")
+        self.index = index
+        self.problem = problem
 
 
 class BlobStoreUnavailable(StorageError):

@@ -1,6 +1,7 @@
 """Pins and their history.
 
-A pin changes in one way only, :meth:`PinStore.apply`: compare-and-swap, history line, events and notice in one transaction.
+A pin changes in one way only, :meth:`PinStore.apply`: compare-and-swap, ledger entry, history line, events and notice in one
+transaction.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
 
+from storage import ledger
 from storage.database import Database
+from storage.entries import of_pin
 from storage.errors import PinConflict
 from storage.events import close_events, open_events
 from storage.notices import notify
@@ -115,6 +118,7 @@ def _apply(connection: Connection, write: PinWrite) -> Pin | None:
         if _already_done(connection, current, new, about):
             return current
         raise PinConflict(f"the pin {name} changed meanwhile: {_told(expected)} was expected, {_told(current)} was found")
+    ledger.append(connection, (of_pin(write, new),))
     if new is None:
         connection.execute(delete(pins).where(pins.c.name == name))
     else:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -293,4 +294,40 @@ leases = Table(
     Column("name", String, primary_key=True),
     Column("holder", String, nullable=False),
     Column("until", Instant, nullable=False),
+)
+
+#: The ledger: one row for each entry. The body is what is hashed; kind, subject and time say again what it says, for searches.
+#: ``hashes`` are the nodes of the tree that the entry completes, from its leaf up, ``root`` that of the tree that ends with it.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("number", _ID, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Index("ix_ledger_kind", "kind", "number"),
+    Index("ix_ledger_subject", "subject", "number"),
+)
+
+#: Signed notes about the ledger, as they were handed out.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", _ID, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    Column("note", Text, nullable=False),
+)
+
+#: What the ledger says of refusals, so that each is said once. ``cause`` tells apart why the same digest was refused.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("subject", String, primary_key=True),
+    Column("digest", _DIGEST, primary_key=True),
+    Column("cause", String, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Index("ix_refusals_at", "at"),
 )

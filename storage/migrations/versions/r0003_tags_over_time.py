@@ -6,6 +6,7 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _TIME = sa.DateTime(timezone=True).with_variant(sa.String, "sqlite")
 
 
@@ -14,6 +15,7 @@ def upgrade() -> None:
     _events()
     _leases()
     _verdicts()
+    _ledger()
 
 
 def _events() -> None:
@@ -32,3 +34,32 @@ def _leases() -> None:
 
 def _verdicts() -> None:
     op.add_column("verdicts", sa.Column("signers", sa.String))
+
+
+def _ledger() -> None:
+    op.create_table(
+        "ledger",
+        sa.Column("number", _ID, primary_key=True, autoincrement=False),
+        sa.Column("at", _TIME, nullable=False),
+        sa.Column("kind", sa.String, nullable=False),
+        sa.Column("subject", sa.String, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("hashes", sa.LargeBinary, nullable=False),
+        sa.Column("root", sa.LargeBinary, nullable=False),
+    )
+    op.create_index("ix_ledger_kind", "ledger", ["kind", "number"])
+    op.create_index("ix_ledger_subject", "ledger", ["subject", "number"])
+    op.create_table(
+        "checkpoints",
+        sa.Column("size", _ID, primary_key=True, autoincrement=False),
+        sa.Column("at", _TIME, nullable=False),
+        sa.Column("note", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "refusals",
+        sa.Column("subject", sa.String, primary_key=True),
+        sa.Column("digest", sa.String, primary_key=True),
+        sa.Column("cause", sa.String, primary_key=True),
+        sa.Column("at", _TIME, nullable=False),
+    )
+    op.create_index("ix_refusals_at", "refusals", ["at"])
