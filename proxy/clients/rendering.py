@@ -99,6 +99,8 @@ def _containerd_files(wish: Wish, covers: str, proof: str) -> Iterator[File]:
 def _unnamed(wish: Wish) -> Iterator[str]:
     if not wish.everything:
         yield "registries that are not named here are pulled from directly; --all-registries sends them to Tagstone, too"
+        host = next((name for name in wish.registries if ":" not in name and name != DOCKER_HUB), "registry-1.docker.io")
+        yield f"so are those that are named, by other spellings ({host.upper()}, {host}:443); --all-registries helps here, too"
 
 
 def _containerd(wish: Wish) -> Rendering:

@@ -146,7 +146,10 @@ def test_docker_hub_is_known_by_each_of_its_names() -> None:
 
 
 def test_all_registries_have_a_default() -> None:
-    """Only where it is asked for: it changes where everything else is pulled from."""
+    """Only where it is asked for: it changes where everything else is pulled from, other spellings of a name as well."""
+    told = " ".join(rendered(Client.CONTAINERD, registries=("docker.io", "ghcr.io")).warnings)
+    assert "by other spellings (GHCR.IO, ghcr.io:443); --all-registries helps" in told
+    assert "spellings" not in " ".join(rendered(Client.CONTAINERD, registries=("ghcr.io",), everything=True).warnings)
     default = "/etc/containerd/certs.d/_default/hosts.toml"
     assert default not in files(rendered(Client.CONTAINERD))
     rendering = rendered(Client.CONTAINERD, everything=True, registries=())
