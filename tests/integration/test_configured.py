@@ -134,7 +134,7 @@ def test_promise_60_a_refusal_is_the_end(stage: Stage, name: str, scheme: str) -
     client = stage.client(name, scheme)
     images = [*REFUSED, f"docker.io/team/app@{stage.wrong.digest}"]
     if name in ("ctr", "cri"):  # --all-registries
-        images.append("quay.io/team/app:v1")
+        images += ["quay.io/team/app:v1", "QUAY.IO/team/app:v1", "REGISTRY-1.DOCKER.IO/team/app:v1"]
     stage.asked()
     for image in images:
         pull = client.pull(image)

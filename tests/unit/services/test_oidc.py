@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from proxy.errors import LoginRefused, LoginUnavailable
 from proxy.policy.access import Kind, Principal
 from proxy.services.oidc import Issuer, IssuerKeys, Issuers, looks_signed
+from proxy.services.sessions import Sessions
 from proxy.upstream.keysets import KeySetPlace, fetch_key_set
 from tests.simulator.tls import Authority
 from tests.tools import free_port
@@ -154,6 +155,38 @@ async def test_an_address_that_is_not_verified_names_nobody(claims: dict[str, An
     else:
         with pytest.raises(LoginRefused, match="not verified"):
             await issuers.identify(text)
+
+
+@pytest.mark.parametrize("kid", [None, "one", "mine"])
+@pytest.mark.parametrize("place", ["jwk", "jku", "x5u", "x5c"])
+async def test_promise_25_a_key_in_the_header_verifies_nothing(place: str, kid: str | None) -> None:
+    """Whoever signs by a key of their own may bring it along as they like: only the issuer's key set counts."""
+    fetch = Fetch(key_set(one=FIRST))
+    own = key_set(mine=SECOND)["keys"][0]
+    brought = {"jwk": own, "jku": "https://evil.example/keys", "x5u": "https://evil.example/cert", "x5c": [own["x"]]}
+    claims = {"iss": ISSUER, "aud": "tagstone", "sub": "alice", "exp": int(datetime.now(UTC).timestamp()) + 60}
+    header = {place: brought[place]} | ({} if kid is None else {"kid": kid})
+    with pytest.raises(LoginRefused):
+        await fetch.issuers().identify(jwt.encode(claims, SECOND, "ES256", headers=header))
+    assert fetch.count == 1
+
+
+def test_promise_25_a_session_is_not_signed_by_what_it_brings() -> None:
+    """Neither by a key in its header nor by none at all, nor by another secret; its own passes."""
+    sessions = Sessions(b"k" * 32, "tagstone", timedelta(minutes=5))
+    now = datetime.now(UTC)
+    good, _ = sessions.issue(Principal(Kind.USER, "alice"), "stamp", now)
+    assert sessions.read(good, now) is not None
+    claims = jwt.decode(good, options={"verify_signature": False})
+    jwk = {"kty": "oct", "k": "ZXZpbA"}
+    for key, algorithm, header in (
+        (b"e" * 32, "HS256", {"jwk": jwk}),
+        (b"e" * 32, "HS256", {}),
+        (b"k" * 64, "HS512", {}),
+        (SECOND, "ES256", {"jwk": key_set(mine=SECOND)["keys"][0]}),
+        ("", "none", {}),
+    ):
+        assert sessions.read(jwt.encode(claims, key, algorithm, headers=header), now) is None
 
 
 @pytest.mark.parametrize(
