@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -19,7 +20,8 @@ from proxy.settings import Limits
 from proxy.web.places import Places, neighbourhood
 from proxy.web.tls import ServerTls
 
-_log = logging.getLogger("tagstone.listener")
+log = structlog.get_logger("tagstone.listener")
+_log = logging.getLogger("tagstone.listener")  # aiohttp's, of which warnings are forwarded
 #: Bytes that are read ahead of what was asked for, on each connection.
 _READ_BUFFER = 64 << 10
 
@@ -262,16 +264,15 @@ class Listener:
     async def _read_certificates(self) -> None:
         if self._tls is None:
             return
-        names = [str(path) for path in self._tls.files]
         others = await asyncio.to_thread(self._tls.reload)
-        _log.warning("TLS files are in use from now on: %s", ", ".join(names))
+        log.info("tls.read", files=[str(path) for path in self._tls.files])
         if others and self._server is not None:
             # Whom the old authorities vouched for must not go on by a connection that is open.
             self._server.retire()
 
     @staticmethod
     def _refuse_certificates(error: Exception) -> None:
-        _log.error("TLS files cannot be used, the old ones stay: %s", error)
+        log.error("tls.unusable", error=str(error), kept="the files as they were")
 
 
 class _Site(web.BaseSite):

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
 
 from proxy.settings import Limits, Tls
 from proxy.web.listener import Listener
@@ -118,8 +119,13 @@ async def test_a_replaced_certificate_is_used_without_a_restart(tmp_path: Path) 
                 await asyncio.sleep(0.1)
         after = await served_serial(proxy, context)
         assert (await proxy.manifest("team/app", "v1")).status == 200
-        (files.folder / "tls.key").write_bytes(b"no key")
-        await asyncio.sleep(2.5)
+        with capture_logs() as logs:
+            (files.folder / "tls.key").write_bytes(b"no key")
+            async with asyncio.timeout(15):
+                while not (told := [line for line in logs if line["event"] == "tls.unusable"]):
+                    await asyncio.sleep(0.1)
+        assert (told[0]["log_level"], told[0]["kept"]) == ("error", "the files as they were")
+        assert str(files.folder / "tls.key") in told[0]["error"]
         assert await served_serial(proxy, context) == after
 
 
