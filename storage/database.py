@@ -22,7 +22,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -35,6 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from storage import tables
 from storage.errors import DatabaseUnavailable, SchemaMismatch
+from storage.files import Owner
 
 #: Connections for reading, one of them kept by :meth:`Database.commit_mark`.
 READERS = 5
@@ -80,12 +81,14 @@ def insert_or(table: Table) -> sqlite.Insert:
 class Database:
     """One database file. All methods are for one event loop; several processes may open the same file.
 
-    ``busy_timeout`` is in seconds. After :meth:`open` fails, or after :meth:`close`, it may be opened again.
+    ``busy_timeout`` is in seconds. What is created belongs to ``owner`` (by default: to this process), as SQLite sees to for its
+    own files. After :meth:`open` fails, or after :meth:`close`, it may be opened again.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = 5.0) -> None:
+    def __init__(self, path: Path, *, busy_timeout: float = 5.0, owner: Owner | None = None) -> None:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links, which is for SQLite to do)
         self._busy_timeout = busy_timeout
+        self._owner = owner
         self._reader: AsyncEngine | None = None
         self._writer: AsyncEngine | None = None
         self._watch: AsyncConnection | None = None
@@ -197,7 +200,20 @@ class Database:
     def _create_file(self) -> None:
         with self._translated():
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._owner is not None:
+                # Only what is new, and here: behind a link root may find any file, which must not be given away.
+                with suppress(FileExistsError):
+                    os.close(self._owned(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)))
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _owned(self, fd: int) -> int:
+        if self._owner is not None:
+            try:
+                self._owner.take(fd)
+            except OSError:
+                os.close(fd)
+                raise
+        return fd
 
     def _use_wal(self) -> None:
         with self._translated():
@@ -246,7 +262,7 @@ class Database:
         """Hold the lock file: switching to WAL does not wait for SQLite's own lock, and a migration may take longer than it."""
         deadline = asyncio.get_running_loop().time() + MIGRATION_WAIT
         with self._translated():
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = self._owned(os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         try:
             while True:
                 try:

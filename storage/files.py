@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -120,6 +121,62 @@ class Files:
             hasher.update(view[:count])
             offset += count
         return offset
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose the files of a store are: user and group, by number."""
+
+    user: int
+    group: int
+
+    def take(self, fd: int) -> None:
+        """Own the open file or folder, where it is root's: what root makes, the store's server could not read. Raises OSError.
+
+        A file that has another name besides stays whose it is: somebody may have put it there for root to give away.
+        """
+        found = os.fstat(fd)
+        if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
+            os.fchown(fd, self.user, self.group)
+
+
+def owner_of(*paths: Path) -> Owner | None:
+    """The owner of the first of ``paths`` that is there. None where this process is not root's, or root is the owner."""
+    if os.geteuid() != 0:
+        return None
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            return Owner(found.st_uid, found.st_gid) if found.st_uid else None
+    return None
+
+
+class OwnedFiles(Files):
+    """As root, on a store of somebody else's: what is made there is its ``owner``'s."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def open(self, name: str | Path, flags: int, folder: int | None = None) -> int:
+        """See :class:`Files`."""
+        fd = super().open(name, flags, folder)
+        if flags & os.O_CREAT:
+            self._take(fd)
+        return fd
+
+    def make_folder(self, name: str, folder: int) -> None:
+        """See :class:`Files`."""
+        super().make_folder(name, folder)
+        fd = super().open(name, _FOLDER | os.O_NOFOLLOW, folder)
+        self._take(fd)
+        self.close(fd)
+
+    def _take(self, fd: int) -> None:
+        try:
+            self._owner.take(fd)
+        except OSError:
+            self.close(fd)
+            raise
 
 
 def same_file(one: os.stat_result, other: os.stat_result) -> bool:

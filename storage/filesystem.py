@@ -77,7 +77,7 @@ class FilesystemBlobStore:
     """Keeps blobs below ``root``, which is made when first needed. One per process; :meth:`close` ends its threads.
 
     ``on_damage`` hears, on the event loop, of every digest whose file was quarantined, and what was wrong with it.
-    ``files`` is the seam for tests.
+    ``files`` are the system calls: :class:`storage.files.OwnedFiles`, or those of a test.
     """
 
     def __init__(self, root: Path, *, on_damage: Callable[[Digest, str], None] | None = None, files: Files | None = None) -> None:

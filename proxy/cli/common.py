@@ -134,6 +134,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
     from proxy.services.revision import utc_now
     from storage.catalog import Catalog
     from storage.database import Database
+    from storage.files import OwnedFiles, owner_of
     from storage.filesystem import FilesystemBlobStore
     from storage.pins import PinStore
 
@@ -143,7 +144,9 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
         missing = not (root / DATABASE).exists()
         if dry and missing:
             root = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-")))
-        database = Database(root / DATABASE)
+        # The server may run as somebody else than root, who commonly runs this, and has to read what is made here.
+        owner = owner_of(root / DATABASE, root)
+        database = Database(root / DATABASE, owner=owner)
         upstreams = upstreams_of(configuration)
         async with AsyncExitStack() as cleanup:
             cleanup.push_async_callback(database.close)
@@ -152,7 +155,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
             cleanup.push_async_callback(revocations.close)
             await database.open(read_only=dry and not missing)
             catalog, pins = Catalog(database), PinStore(database)
-            blobs = FilesystemBlobStore(root, on_damage=None)
+            blobs = FilesystemBlobStore(root, on_damage=None, files=None if owner is None else OwnedFiles(owner))
             cleanup.push_async_callback(blobs.close)
             limits = configuration.settings.limits
             admission = Admission(catalog, blobs, upstreams, limits, utc_now, record=not dry)
