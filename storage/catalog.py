@@ -278,6 +278,7 @@ def _judge(connection: Connection, content_id: int, verdict: StoredVerdict) -> b
         "reasons": verdict.reasons,
         "decided_at": verdict.decided_at,
         "valid_until": verdict.valid_until,
+        "signers": verdict.signers,
     }
     query = select(verdicts.c.accepted, verdicts.c.valid_until).filter_by(**key)
     before = connection.execute(query).one_or_none()
@@ -361,7 +362,16 @@ def _assemble(
     above = tuple(map(_edge, rows))
     nodes = {content["id"]: digest} | {row["parent_id"]: row["parent"] for row in rows}
     judged = tuple(
-        StoredVerdict(repository, nodes[row.content_id], fingerprint, row.accepted, row.reasons, row.decided_at, row.valid_until)
+        StoredVerdict(
+            repository,
+            nodes[row.content_id],
+            fingerprint,
+            row.accepted,
+            row.reasons,
+            row.decided_at,
+            row.valid_until,
+            row.signers,
+        )
         for chunk in _chunks(nodes)
         for row in connection.execute(
             select(verdicts).where(verdicts.c.content_id.in_(chunk), verdicts.c.fingerprint == fingerprint)

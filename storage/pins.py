@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,11 +16,12 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, se
 
 from storage import ledger
 from storage.database import Database
+from storage.digest import Digest
 from storage.entries import of_pin
 from storage.errors import PinConflict
 from storage.events import close_events, open_events
 from storage.notices import notify
-from storage.records import Pin, PinChange, PinState, PinWrite
+from storage.records import Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
 from storage.tables import pin_changes, pins
 
@@ -36,6 +37,14 @@ _LIKE_SPECIAL = re.compile(r"[\\%_]")
 _AFTER_ASCII = "\x7f"  # names are printable ASCII: this sorts behind every continuation of a prefix
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """``held``: the pin had this digest. ``rejected``: the last that an operator said of it was no."""
+
+    held: bool
+    rejected: bool
+
+
 class PinStore:
     """All pins of one database. Every method raises :class:`storage.errors.DatabaseUnavailable` when it cannot be asked."""
 
@@ -49,6 +58,10 @@ class PinStore:
     async def history(self, repository: Repository, tag: str) -> list[PinChange]:
         """Everything that ever happened to the pin of one tag, oldest first; also after it is unpinned."""
         return await self._database.read(_history, repository, tag)
+
+    async def past(self, repository: Repository, tag: str, digest: Digest) -> Past:
+        """What the pin of one tag and this digest had to do with each other before; also before it was unpinned."""
+        return await self._database.read(_past, repository, tag, digest)
 
     async def apply(self, write: PinWrite) -> Pin | None:
         """Make one change, wholly or not at all, and return the pin as it is now (None when the write removes it).
@@ -103,6 +116,18 @@ def _list(connection: Connection, pattern: str | None, state: PinState | None, l
 def _history(connection: Connection, repository: Repository, tag: str) -> list[PinChange]:
     query = select(pin_changes).where(pin_changes.c.repository == repository, pin_changes.c.tag == tag).order_by(pin_changes.c.id)
     return [_change(row) for row in connection.execute(query).mappings()]
+
+
+_HOLDING = frozenset({PinAction.PINNED, PinAction.APPROVED, PinAction.ROTATED})
+_WORDS = frozenset({PinAction.REJECTED, PinAction.APPROVAL, PinAction.APPROVED})
+
+
+def _past(connection: Connection, repository: Repository, tag: str, digest: Digest) -> Past:
+    about = (pin_changes.c.repository == repository, pin_changes.c.tag == tag, pin_changes.c.to_digest == digest)
+    query = select(pin_changes.c.action).where(*about, pin_changes.c.action.in_(_HOLDING | _WORDS))
+    actions = list(connection.execute(query.order_by(pin_changes.c.id)).scalars())
+    words = [action for action in actions if action in _WORDS]
+    return Past(any(action in _HOLDING for action in actions), words[-1:] == [PinAction.REJECTED])
 
 
 def _apply(connection: Connection, write: PinWrite) -> Pin | None:

@@ -33,9 +33,40 @@ class PinState(StrEnum):
     REVOKED = "revoked"  #: the pinned digest no longer passes its rule
 
 
+class Standing(StrEnum):
+    """What came out when a candidate was judged. That nobody could tell is no standing."""
+
+    PASSES = "passes"
+    FAILS = "fails"
+    OTHER_SIGNER = "other-signer"  #: it passes its rule, but others vouch for it than for the pinned digest
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How the candidate of a pin was judged: ``question`` names the rule that it was held against, another one judges anew."""
+
+    standing: Standing
+    reasons: tuple[str, ...]
+    at: datetime
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One person's word that a pin may move to a digest."""
+
+    digest: Digest
+    by: str
+    reason: str
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """(registry, repository, tag) → first-verified digest, with what the upstream says today."""
+    """(registry, repository, tag) → first-verified digest, with what the upstream says today.
+
+    ``judgement``, ``approvals`` and ``stale_at`` end with the candidate.
+    """
 
     repository: Repository
     tag: str
@@ -49,6 +80,10 @@ class Pin:
     candidate_seen_at: datetime | None = None
     rejected: Digest | None = None  #: the candidate an operator has said no to
     version: int = 0  #: grows with every change; the compare of compare-and-swap
+    signers: tuple[str, ...] | None = None  #: who vouched for ``digest`` as it was pinned; None: pinned before that was kept
+    judgement: Judgement | None = None  #: of the candidate; None: it was not judged yet, or nobody could tell
+    approvals: tuple[Approval, ...] = ()
+    stale_at: datetime | None = None  #: when it was told that an accepted candidate waits for too long
 
     @property
     def name(self) -> str:
@@ -65,7 +100,11 @@ class PinAction(StrEnum):
     DELETED = "deleted"
     REVOKED = "revoked"
     RESTORED = "restored"
+    JUDGED = "judged"  #: the candidate was, and what came out is news
+    APPROVAL = "approval"  #: one person's, which does not move the pin by itself
     APPROVED = "approved"
+    ROTATED = "rotated"
+    STALE = "stale"  #: an accepted candidate waits for too long
     REJECTED = "rejected"
     UNPINNED = "unpinned"
 

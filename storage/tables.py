@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from storage.digest import Digest
 from storage.errors import DatabaseUnavailable
-from storage.records import EventType, Kind, PinAction, PinState, Severity
+from storage.records import Approval, EventType, Judgement, Kind, PinAction, PinState, Severity, Standing
 from storage.reference import Repository
 from storage.reference import repository as known_repository
 
@@ -128,6 +128,45 @@ def _write_details(details: Mapping[str, Any]) -> str:
     return json.dumps(details, ensure_ascii=False)
 
 
+def _parse_judgement(text: str) -> Judgement:
+    match json.loads(text):
+        case {"standing": str(standing), "reasons": [*reasons], "at": str(at), "question": str(question)}:
+            told = tuple(reason for reason in reasons if isinstance(reason, str))
+            return Judgement(Standing(standing), told, _parse_moment(at), question)
+    raise ValueError("not a judgement")
+
+
+def _write_judgement(judgement: Judgement) -> str:
+    values = {"standing": judgement.standing, "reasons": judgement.reasons, "question": judgement.question}
+    return json.dumps(values | {"at": judgement.at.astimezone(UTC).isoformat()}, ensure_ascii=False)
+
+
+def _parse_approvals(text: str) -> tuple[Approval, ...]:
+    found: list[Approval] = []
+    for each in json.loads(text):
+        match each:
+            case {"digest": str(digest), "by": str(by), "reason": str(reason), "at": str(at)}:
+                found.append(Approval(Digest.parse(digest), by, reason, _parse_moment(at)))
+            case _:
+                raise ValueError("not an approval")
+    return tuple(found)
+
+
+def _write_approvals(approvals: tuple[Approval, ...]) -> str:
+    values = [
+        {"digest": str(each.digest), "by": each.by, "reason": each.reason, "at": each.at.astimezone(UTC).isoformat()}
+        for each in approvals
+    ]
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _parse_moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("not a moment")
+    return moment.astimezone(UTC)
+
+
 #: 64 bits everywhere; SQLite counts rows by themselves only in a column of exactly this type.
 _ID = BigInteger().with_variant(Integer, "sqlite")
 _DIGEST = Parsed(Digest.parse)
@@ -160,6 +199,10 @@ pins = Table(
     Column("candidate_seen_at", Instant),
     Column("rejected", _DIGEST),
     Column("version", _ID, nullable=False),
+    Column("signers", _LINES),
+    Column("judgement", Parsed(_parse_judgement, _write_judgement)),
+    Column("approvals", Parsed(_parse_approvals, _write_approvals), nullable=False, server_default="[]"),
+    Column("stale_at", Instant),
     Index("ix_pins_state", "state", "name"),
 )
 

@@ -11,6 +11,14 @@ none                 unreachable            any             unavailable
 D                    D, or fresh            any             serve D
 D                    E                      refuse          deny, naming D and E; event ``tag.overwritten`` once per E
 D                    E                      serve-pinned    serve D with a warning that names E; the same event
+D                    E, nobody can tell     rotate          serve D until somebody can
+D                    E, fails               rotate          as ``otherwise``; event ``tag.overwritten`` with the reason
+D                    E, other signer        rotate          the same, until enough people approve E
+D                    E, rejected            rotate          as ``otherwise``; event ``tag.overwritten``
+D                    E, in cooldown         rotate          serve D; event ``tag.rotation.pending`` once per E
+D                    E, not approved        rotate          as ``otherwise``, where the rule names approvers
+D                    E, outside the window  rotate          serve D
+D                    E, nothing is left     rotate          the pin moves to E, serve E; event ``tag.rotated``
 D                    404                    any             serve D; event ``tag.deleted``
 D                    unreachable            any             serve D
 D, no longer passes  any                    any             deny; event ``pin.revoked``
@@ -18,7 +26,11 @@ D, cannot tell       any                    any             unavailable
 ===================  =====================  ==============  ==========================================================
 
 What the upstream last said stands until it says something else: an overwrite outlives an outage and a revocation, and is told
-once for each E. An outage never yields a write. The rows, one by one: tests/unit/policy/test_decision.py.
+once for each E. An outage never yields a write. The rows, one by one: tests/unit/policy/test_decision.py and test_rotation.py.
+
+A candidate is first noted, then judged, then perhaps pinned: each is a decision of its own. ``Decision.judge`` asks for the
+second; who then decides with the :class:`proxy.policy.rotation.Candidacy` that came out does the third, and only where the
+upstream named the candidate at that moment. What holds a candidate back, in which order: :mod:`proxy.policy.rotation`.
 
 A pull by digest is judged like a candidate and never pinned (:func:`decide_digest`).
 """
@@ -29,11 +41,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from proxy.policy import canary
-from proxy.policy.rules import Never, OnOverwrite, Rule
+from proxy.policy import canary, writes
+from proxy.policy.rotation import PATIENT, SKEW, Candidacy, Hold, Progress, judge, known, progress, stale, told
+from proxy.policy.rules import Never, OnOverwrite, Rule, TagRule
 from proxy.policy.verdicts import Outcome, Verdict, evaluate
 from storage.digest import Digest
-from storage.records import Event, EventType, Pin, PinAction, PinChange, PinState, PinWrite
+from storage.records import Judgement, Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
 
 
@@ -50,13 +63,18 @@ class Upstream(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The upstream's answer about a tag, with the verdict on what it names where that is not the pin."""
+    """The upstream's answer about a tag, with the verdict on what it names where there is no pin.
+
+    ``candidacy``: the pin's candidate, where it was judged just now. ``at``: the upstream's own time, where it tells.
+    """
 
     upstream: Upstream
     digest: Digest | None = None
     verdict: Verdict | None = None
     message: str = ""
     retry_after: float | None = None
+    candidacy: Candidacy | None = None
+    at: datetime | None = None
 
 
 class Answer(StrEnum):
@@ -70,7 +88,10 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to answer and what to write. ``reasons`` are whole sentences for people, most important first."""
+    """What to answer and what to write. ``reasons`` are whole sentences for people, most important first.
+
+    ``judge``: the candidate whose verdict the next decision wants. ``due``: when time alone changes the answer.
+    """
 
     answer: Answer
     digest: Digest | None
@@ -79,6 +100,8 @@ class Decision:
     write: PinWrite | None = None
     retry_after: float | None = None
     valid_until: datetime | None = None  #: when an accepted verdict must be reached again
+    judge: Digest | None = None
+    due: datetime | None = None
 
 
 def decide(
@@ -109,31 +132,29 @@ def decide(
         )
         return Decision(Answer.UNAVAILABLE, None, reasons, retry_after=pinned.retry_after)
     decision = _pinned(pin, rule, seen, now)
-    return replace(decision, valid_until=pinned.valid_until) if decision.answer is Answer.SERVE else decision
+    # What is served is the pinned digest, or one that the pin moves to by this decision, which has its own validity.
+    return replace(decision, valid_until=pinned.valid_until) if decision.digest == pin.digest else decision
 
 
 def _pinned(pin: Pin, rule: Rule, seen: Observation, now: datetime) -> Decision:
     """The pinned digest passes; what remains is what the upstream says of the tag."""
-    name = pin.name
     match seen.upstream:
         case Upstream.FRESH:
-            write = _reinstated(pin, rule, now, pin.checked_at) if pin.state is PinState.REVOKED else None
             if pin.candidate is not None:
-                return _overwritten(pin, pin.candidate, rule, write)
+                return _overwritten(pin, pin.candidate, rule, seen, now)
+            write = writes.reinstated(pin, rule, now, pin.checked_at) if pin.state is PinState.REVOKED else None
             return _serve(pin, write, _deleted(pin) if pin.state is PinState.DELETED else None)
         case Upstream.NAMES if seen.digest == pin.digest:
-            return _serve(pin, None if pin.state is PinState.PINNED else _restored(pin, rule, now))
+            return _serve(pin, None if pin.state is PinState.PINNED else writes.restored(pin, rule, now))
         case Upstream.NAMES if seen.digest is not None:
-            return _overwritten(pin, seen.digest, rule, _note_overwrite(pin, seen.digest, rule, now))
+            return _overwritten(pin, seen.digest, rule, seen, now)
         case Upstream.ABSENT:
-            return _serve(pin, None if pin.state is PinState.DELETED else _note_deleted(pin, now), _deleted(pin))
+            return _serve(pin, None if pin.state is PinState.DELETED else writes.deleted(pin, now), _deleted(pin))
         case _:
             # An outage changes nothing that is known: not even the end of a revocation is written before it is over.
             last = "" if pin.candidate is None else f"; it last named {pin.candidate}"
-            warning = (
-                f"the upstream could not be asked about {name} ({seen.message}){last}; the pinned digest {pin.digest} is served"
-            )
-            return _serve(pin, None, warning)
+            trouble = f"the upstream could not be asked about {pin.name} ({seen.message}){last}"
+            return _serve(pin, None, f"{trouble}; the pinned digest {pin.digest} is served")
 
 
 def decide_digest(repository: Repository, digest: Digest, rule: Rule, verdict: Verdict) -> Decision:
@@ -161,7 +182,18 @@ def _first(repository: Repository, tag: str, rule: Rule, seen: Observation, now:
             verdict = seen.verdict
             if verdict.outcome is Outcome.ACCEPTED:
                 reason = "; ".join(verdict.reasons)
-                pin = Pin(repository, tag, seen.digest, PinState.PINNED, now, str(rule), reason, now, version=1)
+                pin = Pin(
+                    repository,
+                    tag,
+                    seen.digest,
+                    PinState.PINNED,
+                    now,
+                    str(rule),
+                    reason,
+                    now,
+                    version=1,
+                    signers=verdict.signers,
+                )
                 change = PinChange(repository, tag, PinAction.PINNED, now, str(rule), reason, None, seen.digest)
                 write = PinWrite(None, pin, change)
                 return Decision(Answer.SERVE, seen.digest, verdict.reasons, write=write, valid_until=verdict.valid_until)
@@ -190,80 +222,86 @@ def _deleted(pin: Pin) -> str:
     return f"{pin.name} was deleted upstream; the pinned digest {pin.digest} is served"
 
 
-def _overwritten(pin: Pin, candidate: Digest, rule: Rule, write: PinWrite | None) -> Decision:
-    since = f"{pin.pinned_at:%Y-%m-%d %H:%M} UTC"
-    told = f"{pin.name} was overwritten upstream: pinned to {pin.digest} since {since}, upstream now names {candidate}"
-    if rule.on_overwrite(pin.tag) is OnOverwrite.SERVE_PINNED:
-        return Decision(Answer.SERVE, pin.digest, (told,), f"{told}; the pinned digest is served", write)
-    if pin.rejected == candidate:
-        way_out = "an operator rejected the new digest; pull the pinned one by digest, or have the upstream put the tag back"
-    else:
-        way_out = f"to accept the new digest: tagstone pins approve {pin.name} --digest {candidate} --by NAME --reason WHY"
-    return Decision(Answer.DENY, None, (told, way_out), write=write)
+def _overwritten(pin: Pin, candidate: Digest, rule: Rule, seen: Observation, now: datetime) -> Decision:
+    """The upstream names, or last named, another digest: how far that has come, what is written of it, what is answered."""
+    tags = rule.tag_rule(pin.tag)
+    named = seen.upstream is Upstream.NAMES
+    candidacy = seen.candidacy if seen.candidacy is not None and seen.candidacy.digest == candidate else None
+    judgement = None if candidacy is None else judge(rule, tags, candidacy, now)
+    write = _noted(pin, candidate, rule, tags, named=named, now=now)
+    after = pin if write is None or write.new is None else write.new
+    if candidacy is not None and candidacy.rejected:
+        after = replace(after, rejected=candidate)
+    before = known(after, rule, tags)
+    shown = judgement or before
+    far = progress(after, tags, None if shown is None else shown.standing, now, seen.at)
+    if far.hold is None and candidacy is not None and judgement is None:
+        far = replace(far, hold=Hold.UNJUDGED)  # it passed once, but whether it does now, when it matters, nobody can tell
+    if write is None and candidacy is not None and judgement is not None:
+        if tags.rotation is not None and far.hold is None and named:
+            return _rotated(pin, candidacy, rule, tags, far, now)
+        if before is None or before.standing is not judgement.standing or after != pin:
+            write = writes.judged(after, pin, rule, tags, judgement, far, now)
+    if write is None and stale(after, tags, far.hold, now):
+        write = writes.stale(pin, rule, far, shown, now)
+    wanted = candidacy is None and _wants_verdict(tags, far.hold, known_before=before is not None)
+    decision = _held(after, candidate, tags, far, shown, write)
+    return replace(decision, judge=candidate if wanted else None, due=far.due if decision.answer is Answer.SERVE else None)
+
+
+def _noted(pin: Pin, candidate: Digest, rule: Rule, tags: TagRule, *, named: bool, now: datetime) -> PinWrite | None:
+    """What the observation alone makes true; None where all of it is known."""
+    if named and pin.candidate != candidate:
+        return writes.overwritten(pin, candidate, tags, now)
+    if pin.state is PinState.REVOKED:  # all that is new is that the pinned digest passes again
+        return writes.reinstated(pin, rule, now, now if named else pin.checked_at)
+    seen_at = pin.candidate_seen_at
+    if named and tags.rotation is not None and seen_at is not None and seen_at > now + SKEW:
+        # It was noted by a clock that has been set back since: when its cooldown began, nobody knows.
+        return writes.overwritten(pin, candidate, tags, now)
+    return None
+
+
+def _wants_verdict(tags: TagRule, hold: Hold | None, *, known_before: bool) -> bool:
+    if tags.rotation is None:
+        return hold is not Hold.REJECTED and not known_before  # once, for those who look at it
+    # What failed may have been signed since, and what is due is judged again: only a verdict of the moment moves the pin.
+    return hold in {None, Hold.UNJUDGED, Hold.FAILS, Hold.OTHER_SIGNER}
+
+
+def _rotated(pin: Pin, candidacy: Candidacy, rule: Rule, tags: TagRule, far: Progress, now: datetime) -> Decision:
+    write = writes.rotated(pin, candidacy, rule, tags, far, now)
+    reasons = (write.change.reason, *candidacy.verdict.reasons)
+    return Decision(Answer.SERVE, candidacy.digest, reasons, write=write, valid_until=candidacy.verdict.valid_until)
+
+
+def _held(
+    pin: Pin, candidate: Digest, tags: TagRule, far: Progress, judgement: Judgement | None, write: PinWrite | None
+) -> Decision:
+    """The answer while a candidate is not the pin."""
+    event, rotation = writes.overwrite(pin, candidate), tags.rotation
+    why: tuple[str, ...] = () if rotation is None else (f"the pin does not move to it: {told(far, judgement)}",)
+    answer = tags.on_overwrite
+    if rotation is not None:
+        answer = OnOverwrite.SERVE_PINNED if far.hold is None or far.hold in PATIENT else rotation.otherwise
+    if answer is OnOverwrite.SERVE_PINNED:
+        reasons = (event, *why)
+        return Decision(Answer.SERVE, pin.digest, reasons, "; ".join((*reasons, "the pinned digest is served")), write)
+    return Decision(Answer.DENY, None, (event, *why, _way_out(pin, candidate, tags, far)), write=write)
+
+
+def _way_out(pin: Pin, candidate: Digest, tags: TagRule, far: Progress) -> str:
+    if far.hold is Hold.REJECTED:
+        return "an operator rejected the new digest; pull the pinned one by digest, or have the upstream put the tag back"
+    if far.hold is Hold.FAILS and tags.rotation is not None:
+        return "an approval does not stand for what is missing; pull the pinned digest, or have the upstream put the tag right"
+    lacking = max(tags.approvers, 1) - len(far.approvals)
+    people = f" ({lacking} people)" if lacking > 1 else ""
+    return f"to accept the new digest{people}: tagstone pins approve {pin.name} --digest {candidate} --by NAME --reason WHY"
 
 
 def _revoked(pin: Pin, rule: Rule, verdict: Verdict, now: datetime) -> Decision:
     reasons = (f"{pin.name} is pinned to {pin.digest}, which no longer passes {rule}", *verdict.reasons)
     if pin.state is PinState.REVOKED:
         return Decision(Answer.DENY, None, reasons)
-    why = "; ".join(verdict.reasons)
-    write = PinWrite(
-        pin,
-        replace(pin, state=PinState.REVOKED, version=pin.version + 1),
-        PinChange(pin.repository, pin.tag, PinAction.REVOKED, now, str(rule), why, pin.digest, pin.digest),
-        (Event(EventType.PIN_REVOKED, pin.name, pin.digest, "; ".join(reasons), now),),
-    )
-    return Decision(Answer.DENY, None, reasons, write=write)
-
-
-def _note_overwrite(pin: Pin, candidate: Digest, rule: Rule, now: datetime) -> PinWrite | None:
-    if pin.candidate == candidate:
-        # Known, and told: all that may be new is that the pinned digest passes again.
-        return _reinstated(pin, rule, now, now) if pin.state is PinState.REVOKED else None
-    message = f"{pin.name} was overwritten upstream: pinned to {pin.digest}, upstream now names {candidate}"
-    new = replace(
-        pin,
-        state=PinState.OVERWRITTEN,
-        candidate=candidate,
-        candidate_seen_at=now,
-        checked_at=now,
-        version=pin.version + 1,
-    )
-    change = PinChange(pin.repository, pin.tag, PinAction.OVERWRITTEN, now, "upstream", message, pin.digest, candidate)
-    opened = (Event(EventType.TAG_OVERWRITTEN, pin.name, candidate, message, now),)
-    return PinWrite(pin, new, change, opened, (EventType.TAG_DELETED, EventType.PIN_REVOKED))
-
-
-def _note_deleted(pin: Pin, now: datetime) -> PinWrite:
-    message = f"{pin.name} was deleted upstream; it stays pinned to {pin.digest}"
-    new = replace(pin, state=PinState.DELETED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1)
-    change = PinChange(pin.repository, pin.tag, PinAction.DELETED, now, "upstream", message, pin.digest, None)
-    opened = (Event(EventType.TAG_DELETED, pin.name, pin.digest, message, now),)
-    return PinWrite(pin, new, change, opened, (EventType.TAG_OVERWRITTEN, EventType.PIN_REVOKED))
-
-
-def _restored(pin: Pin, rule: Rule, now: datetime) -> PinWrite:
-    """The upstream names the pinned digest again, or it does so now that the digest passes its rule again."""
-    new = replace(pin, state=PinState.PINNED, candidate=None, candidate_seen_at=None, checked_at=now, version=pin.version + 1)
-    if pin.state is PinState.REVOKED:
-        change = _passes_again(pin, rule, now)
-    else:
-        reason = "the upstream names the pinned digest again"
-        change = PinChange(pin.repository, pin.tag, PinAction.REVERTED, now, "upstream", reason, pin.candidate, pin.digest)
-    closed = (EventType.TAG_OVERWRITTEN, EventType.TAG_DELETED, EventType.PIN_REVOKED)
-    return PinWrite(pin, new, change, (), closed)
-
-
-def _reinstated(pin: Pin, rule: Rule, now: datetime, checked_at: datetime) -> PinWrite:
-    """The revoked digest passes its rule again; an overwrite that was known before is still one."""
-    overwritten = pin.candidate is not None
-    state = PinState.OVERWRITTEN if overwritten else PinState.PINNED
-    new = replace(pin, state=state, checked_at=checked_at, version=pin.version + 1)
-    # Whether the tag had been deleted is not known any more; the next check tells it again.
-    closed = (EventType.PIN_REVOKED,) if overwritten else (EventType.PIN_REVOKED, EventType.TAG_DELETED)
-    return PinWrite(pin, new, _passes_again(pin, rule, now), (), closed)
-
-
-def _passes_again(pin: Pin, rule: Rule, now: datetime) -> PinChange:
-    reason = f"the pinned digest passes {rule} again"
-    return PinChange(pin.repository, pin.tag, PinAction.RESTORED, now, str(rule), reason, pin.digest, pin.digest)
+    return Decision(Answer.DENY, None, reasons, write=writes.revoked(pin, rule, verdict, reasons, now))

@@ -52,7 +52,14 @@ def each_platform(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:
         tuple(dict.fromkeys(piece for _, verdict in verdicts for piece in verdict.evidence)),
         min(ends, default=None) if outcome is Outcome.ACCEPTED else None,
         max(waits, default=None),
+        _signers([verdict for _, verdict in verdicts]) if outcome is Outcome.ACCEPTED else None,
     )
+
+
+def _signers(verdicts: Sequence[Verdict]) -> tuple[str, ...] | None:
+    """All who vouched for a platform; unknown where it is so for one of them."""
+    known = [verdict.signers for verdict in verdicts if verdict.signers is not None]
+    return tuple(sorted({line for lines in known for line in lines})) if len(known) == len(verdicts) else None
 
 
 def _reasons(told: Sequence[tuple[str, Sequence[str]]], platforms: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from proxy.policy import canary
 from proxy.policy.patterns import Pattern, Regex, most_specific
+from proxy.policy.windows import Window
 from storage.reference import Repository
 
 # -- what a rule requires -------------------------------------------------------------------------------------------
@@ -191,14 +192,48 @@ class OnOverwrite(StrEnum):
 
     REFUSE = "refuse"
     SERVE_PINNED = "serve-pinned"
+    ROTATE = "rotate"  #: as :class:`Rotation` says
+
+
+class Continuity(StrEnum):
+    """Who may vouch for the digest that a pin rotates to."""
+
+    SAME = "same"  #: those who vouched for the pinned one
+    ANY = "any"  #: whoever the rule accepts
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a pin moves to what the upstream names by itself, and what is answered where it does not: ``otherwise``."""
+
+    cooldown: timedelta  #: from the moment the candidate was first seen
+    signer: Continuity = Continuity.SAME
+    otherwise: OnOverwrite = OnOverwrite.REFUSE
+    window: Window | None = None
+    stale_after: timedelta = timedelta(days=7)  #: beyond the cooldown: an accepted candidate that still waits is told
+
+    def __post_init__(self) -> None:
+        if self.otherwise is OnOverwrite.ROTATE:
+            raise ValueError("what is answered where a pin does not rotate cannot be that it does")
 
 
 @dataclass(frozen=True, slots=True)
 class TagRule:
-    """What holds for tags that match."""
+    """What holds for tags that match. ``rotation`` is there exactly where it is ROTATE.
+
+    ``approvers``: how many distinct people must approve a candidate before the pin moves; 0 only with ``rotation``.
+    """
 
     pattern: Pattern
     on_overwrite: OnOverwrite
+    approvers: int = 1
+    rotation: Rotation | None = None
+
+    def __post_init__(self) -> None:
+        if (self.on_overwrite is OnOverwrite.ROTATE) is not (self.rotation is not None):
+            raise ValueError("a rule that rotates says how, and no other does")
+        if self.approvers < (0 if self.rotation else 1):
+            raise ValueError("without somebody's approval only a rule that rotates moves a pin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +255,11 @@ class Rule:
 
     def on_overwrite(self, tag: str) -> OnOverwrite:
         """What this rule answers when ``tag`` was overwritten; ``refuse`` where it does not say."""
-        found = most_specific(self.tags, tag)
-        return OnOverwrite.REFUSE if found is None else found.on_overwrite
+        return self.tag_rule(tag).on_overwrite
+
+    def tag_rule(self, tag: str) -> TagRule:
+        """What holds for ``tag``."""
+        return most_specific(self.tags, tag) or DEFAULT_TAG_RULE
 
     def __str__(self) -> str:
         return f'rule "{self.pattern.text}"'
@@ -287,6 +325,8 @@ def fingerprint(requirement: Requirement, trusted: Mapping[str | Root | Store, s
     return hashlib.sha256(json.dumps(question, separators=(",", ":")).encode()).hexdigest()
 
 
+#: What holds for tags of which a rule does not speak.
+DEFAULT_TAG_RULE = TagRule(Pattern.compile("*"), OnOverwrite.REFUSE)
 DEFAULT_RULE = Rule(Pattern.compile("**"), Never(), (), fingerprint(Never(), {}))
 #: What holds for the repositories that are never served (:mod:`proxy.policy.canary`).
 CANARY_RULE = Rule(Pattern.compile(f"**/{canary.NAME}/**"), Never(), (), fingerprint(Never(), {}))

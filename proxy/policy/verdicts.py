@@ -19,6 +19,7 @@ from proxy.policy.rules import (
     Requirement,
     SignatureBy,
 )
+from proxy.policy.signers import signer_line
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -62,7 +63,8 @@ class Check:
 class Verdict:
     """Outcome of a rule over the evidence for one (repository, digest), with reasons.
 
-    ``reasons`` are for people: for an acceptance what passed, for a refusal what was required and what was found.
+    ``reasons`` are for people: for an acceptance what passed, for a refusal what was required and what was found. ``signers``
+    are all who vouched where it is met, in the lines of :mod:`proxy.policy.signers`; None where that is not known.
     """
 
     outcome: Outcome
@@ -71,6 +73,7 @@ class Verdict:
     evidence: tuple[Evidence, ...] = ()
     valid_until: datetime | None = None
     retry_after: float | None = None
+    signers: tuple[str, ...] | None = None
 
     @property
     def accepted(self) -> bool:
@@ -83,6 +86,7 @@ class _Result:
     outcome: Outcome
     checks: tuple[Check, ...]
     authorities: frozenset[str] = frozenset()
+    signers: frozenset[str] = frozenset()  #: the same, as they are kept
     valid_until: datetime | None = None  #: end of what the outcome leans on
     all_until: datetime | None = None  #: end of the first of all authorities: until then ``authorities`` stays as it is
     passed: tuple[str, ...] = ()
@@ -107,7 +111,8 @@ def evaluate(
         reasons = result.missing
     else:
         reasons = (*result.missing, *(f"could not ask: {line}" for line in unavailable))
-    return Verdict(result.outcome, reasons, result.checks, tuple(evidence), result.valid_until, retry_after)
+    signers = tuple(sorted(result.signers)) if result.outcome is Outcome.ACCEPTED else None
+    return Verdict(result.outcome, reasons, result.checks, tuple(evidence), result.valid_until, retry_after, signers)
 
 
 def _earliest(times: Sequence[datetime | None]) -> datetime | None:
@@ -155,6 +160,7 @@ def _answer(question: Question, evidence: Sequence[Evidence], unavailable: bool,
             Outcome.ACCEPTED,
             (Check(depth, required, Outcome.ACCEPTED, found),),
             frozenset(ends),
+            frozenset(signer_line(question, authority) for authority in ends),
             best.valid_until,
             _earliest(list(ends.values())),
             passed=(f"{required}: {found}",),
@@ -237,6 +243,7 @@ def _combine(
         outcome,
         (own, *(check for result in results for check in result.checks)),
         frozenset[str]().union(*(result.authorities for result in accepted)),
+        frozenset[str]().union(*(result.signers for result in accepted)),
         valid_until if outcome is Outcome.ACCEPTED else None,
         _earliest([result.all_until for result in accepted]),
         tuple(dict.fromkeys(line for result in accepted for line in result.passed)),

@@ -198,7 +198,7 @@ class Admission:
         now = self._clock()
         lineage = replace(lineage, verdicts=tuple(each for each in lineage.verdicts if each.decided_at <= now + _SKEW))
         if (root := accepted_root(lineage, now)) is not None:
-            return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until)
+            return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until, signers=root.signers)
         answer: Verdict | None = None
         for digest in _roots(lineage)[:_MAX_ROOTS]:
             verdict = await self._judge_above(replace(question, digest=digest))
@@ -211,6 +211,7 @@ class Admission:
                     verdict.reasons,
                     self._clock(),
                     verdict.valid_until,
+                    verdict.signers,
                 )
                 lineage = replace(lineage, verdicts=(*lineage.verdicts, stored))
                 if accepted_root(lineage, self._clock()) is not None:

@@ -212,7 +212,8 @@ class Holdings:
             if done is not None:
                 raise done
         descriptor = Descriptor(manifest.media_type, digest, len(fetched.body))
-        stored = StoredVerdict(repository, digest, rule.fingerprint, True, verdict.reasons, decided, verdict.valid_until)
+        reasons, until = verdict.reasons, verdict.valid_until
+        stored = StoredVerdict(repository, digest, rule.fingerprint, True, reasons, decided, until, verdict.signers)
         # Where somebody who might have vouched could not be asked, what was found is nothing that one ever accepted.
         settled = rule.lasting and not any(piece.undecided for piece in verdict.evidence)
         grounds = Grounds(rule.lasting, tuple(evidence)) if settled else None

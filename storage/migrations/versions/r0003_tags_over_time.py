@@ -16,6 +16,7 @@ def upgrade() -> None:
     _leases()
     _verdicts()
     _ledger()
+    _pins()
 
 
 def _events() -> None:
@@ -63,3 +64,10 @@ def _ledger() -> None:
         sa.Column("at", _TIME, nullable=False),
     )
     op.create_index("ix_refusals_at", "refusals", ["at"])
+
+
+def _pins() -> None:
+    op.add_column("pins", sa.Column("signers", sa.String))
+    op.add_column("pins", sa.Column("judgement", sa.String))
+    op.add_column("pins", sa.Column("approvals", sa.String, nullable=False, server_default="[]"))
+    op.add_column("pins", sa.Column("stale_at", _TIME))

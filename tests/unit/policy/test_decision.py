@@ -16,8 +16,9 @@ from proxy.policy.decision import Answer, Decision, Observation, Upstream, decid
 from proxy.policy.patterns import Pattern
 from proxy.policy.rules import DEFAULT_RULE, FirstUse, Never, OnOverwrite, Requirement, Rule, SignatureBy, TagRule, fingerprint
 from proxy.policy.verdicts import Outcome, Verdict
+from proxy.policy.writes import AT_REST
 from storage.digest import Digest
-from storage.records import EventType, Pin, PinAction, PinState
+from storage.records import ACTS, EventType, Pin, PinAction, PinState
 from storage.reference import Repository
 
 D, E, F = (Digest("sha256", letter * 64) for letter in "def")
@@ -161,6 +162,8 @@ class Row:
 
 
 TAG_OVERWRITTEN, TAG_DELETED, PIN_REVOKED = EventType.TAG_OVERWRITTEN, EventType.TAG_DELETED, EventType.PIN_REVOKED
+TAG_REVERTED = EventType.TAG_REVERTED
+WAITING = (EventType.TAG_ROTATION_PENDING, EventType.PIN_STALE)
 KNOWN_E = pin(OVERWRITTEN, E)
 
 
@@ -171,7 +174,7 @@ def served(title: str, before: Pin, seen: Observation, *warns: str) -> Row:
 
 def told(title: str, before: Pin, seen: Observation, digest: Digest) -> Row:
     """The overwrite by ``digest`` is news: written, and told."""
-    closed = (TAG_DELETED, PIN_REVOKED)
+    closed = (TAG_DELETED, PIN_REVOKED, *WAITING)
     opened = ((TAG_OVERWRITTEN, digest),)
     return Row(title, before, seen, DENY, SERVE, OVERWRITTEN, PinAction.OVERWRITTEN, opened, closed, digest)
 
@@ -183,12 +186,13 @@ def known(title: str, before: Pin, seen: Observation) -> Row:
 
 def back(title: str, before: Pin, action: PinAction = PinAction.REVERTED) -> Row:
     """The upstream names D again: D is served, and all news about the pin ends."""
-    return Row(title, before, names(D), SERVE, SERVE, PINNED, action, closed=(TAG_OVERWRITTEN, TAG_DELETED, PIN_REVOKED))
+    opened = ((TAG_REVERTED, D),) if action is PinAction.REVERTED else ()
+    return Row(title, before, names(D), SERVE, SERVE, PINNED, action, opened, AT_REST)
 
 
 def deleted(title: str, before: Pin) -> Row:
     """The tag is gone: D is served, the deletion is told, other news about the pin ends."""
-    closed = (TAG_OVERWRITTEN, PIN_REVOKED)
+    closed = (TAG_OVERWRITTEN, PIN_REVOKED, *WAITING)
     opened = ((TAG_DELETED, D),)
     return Row(title, before, GONE, SERVE, SERVE, DELETED, PinAction.DELETED, opened, closed, warns=("was deleted upstream",))
 
@@ -316,7 +320,8 @@ def test_a_pinned_tag(row: Row, on_overwrite: OnOverwrite) -> None:
     assert change.by
     assert change.reason
     assert tuple((event.type, event.digest) for event in written.opened) == row.opened
-    assert all((event.subject, event.at, event.closed_at) == (NAME, NOW, None) for event in written.opened)
+    assert all((event.subject, event.at) == (NAME, NOW) for event in written.opened)
+    assert all(event.closed_at == (NOW if event.type in ACTS else None) for event in written.opened)
     assert written.closed == row.closed
 
 
@@ -419,7 +424,8 @@ class Story:
             for event in write.opened:
                 if (event.type, event.digest) not in self.open:
                     self.told.append((event.type.value, event.digest))
-                self.open[event.type, event.digest] = event.subject
+                if event.closed_at is None:
+                    self.open[event.type, event.digest] = event.subject
         if self.pin is not None:
             self.moved.append(self.pin.digest)
         return decision.answer, decision.digest
@@ -454,7 +460,7 @@ def test_promise_3_a_reverted_overwrite_closes_its_event() -> None:
     assert story.pin is not None
     assert (story.pin.state, story.pin.candidate, story.pin.candidate_seen_at) == (PINNED, None, None)
     assert story.pull(names(E)) == (DENY, None)
-    assert story.told == [("tag.overwritten", E), ("tag.overwritten", E)]
+    assert story.told == [("tag.overwritten", E), ("tag.reverted", D), ("tag.overwritten", E)]
     assert story.history == [PinAction.PINNED, PinAction.OVERWRITTEN, PinAction.REVERTED, PinAction.OVERWRITTEN]
 
 
@@ -463,7 +469,7 @@ def test_promise_4_a_deleted_tag_and_an_outage_serve_the_pin() -> None:
     story = Story()
     for seen in (names(D, PASSES), DOWN, GONE, FRESH, DOWN, GONE, LIES, REFUSED, names(D), DOWN):
         assert story.pull(seen) == (SERVE, D)
-    assert story.told == [("tag.deleted", D)]
+    assert story.told == [("tag.deleted", D), ("tag.reverted", D)]
     assert story.open == {}
 
 
@@ -523,7 +529,7 @@ _digests = st.sampled_from([D, E, F])
 _verdicts = st.sampled_from([PASSES, FAILS, UNKNOWN, replace(PASSES, valid_until=None)])
 _judged = st.builds(names, _digests, _verdicts)
 _failures = st.sampled_from([GONE, REFUSED, DOWN, LIES])
-_rules = st.builds(rule, st.sampled_from(OnOverwrite), st.sampled_from([None, FirstUse(), Never()]))
+_rules = st.builds(rule, st.sampled_from([REFUSE, SERVE_PINNED]), st.sampled_from([None, FirstUse(), Never()]))
 _pins = st.builds(pin, st.sampled_from([PINNED, DELETED, REVOKED]), st.none(), st.none() | _digests) | st.builds(
     pin, st.sampled_from([OVERWRITTEN, REVOKED]), st.sampled_from([E, F]), st.none() | _digests
 )
@@ -595,7 +601,7 @@ def test_a_digest_is_served_exactly_where_it_passes(digest: Digest, held: Rule, 
 
 
 @given(
-    st.sampled_from(OnOverwrite),
+    st.sampled_from([REFUSE, SERVE_PINNED]),
     st.lists(st.tuples(_verdicts, _judged | _failures), min_size=1, max_size=12),
 )
 def test_no_story_moves_a_pin(on_overwrite: OnOverwrite, pulls: list[tuple[Verdict, Observation]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -54,7 +55,7 @@ async def test_an_image_is_found_again_from_its_layer(catalog: Catalog) -> None:
     """The way from a layer up to the judged index comes back with the verdict's reasons and end."""
     up = [edge("index", "image", Kind.MANIFEST)]
     down = [edge("image", "config"), edge("image", "layer")]
-    judged = verdict("index", valid_until=LATER)
+    judged = replace(verdict("index", valid_until=LATER), signers=("key release ab12",))
     await catalog.record(APP, manifest=manifest("index"), edges=up, verdict=judged)
     await catalog.record(APP, manifest=manifest("image"), edges=down, verdict=None)
     found = await catalog.lineage(APP, digest("layer"), "f")

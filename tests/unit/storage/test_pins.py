@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import insert
 
 from storage.database import Database
-from storage.errors import PinConflict
+from storage.digest import Digest
+from storage.errors import DatabaseUnavailable, PinConflict
 from storage.events import EventStore
 from storage.notices import Notices
-from storage.pins import PinStore
-from storage.records import Notice, PinAction, PinState, PinWrite
+from storage.pins import Past, PinStore
+from storage.records import Approval, Judgement, Notice, PinAction, PinChange, PinState, PinWrite, Standing
 from storage.reference import Repository
 from storage.tables import pins as pins_table
 from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, unpin
@@ -50,6 +51,73 @@ async def test_a_pin_comes_back_as_it_was_written(pins: PinStore) -> None:
     assert await pins.get(APP, "v1") == replace(rejected, version=3)
     assert await pins.get(APP, "v2") is None
     assert await pins.get(OTHER, "v1") is None
+
+
+async def test_what_is_known_of_a_candidate_comes_back_as_it_was_written(pins: PinStore) -> None:
+    """Who vouched, how the candidate was judged, who approved it, and that it was told to wait for too long."""
+    write = first_pin()
+    pin = await pinned(pins, write)
+    assert (pin.signers, pin.judgement, pin.approvals, pin.stale_at) == (None, None, (), None)
+    moved = overwrite(pin, "two").new
+    assert moved is not None
+    whole = replace(
+        moved,
+        signers=("key release ab12", 'keyless https://issuer.example "Ä"'),
+        judgement=Judgement(Standing.OTHER_SIGNER, ("by Ümit", "not by ann"), LATER, "question"),
+        approvals=(Approval(digest("two"), "Ann Ö.", "fine", AT), Approval(digest("two"), "bob", "", LATER)),
+        stale_at=LATER,
+    )
+    assert await pins.apply(PinWrite(pin, whole, replace(write.change, at=LATER))) == replace(whole, version=2)
+    assert await pins.get(APP, "v1") == replace(whole, version=2)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("judgement", "{}"),
+        ("judgement", '{"standing": "maybe", "reasons": [], "at": "2026-01-01T00:00:00+00:00", "question": "q"}'),
+        ("judgement", '{"standing": "passes", "reasons": [], "at": "2026-01-01T00:00:00", "question": "q"}'),
+        ("approvals", "{"),
+        ("approvals", '[{"digest": "sha256:short", "by": "ann", "reason": "", "at": "2026-01-01T00:00:00+00:00"}]'),
+        ("approvals", '["ann"]'),
+        ("signers", "[1]"),
+    ],
+)
+async def test_a_pin_with_a_damaged_candidate_is_never_decided_on(
+    pins: PinStore, database: Database, column: str, text: str
+) -> None:
+    """What was never written by us is an outage, and no approval."""
+    await pinned(pins, first_pin())
+    await database.write(lambda connection: connection.exec_driver_sql(f"UPDATE pins SET {column} = ?", (text,)).rowcount)
+    with pytest.raises(DatabaseUnavailable, match="damaged"):
+        await pins.get(APP, "v1")
+
+
+async def test_what_a_pin_and_a_digest_had_to_do_with_each_other(pins: PinStore) -> None:
+    """Whether it was pinned there, and what an operator last said of it; another tag and another digest do not count."""
+    one, two, three = (digest(what) for what in ("one", "two", "three"))
+    pin = await pinned(pins, first_pin())
+
+    async def act(action: PinAction, to: Digest) -> None:
+        nonlocal pin
+        change = PinChange(APP, "v1", action, LATER, "ann", "why", pin.digest, to)
+        after = await pins.apply(PinWrite(pin, replace(pin, reason=f"{action} {to}"), change))
+        assert after is not None
+        pin = after
+
+    await act(PinAction.OVERWRITTEN, two)
+    await act(PinAction.JUDGED, two)
+    assert await pins.past(APP, "v1", one) == Past(held=True, rejected=False)
+    assert await pins.past(APP, "v1", two) == Past(held=False, rejected=False)
+    await act(PinAction.REJECTED, two)
+    await act(PinAction.REJECTED, three)
+    assert await pins.past(APP, "v1", two) == Past(held=False, rejected=True)
+    assert await pins.past(APP, "v2", two) == Past(held=False, rejected=False)
+    await act(PinAction.APPROVAL, two)
+    assert await pins.past(APP, "v1", two) == Past(held=False, rejected=False)
+    await act(PinAction.ROTATED, two)
+    assert await pins.past(APP, "v1", two) == Past(held=True, rejected=False)
+    assert await pins.past(APP, "v1", three) == Past(held=False, rejected=True)
 
 
 async def test_history_keeps_every_change_in_order_also_after_unpinning(pins: PinStore) -> None:

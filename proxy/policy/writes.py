@@ -1,0 +1,175 @@
+"""What becomes of a pin: each function makes one write of one thing that happened to it. Pure.
+
+The write holds the pin as it was, as it becomes, the line of its history, the events that begin and those that end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from proxy.policy import signers
+from proxy.policy.rotation import Candidacy, Hold, Progress, approvals_of, told
+from proxy.policy.rules import Rule, TagRule
+from proxy.policy.verdicts import Verdict
+from storage.digest import Digest
+from storage.records import Event, EventType, Judgement, Pin, PinAction, PinChange, PinState, PinWrite
+
+#: The states that end when a pin is what the upstream names.
+AT_REST = (
+    EventType.TAG_OVERWRITTEN,
+    EventType.TAG_ROTATION_PENDING,
+    EventType.PIN_STALE,
+    EventType.TAG_DELETED,
+    EventType.PIN_REVOKED,
+)
+_WAITING = (EventType.TAG_ROTATION_PENDING, EventType.PIN_STALE)
+
+
+def overwrite(pin: Pin, candidate: Digest) -> str:
+    """That a tag was overwritten, in one sentence."""
+    return _moved(pin, candidate, f" since {pin.pinned_at:%Y-%m-%d %H:%M} UTC")
+
+
+def _moved(pin: Pin, candidate: Digest, since: str = "") -> str:
+    return f"{pin.name} was overwritten upstream: pinned to {pin.digest}{since}, upstream now names {candidate}"
+
+
+def overwritten(pin: Pin, candidate: Digest, tags: TagRule, now: datetime) -> PinWrite:
+    """The upstream names another digest than the pinned one, and than it last did.
+
+    That is news at once where only people move the pin; a rule that rotates has it judged first.
+    """
+    message = _moved(pin, candidate)
+    new = replace(
+        _without_candidate(pin),
+        state=PinState.OVERWRITTEN,
+        candidate=candidate,
+        candidate_seen_at=now,
+        checked_at=now,
+        approvals=approvals_of(pin.approvals, candidate),
+    )
+    change = PinChange(pin.repository, pin.tag, PinAction.OVERWRITTEN, now, "upstream", message, pin.digest, candidate)
+    is_news = tags.rotation is None or pin.rejected == candidate
+    opened = (_event(EventType.TAG_OVERWRITTEN, pin, candidate, message, now),) if is_news else ()
+    return PinWrite(pin, new, change, opened, (EventType.TAG_DELETED, EventType.PIN_REVOKED, *_WAITING))
+
+
+def judged(after: Pin, pin: Pin, rule: Rule, tags: TagRule, judgement: Judgement, far: Progress, now: datetime) -> PinWrite:
+    """Something came out about the candidate that was not known. ``after``: the pin as it is but for that."""
+    candidate = after.candidate
+    assert candidate is not None
+    new = replace(after, judgement=judgement, version=pin.version + 1)
+    reason = f"{judgement.standing}: {'; '.join(judgement.reasons)}"
+    change = PinChange(pin.repository, pin.tag, PinAction.JUDGED, now, str(rule), reason, pin.digest, candidate)
+    if tags.rotation is None:
+        return PinWrite(pin, new, change)
+    why = told(far, judgement)
+    if far.hold in {Hold.REJECTED, Hold.FAILS, Hold.OTHER_SIGNER}:
+        message = f"{_moved(pin, candidate)}; {why}"
+        opened = (_event(EventType.TAG_OVERWRITTEN, pin, candidate, message, now, reason=why),)
+        return PinWrite(pin, new, change, opened, _WAITING)
+    return PinWrite(pin, new, change, _pending(pin, candidate, far, why, now), (EventType.TAG_OVERWRITTEN,))
+
+
+def rotated(pin: Pin, candidacy: Candidacy, rule: Rule, tags: TagRule, far: Progress, now: datetime) -> PinWrite:
+    """The pin moves to its candidate by rule."""
+    assert tags.rotation is not None
+    who = signers.told(candidacy.verdict.signers or ())
+    parts = [f"{pin.name} was rotated from {pin.digest} to {candidacy.digest} by {rule}", f"vouched for by {who}"]
+    if candidacy.held:
+        parts.append("back to a digest that it had before")
+    if far.approvals:
+        parts.append("approved by " + " and ".join(each.by for each in far.approvals))
+    reason = "; ".join(parts)
+    new = replace(
+        _without_candidate(pin),
+        digest=candidacy.digest,
+        state=PinState.PINNED,
+        pinned_at=now,
+        pinned_by=str(rule),
+        reason=reason,
+        checked_at=now,
+        rejected=None,
+        signers=candidacy.verdict.signers,
+    )
+    change = PinChange(pin.repository, pin.tag, PinAction.ROTATED, now, str(rule), reason, pin.digest, candidacy.digest)
+    opened = (_event(EventType.TAG_ROTATED, pin, candidacy.digest, reason, now),)
+    return PinWrite(pin, new, change, opened, AT_REST)
+
+
+def stale(pin: Pin, rule: Rule, far: Progress, judgement: Judgement | None, now: datetime) -> PinWrite:
+    """The candidate has waited for too long."""
+    candidate, seen_at = pin.candidate, pin.candidate_seen_at
+    assert candidate is not None
+    assert seen_at is not None
+    waits = f"{candidate} waits since {seen_at:%Y-%m-%d %H:%M} UTC"
+    reason = f"{pin.name} is pinned to {pin.digest} still: {waits}; {told(far, judgement)}"
+    new = replace(pin, stale_at=now, version=pin.version + 1)
+    change = PinChange(pin.repository, pin.tag, PinAction.STALE, now, str(rule), reason, pin.digest, candidate)
+    return PinWrite(pin, new, change, (_event(EventType.PIN_STALE, pin, candidate, reason, now),))
+
+
+def deleted(pin: Pin, now: datetime) -> PinWrite:
+    """The upstream says that the tag is gone."""
+    message = f"{pin.name} was deleted upstream; it stays pinned to {pin.digest}"
+    new = replace(_without_candidate(pin), state=PinState.DELETED, checked_at=now)
+    change = PinChange(pin.repository, pin.tag, PinAction.DELETED, now, "upstream", message, pin.digest, None)
+    opened = (_event(EventType.TAG_DELETED, pin, pin.digest, message, now),)
+    return PinWrite(pin, new, change, opened, (EventType.TAG_OVERWRITTEN, EventType.PIN_REVOKED, *_WAITING))
+
+
+def revoked(pin: Pin, rule: Rule, verdict: Verdict, reasons: Sequence[str], now: datetime) -> PinWrite:
+    """The pinned digest no longer passes its rule."""
+    why = "; ".join(verdict.reasons)
+    new = replace(pin, state=PinState.REVOKED, version=pin.version + 1)
+    change = PinChange(pin.repository, pin.tag, PinAction.REVOKED, now, str(rule), why, pin.digest, pin.digest)
+    return PinWrite(pin, new, change, (_event(EventType.PIN_REVOKED, pin, pin.digest, "; ".join(reasons), now),))
+
+
+def restored(pin: Pin, rule: Rule, now: datetime) -> PinWrite:
+    """The upstream names the pinned digest again, or it does so now that the digest passes its rule again."""
+    new = replace(_without_candidate(pin), state=PinState.PINNED, checked_at=now)
+    if pin.state is PinState.REVOKED:
+        return PinWrite(pin, new, _passes_again(pin, rule, now), (), AT_REST)
+    reason = "the upstream names the pinned digest again"
+    change = PinChange(pin.repository, pin.tag, PinAction.REVERTED, now, "upstream", reason, pin.candidate, pin.digest)
+    message = f"{pin.name} is back: {reason}, {pin.digest}"
+    return PinWrite(pin, new, change, (_event(EventType.TAG_REVERTED, pin, pin.digest, message, now),), AT_REST)
+
+
+def reinstated(pin: Pin, rule: Rule, now: datetime, checked_at: datetime) -> PinWrite:
+    """The revoked digest passes its rule again; an overwrite that was known before is still one."""
+    is_overwritten = pin.candidate is not None
+    state = PinState.OVERWRITTEN if is_overwritten else PinState.PINNED
+    new = replace(pin, state=state, checked_at=checked_at, version=pin.version + 1)
+    # Whether the tag had been deleted is not known any more; the next check tells it again.
+    closed = (EventType.PIN_REVOKED,) if is_overwritten else (EventType.PIN_REVOKED, EventType.TAG_DELETED)
+    return PinWrite(pin, new, _passes_again(pin, rule, now), (), closed)
+
+
+def _passes_again(pin: Pin, rule: Rule, now: datetime) -> PinChange:
+    reason = f"the pinned digest passes {rule} again"
+    return PinChange(pin.repository, pin.tag, PinAction.RESTORED, now, str(rule), reason, pin.digest, pin.digest)
+
+
+def _pending(pin: Pin, candidate: Digest, far: Progress, why: str, now: datetime) -> tuple[Event, ...]:
+    message = f"{pin.name}: upstream now names {candidate}, which passes; pinned to {pin.digest} until it rotates; {why}"
+    due = None if far.opens is None else far.opens.isoformat()
+    return (_event(EventType.TAG_ROTATION_PENDING, pin, candidate, message, now, due=due, approvals_needed=far.needed),)
+
+
+def _event(type_: EventType, pin: Pin, digest: Digest, message: str, now: datetime, **details: object) -> Event:
+    """``details`` always hold the pinned digest, and what the upstream names where that is another."""
+    about: dict[str, object] = {"pinned": str(pin.digest)}
+    if digest != pin.digest:
+        about["upstream"] = str(digest)
+    return Event(type_, pin.name, digest, message, now, details=about | details)
+
+
+def _without_candidate(pin: Pin) -> Pin:
+    """The pin with all gone that ends with its candidate."""
+    return replace(
+        pin, candidate=None, candidate_seen_at=None, judgement=None, approvals=(), stale_at=None, version=pin.version + 1
+    )
