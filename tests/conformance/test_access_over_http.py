@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from structlog.testing import capture_logs
 
 from proxy.configuration import load
+from proxy.policy import canary
 from proxy.services.passwords import WRONG
 from storage.reference import Repository
 from tests.conformance.wire import request
@@ -124,6 +125,21 @@ async def test_everybody_may_pull_what_is_everybodys(tmp_path: Path) -> None:
         for method, path, headers in every_way(image, "open/app"):
             assert (await proxy.ask(method, path, headers)).status in {200, 206, 304}
             assert (await proxy.ask(method, path, {**headers, **basic("bob", "also right")})).status in {200, 206, 304}
+
+
+async def test_everybody_is_refused_the_canary_in_its_own_words(tmp_path: Path) -> None:
+    """A node can prove whom it asks, whatever it may pull; nothing is served, and no upstream is asked."""
+    async with Registry() as upstream, proxy_of(tmp_path, upstream) as proxy:
+        image = upstream.image(canary.REPOSITORY, "t1")
+        for headers in ({}, basic("alice", "right"), basic("bob", "also right")):
+            for method, path, more in every_way(image, canary.REPOSITORY):
+                reply = await proxy.ask(method, path.replace("/v1", "/t1"), {**headers, **more})
+                assert reply.status == 403, (method, path)
+                assert image.blobs[1].data[:10] not in reply.body
+            told = await proxy.get(f"/v2/reg.example/{canary.REPOSITORY}/manifests/t1", headers)
+            assert canary.token("t1") in told.reason
+        assert (await proxy.get(f"/v2/reg.example/{canary.REPOSITORY}/manifests/t1", basic("bob", "wrong"))).status == 401
+        assert upstream.requests == []
 
 
 async def test_wrong_credentials_are_not_taken_for_none(tmp_path: Path) -> None:
