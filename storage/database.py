@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Integer, Table, column, event, insert, text
+from sqlalchemy import URL, Connection, Integer, Table, bindparam, column, event, insert, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -68,6 +68,14 @@ NEWEST_PATHS = text(
     " ORDER BY 3 DESC, 1 DESC LIMIT :most + 1"
     ") SELECT edge FROM up WHERE edge > 0"
 ).columns(column("edge", Integer))
+
+#: Take the tags of a JSON array ``:tags`` in, and answer those that are new; forget those that are not among them. A list may
+#: hold tens of thousands, which are compared here and not in Python, where everything else would wait.
+KNOW_TAGS = text(
+    "INSERT INTO known_tags (repository_id, tag, first_seen) SELECT :number, value, :at FROM json_each(:tags)"
+    " WHERE true ON CONFLICT DO NOTHING RETURNING tag"
+).bindparams(bindparam("at", type_=tables.Instant))
+FORGET_TAGS = text("DELETE FROM known_tags WHERE repository_id = :number AND tag NOT IN (SELECT value FROM json_each(:tags))")
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")

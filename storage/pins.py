@@ -21,9 +21,10 @@ from storage.entries import of_pin
 from storage.errors import PinConflict
 from storage.events import close_events, open_events
 from storage.notices import notify
-from storage.records import Pin, PinAction, PinChange, PinState, PinWrite
+from storage.records import EventType, Pin, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
 from storage.tables import pin_changes, pins
+from storage.watching import enrol, list_soon, place
 
 #: The kind of the notices about pins; their subject is ``registry/repository:tag``.
 PIN_NOTICE = "pin"
@@ -149,13 +150,15 @@ def _apply(connection: Connection, write: PinWrite) -> Pin | None:
     else:
         values = {"name": name} | {field: getattr(new, field) for field in _PIN_FIELDS}
         if current is None:
-            connection.execute(insert(pins).values(values))
+            connection.execute(insert(pins).values(values | {"registry": new.repository.registry, "phase": place()}))
+            enrol(connection, new.repository)
         else:
             connection.execute(update(pins).where(pins.c.name == name).values(values))
     connection.execute(insert(pin_changes).values({field: getattr(about, field) for field in _CHANGE_FIELDS}))
     if write.closed:
         close_events(connection, name, write.closed, about.at)
-    open_events(connection, write.opened)
+    if any(event.type is EventType.TAG_OVERWRITTEN for event in open_events(connection, write.opened)):
+        list_soon(connection, about.repository)
     notify(connection, PIN_NOTICE, name)
     return new
 

@@ -155,6 +155,7 @@ class EventType(StrEnum):
     BLOB_TAMPERED = "blob.tampered"  #: an upstream sent bytes that do not hash to what was asked for
     BLOB_DAMAGED = "blob.damaged"  #: a stored file no longer hashes to its name; it was quarantined
     UPSTREAM_UNREACHABLE = "upstream.unreachable"
+    UPSTREAM_MISBEHAVING = "upstream.misbehaving"  #: it breaks promises of the protocol
     RUNTIME_DRIFT = "runtime.drift"  #: what runs is not what was approved
     LEDGER_DAMAGED = "ledger.damaged"
     SINK_FAILING = "sink.failing"  #: alerts do not get through to one of their sinks

@@ -203,7 +203,10 @@ pins = Table(
     Column("judgement", Parsed(_parse_judgement, _write_judgement)),
     Column("approvals", Parsed(_parse_approvals, _write_approvals), nullable=False, server_default="[]"),
     Column("stale_at", Instant),
+    Column("registry", String, nullable=False),
+    Column("phase", _ID, nullable=False),  # where in the watcher's round it has its turn: storage.watching
     Index("ix_pins_state", "state", "name"),
+    Index("ix_pins_phase", "registry", "phase"),
 )
 
 pin_changes = Table(
@@ -373,4 +376,39 @@ refusals = Table(
     Column("cause", String, primary_key=True),
     Column("at", Instant, nullable=False),
     Index("ix_refusals_at", "at"),
+)
+
+#: How far the watcher has come in each of its rounds through what there is of a registry (storage.watching).
+watch_hands = Table(
+    "watch_hands",
+    metadata,
+    Column("registry", String, primary_key=True),
+    Column("round", String, primary_key=True),
+    Column("position", _ID, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+#: Repositories that have, or had, pins: their lists of tags are watched.
+watched_repositories = Table(
+    "watched_repositories",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _REPOSITORY, nullable=False, unique=True),
+    Column("registry", String, nullable=False),
+    Column("phase", _ID, nullable=False),
+    Column("soon", Boolean, nullable=False),  # before its turn: it is new here, or one of its tags was overwritten
+    Column("listed_at", Instant),
+    Column("listed_to", String),  # the last tag of a list that was cut; null: it was whole
+    Index("ix_watched_repositories_phase", "registry", "phase"),
+)
+_listed_soon = watched_repositories.c.soon.is_(True)
+Index("ix_watched_repositories_soon", watched_repositories.c.registry, sqlite_where=_listed_soon)
+
+#: The tags that were there when a repository was last listed.
+known_tags = Table(
+    "known_tags",
+    metadata,
+    Column("repository_id", _ID, ForeignKey("watched_repositories.id"), primary_key=True, autoincrement=False),
+    Column("tag", String, primary_key=True),
+    Column("first_seen", Instant, nullable=False),
 )

@@ -23,6 +23,7 @@ from proxy.policy.decision import Answer, Decision, Observation, Upstream, decid
 from proxy.policy.rules import Never, Rule
 from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
+from proxy.services.checks import Checked, Result, result_of
 from proxy.services.explain import observe_failure
 from proxy.services.flights import Flights
 from proxy.services.memory import Memory
@@ -54,6 +55,21 @@ class _Ask:
     revision: Revision
     rule: Rule
     repository: Repository
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A decision that was made and written: the pin before and after, and what the upstream said."""
+
+    before: Pin | None
+    seen: Observation
+    decision: Decision
+    after: Pin | None
+
+    @property
+    def told(self) -> bool:
+        """Whether the upstream said what the tag names, so that the check counts."""
+        return self.before is not None and self.seen.upstream in {Upstream.NAMES, Upstream.ABSENT}
 
 
 class Gate:
@@ -117,9 +133,13 @@ class Gate:
         await self._list_flights.close()
         await self._admission.close()
 
+    def rule(self, repository: Repository) -> Rule:
+        """The rule that holds for a repository now."""
+        return self._revision.rule(repository)
+
     def rule_of(self, repository: Repository) -> str:
         """The rule that holds for a repository, for people."""
-        return str(self._revision.rule(repository))
+        return str(self.rule(repository))
 
     # -- manifests ------------------------------------------------------------------------------------------------------
 
@@ -161,28 +181,56 @@ class Gate:
             age = None if pin is None else (self._clock() - pin.checked_at).total_seconds()
             # A check in the future (the clock stepped back) is no check.
             fresh = age is not None and 0 <= age < ask.revision.check_interval
-            decision, told = await self._decide(ask, tag, pin, fresh=fresh)
-            try:
-                await self._apply(decision, pin, told)
-            except PinConflict:
-                continue  # somebody else moved it first: decide again with what they wrote
+            if (settled := await self._settle(ask, tag, pin, fresh=fresh)) is None:
+                continue
+            if settled.told and settled.decision.write is None and ask.revision.check_interval > 0:
+                await self._pins.checked(repository, tag, self._clock())
             interval = ask.revision.check_interval - (age if fresh and age is not None else 0)
-            return await self._deliver_tag(ask, tag, decision, interval, generation)
+            return await self._deliver_tag(ask, tag, settled.decision, interval, generation)
         return Refused(Answer.UNAVAILABLE, (f"{repository}:{tag} changes too often to be decided now",), retry_after=1.0)
 
-    async def _decide(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> tuple[Decision, bool]:
-        """The decision, and whether the upstream answered (so that the check counts)."""
+    async def check(self, repository: Repository, tag: str) -> Checked:
+        """Ask the upstream now what a pinned tag names; decide and write as for a pull of it. Nothing is served.
+
+        That the upstream answered (``Checked.told``) is for the caller to note, who may do so for many at once:
+        :meth:`storage.watching.WatchStore.turned`. Raises StorageError.
+        """
+        ask = self._ask(repository)
+        try:
+            async with asyncio.timeout(self._limits.request_timeout):
+                for _ in range(_RACES):
+                    pin = await self._pins.get(repository, tag)
+                    if pin is None:
+                        return Checked(repository, tag, Result.UNPINNED, None)
+                    if (settled := await self._settle(ask, tag, pin, fresh=False)) is not None:
+                        seen, decision, after = settled.seen, settled.decision, settled.after
+                        message = seen.message or "; ".join(decision.reasons)
+                        return Checked(repository, tag, result_of(pin, seen, decision, after), after, message, settled.told)
+        except TimeoutError:
+            reason = f"no decision within {self._limits.request_timeout:g} s; the upstream is slow"
+            return Checked(repository, tag, Result.UNREACHABLE, None, reason)
+        return Checked(repository, tag, Result.UNREACHABLE, None, f"{repository}:{tag} changes too often to be decided now")
+
+    async def _settle(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> _Settled | None:
+        """Decide, and write what follows. None: somebody else moved the pin first; decide again with what they wrote."""
+        seen, decision = await self._decide(ask, tag, pin, fresh=fresh)
+        try:
+            after = await self._apply(decision, pin)
+        except PinConflict:
+            return None
+        return _Settled(pin, seen, decision, after)
+
+    async def _decide(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> tuple[Observation, Decision]:
         now = self._clock()
         if pin is None:
             seen = await self._observe(ask, tag, None)
-            return decide(ask.repository, tag, ask.rule, None, None, seen, now), False
+            return seen, decide(ask.repository, tag, ask.rule, None, None, seen, now)
         pinned = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, pin.digest)
         if fresh or not pinned.accepted:
             seen = Observation(Upstream.FRESH)
         else:
             seen = await self._observe(ask, tag, pin)
-        told = seen.upstream in {Upstream.NAMES, Upstream.ABSENT}
-        return decide(ask.repository, tag, ask.rule, pin, pinned, seen, now), told
+        return seen, decide(ask.repository, tag, ask.rule, pin, pinned, seen, now)
 
     async def _observe(self, ask: _Ask, tag: str, pin: Pin | None) -> Observation:
         """Ask the upstream what a tag names, and judge that where it is not the pin."""
@@ -205,23 +253,23 @@ class Gate:
             return observe_failure(error)
         return Observation(Upstream.NAMES, fetched.digest, verdict)
 
-    async def _apply(self, decision: Decision, pin: Pin | None, told: bool) -> None:
-        """Write what the decision says, in one transaction; then tell about it. Raises PinConflict."""
-        if decision.write is not None:
-            await self._pins.apply(decision.write)
-            change = decision.write.change
-            log.info(
-                "pin.changed",
-                action=change.action.value,
-                image=f"{change.repository}:{change.tag}",
-                digest=str(change.to_digest),
-                by=change.by,
-                reason=change.reason,
-            )
-            for event in decision.write.opened:
-                log.warning(event.type.value, image=event.subject, digest=str(event.digest), message=event.message)
-        elif told and pin is not None and self._revision.check_interval > 0:
-            await self._pins.checked(pin.repository, pin.tag, self._clock())
+    async def _apply(self, decision: Decision, pin: Pin | None) -> Pin | None:
+        """Write what the decision says, in one transaction; then tell about it. The pin afterwards. Raises PinConflict."""
+        if decision.write is None:
+            return pin
+        after = await self._pins.apply(decision.write)
+        change = decision.write.change
+        log.info(
+            "pin.changed",
+            action=change.action.value,
+            image=f"{change.repository}:{change.tag}",
+            digest=str(change.to_digest),
+            by=change.by,
+            reason=change.reason,
+        )
+        for event in decision.write.opened:
+            log.warning(event.type.value, image=event.subject, digest=str(event.digest), message=event.message)
+        return after
 
     async def _deliver_tag(
         self, ask: _Ask, tag: str, decision: Decision, interval: float, generation: int

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import aiohttp.abc
@@ -71,6 +71,7 @@ class TagList:
 
     tags: tuple[str, ...]
     complete: bool
+    pages: int = field(default=1, compare=False)  #: that were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,17 @@ class UpstreamStatus:
     retry_after: float | None  #: seconds until it is asked again, while not closed
     remaining: int | None  #: of its rate limit, as it last said
     last_error: str | None  #: the latest outage
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What an upstream says of how often it may be asked, for whoever has time."""
+
+    remaining: int | None = None  #: of its rate limit; None: it says nothing of one
+    limit: int | None = None
+    window: float = 0.0  #: seconds for which the limit is; 0: it does not say
+    refusals: int = 0  #: how often it has answered that there were too many requests
+    pause: float = 0.0  #: seconds until it is better asked again, after such an answer or while the breaker is open
 
 
 class Upstreams:
@@ -210,11 +222,11 @@ class Upstreams:
             budget -= len(answer.body)
             target = _next(answer)
             if target is None:
-                return TagList(tuple(sorted(found)), complete=True)
+                return TagList(tuple(sorted(found)), complete=True, pages=len(seen))
             if target in seen or budget < 0:
                 break
             request = replace(request, url=target)
-        return TagList(tuple(sorted(found)), complete=False)
+        return TagList(tuple(sorted(found)), complete=False, pages=len(seen))
 
     async def referrers(self, repository: Repository, subject: Digest) -> Referrers:
         """Who refers to ``subject``: what the referrers API lists, else what the fallback tag holds, else nobody.
@@ -324,6 +336,12 @@ class Upstreams:
             UpstreamStatus(name, each.breaker.state.value, each.breaker.retry_after, each.remaining, each.breaker.last_error)
             for name, each in self._exchanges.items()
         )
+
+    def allowance(self, registry: str) -> Allowance:
+        """How often an upstream may be asked, by those who need no answer now. Raises KeyError for one that is not configured."""
+        each = self._exchanges[registry]
+        pause = max(each.pause_until - asyncio.get_running_loop().time(), each.breaker.retry_after or 0.0, 0.0)
+        return Allowance(each.remaining, each.limit, each.window, each.refusals, pause)
 
     async def close(self) -> None:
         """Close all connections and end what is under way."""

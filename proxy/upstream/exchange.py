@@ -32,6 +32,8 @@ from proxy.upstream.transport import Reply, Transport
 BACKOFF, MAX_BACKOFF = 0.25, 4.0
 #: The longest Retry-After that a request waits for itself; a longer one is told to the client.
 MAX_WAIT = 5.0
+#: How long an upstream that says 429 without saying for how long is better left alone by whoever has time.
+UNSAID = 30.0
 #: Statuses by which a signed URL says that it is no longer good, or that it never was.
 SPENT = frozenset({400, 401, 403, 404})
 _T = TypeVar("_T")
@@ -94,6 +96,10 @@ class Exchange:
         self.min_rate = upstream.min_rate
         self.limits = limits
         self.remaining: int | None = None  #: what the upstream last said is left of its rate limit
+        self.limit: int | None = None  #: all of it, as it says, else the most that was ever left
+        self.window = 0.0  #: seconds for which the limit is; 0: it does not say
+        self.refusals = 0  #: how often it answered that there were too many requests
+        self.pause_until = 0.0  #: until when it is better not asked again for that reason, on the loop's clock
         self._retries = upstream.retries
         self._authorizer = authorizer
 
@@ -209,6 +215,10 @@ class Exchange:
             if _is_outage(reply.status):
                 said = await self._settle(reply, by)
                 wait = retry_after(reply.headers, self.limits.retry_after)
+                if reply.status == 429 and self.endpoint.owns(reply.url):
+                    self.refusals += 1
+                    pause = asyncio.get_running_loop().time() + (UNSAID if wait is None else wait)
+                    self.pause_until = max(self.pause_until, pause)
                 raise Outage(f"{reply.host} answered {reply.status} {said}".strip(), wait)
             if reply.status in REDIRECTS:
                 await self._settle(reply, by)
@@ -231,9 +241,16 @@ class Exchange:
             return await reply.complaint(self.limits.error_body, by)
 
     def _note_limit(self, reply: Reply) -> None:
-        remaining = reply.headers.get("RateLimit-Remaining", "").partition(";")[0].strip()
-        if remaining.isascii() and remaining.isdigit() and self.endpoint.owns(reply.url):
-            self.remaining = int(remaining[:18])
+        """What the upstream says of its rate limit, as Docker Hub writes it: ``100;w=21600``, for a window in seconds."""
+        remaining = _number(reply.headers.get("RateLimit-Remaining", "").partition(";")[0])
+        if remaining is None or not self.endpoint.owns(reply.url):
+            return
+        self.remaining = remaining
+        limit, _, more = reply.headers.get("RateLimit-Limit", "").partition(";")
+        most = _number(limit)
+        self.limit = max(remaining, self.limit or 0) if most is None else most
+        name, _, seconds = more.partition("=")
+        self.window = float((_number(seconds) if name.strip() == "w" else None) or 0)
 
     async def _whole(self, reply: Reply, limit: int, by: float) -> Answer:
         with reply:
@@ -242,6 +259,11 @@ class Exchange:
         challenges = parse_challenges(reply.headers.getall("WWW-Authenticate", ()))
         insufficient = any(each.error == "insufficient_scope" for each in challenges)
         return Answer(reply.status, reply.headers, reply.url, reply.media_type, reply.html, body, said, insufficient)
+
+
+def _number(text: str) -> int | None:
+    text = text.strip()
+    return int(text[:18]) if text.isascii() and text.isdigit() else None
 
 
 def _is_outage(status: int) -> bool:

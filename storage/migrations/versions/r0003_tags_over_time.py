@@ -17,6 +17,7 @@ def upgrade() -> None:
     _verdicts()
     _ledger()
     _pins()
+    _watching()
 
 
 def _events() -> None:
@@ -71,3 +72,45 @@ def _pins() -> None:
     op.add_column("pins", sa.Column("judgement", sa.String))
     op.add_column("pins", sa.Column("approvals", sa.String, nullable=False, server_default="[]"))
     op.add_column("pins", sa.Column("stale_at", _TIME))
+
+
+def _watching() -> None:
+    op.add_column("pins", sa.Column("registry", sa.String))
+    op.add_column("pins", sa.Column("phase", _ID))
+    # 48 random bits: anywhere in the round.
+    op.execute("UPDATE pins SET registry = substr(name, 1, instr(name, '/') - 1), phase = random() & 281474976710655")
+    with op.batch_alter_table("pins") as pins:
+        pins.alter_column("registry", nullable=False)
+        pins.alter_column("phase", nullable=False)
+        pins.create_index("ix_pins_phase", ["registry", "phase"])
+    op.create_table(
+        "watch_hands",
+        sa.Column("registry", sa.String, primary_key=True),
+        sa.Column("round", sa.String, primary_key=True),
+        sa.Column("position", _ID, nullable=False),
+        sa.Column("at", _TIME, nullable=False),
+    )
+    repositories = op.create_table(
+        "watched_repositories",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("name", sa.String, nullable=False, unique=True),
+        sa.Column("registry", sa.String, nullable=False),
+        sa.Column("phase", _ID, nullable=False),
+        sa.Column("soon", sa.Boolean, nullable=False),
+        sa.Column("listed_at", _TIME),
+        sa.Column("listed_to", sa.String),
+    )
+    op.create_index("ix_watched_repositories_phase", "watched_repositories", ["registry", "phase"])
+    op.create_index(
+        "ix_watched_repositories_soon", "watched_repositories", ["registry"], sqlite_where=repositories.c.soon.is_(True)
+    )
+    op.execute(
+        "INSERT INTO watched_repositories (name, registry, phase, soon) "
+        "SELECT repository, registry, random() & 281474976710655, 0 FROM pins GROUP BY repository"
+    )
+    op.create_table(
+        "known_tags",
+        sa.Column("repository_id", _ID, sa.ForeignKey("watched_repositories.id"), primary_key=True, autoincrement=False),
+        sa.Column("tag", sa.String, primary_key=True),
+        sa.Column("first_seen", _TIME, nullable=False),
+    )

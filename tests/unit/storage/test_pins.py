@@ -279,6 +279,8 @@ async def test_a_long_list_is_searched_in_pages(pins: PinStore, database: Databa
             "reason": "",
             "checked_at": AT,
             "version": 1,
+            "registry": APP.registry,
+            "phase": n,
         }
         for n in range(count)
     ]

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.errors import UpstreamDenied, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.upstream import exchange as module
+from proxy.upstream.client import Allowance
 from tests.unit.upstream.servers import BLOB, LAYER, MANIFEST, REPOSITORY, Clock, Handler, client, manifest, serve
 
 
@@ -140,6 +141,59 @@ async def test_the_rate_limit_is_noted() -> None:
         for expected in (99, 98, 98):
             await upstreams.manifest(REPOSITORY, "1.0")
             assert upstreams.status()[0].remaining == expected
+
+
+async def test_how_often_it_may_be_asked_is_known() -> None:
+    """The limit with its window as the upstream says it; without it, the most that was ever left."""
+    said: list[tuple[dict[str, Any], tuple[int, int, float]]] = [
+        ({"RateLimit_Remaining": "40"}, (40, 40, 0.0)),
+        ({"RateLimit_Remaining": "39"}, (39, 40, 0.0)),
+        ({"RateLimit_Remaining": "38;w=21600", "RateLimit_Limit": "100;w=21600"}, (38, 100, 21600.0)),
+        ({"RateLimit_Remaining": "37", "RateLimit_Limit": "100;policy=x"}, (37, 100, 0.0)),
+        ({"RateLimit_Limit": "7"}, (37, 100, 0.0)),
+    ]
+    answers = [headers for headers, _ in said]
+
+    async def handle(request: web.Request) -> web.Response:
+        return manifest(**answers.pop(0))
+
+    async with serve(handle) as server, client(server) as upstreams:
+        assert upstreams.allowance("registry.test") == Allowance()
+        for _, expected in said:
+            await upstreams.manifest(REPOSITORY, "1.0")
+            allowance = upstreams.allowance("registry.test")
+            assert (allowance.remaining, allowance.limit, allowance.window) == expected
+        with pytest.raises(KeyError):
+            upstreams.allowance("elsewhere.test")
+
+
+@pytest.mark.parametrize(("said", "least"), [({"Retry_After": "40"}, 30.0), ({}, 20.0)])
+async def test_too_many_requests_are_a_reason_to_pause(said: dict[str, str], least: float) -> None:
+    """For as long as a 429 says, or a while; other outages say nothing of how often it may be asked."""
+    async with serve(failing(429, **said)) as server, client(server, retries=0) as upstreams:
+        with pytest.raises(UpstreamUnavailable):
+            await upstreams.head(REPOSITORY, "1.0")
+        allowance = upstreams.allowance("registry.test")
+        assert allowance.refusals == 1
+        assert least < allowance.pause <= 40
+    async with serve(failing(503)) as server, client(server, retries=0, breaker_failures=9) as upstreams:
+        with pytest.raises(UpstreamUnavailable):
+            await upstreams.head(REPOSITORY, "1.0")
+        assert upstreams.allowance("registry.test") == Allowance()
+
+
+async def test_an_open_breaker_is_a_reason_to_pause() -> None:
+    """Until the upstream is tried again, whoever has time need not ask."""
+    clock = Clock()
+    async with (
+        serve(failing(503)) as server,
+        client(server, clock=clock, retries=0, breaker_failures=1, breaker_cooldown=10) as upstreams,
+    ):
+        with pytest.raises(UpstreamUnavailable):
+            await upstreams.head(REPOSITORY, "1.0")
+        assert upstreams.allowance("registry.test").pause == 10
+        clock.now += 11
+        assert upstreams.allowance("registry.test").pause == 0
 
 
 # -- redirects ------------------------------------------------------------------------------------------------------
