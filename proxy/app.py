@@ -21,6 +21,7 @@ from proxy.services.ingest import Ingest
 from proxy.services.metrics import Gauge, Metrics
 from proxy.services.news import News
 from proxy.services.oidc import Issuers
+from proxy.services.recorder import Recorder
 from proxy.services.refresher import Refresher
 from proxy.services.review import Reviewer
 from proxy.services.revision import Revision, utc_now
@@ -44,8 +45,10 @@ from storage.database import Database
 from storage.errors import BlobStoreUnavailable, StorageError
 from storage.events import EventStore
 from storage.filesystem import FilesystemBlobStore
+from storage.leases import Leases
 from storage.notices import Notices
 from storage.pins import PinStore
+from storage.pulls import PullStore
 
 log = structlog.get_logger("tagstone.app")
 
@@ -130,6 +133,8 @@ class Application:
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         fairness = Fairness(limits)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
+        leases = Leases(self.database)
+        self._recorder = Recorder(PullStore(self.database), leases, settings.pulls.kept, utc_now)
         self._api = RegistryApi(
             self.gate,
             self._router,
@@ -138,6 +143,7 @@ class Application:
             self.metrics,
             self._door,
             pulls,
+            self._recorder,
             self._reviews,
             fairness,
             rehash=settings.cache.serve == "rehash",
@@ -173,6 +179,8 @@ class Application:
                 log.info("spools.removed", count=removed)
             await self._news.start()
             exits.push_async_callback(self._news.close)
+            await self._recorder.start()
+            exits.push_async_callback(self._recorder.close)
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
             exits.push_async_callback(self._reviewer.close)
@@ -202,6 +210,7 @@ class Application:
         self._authenticator.adopt(access.credentials, self._issuers)
         self._door.adopt(access.rules, access.service, access.realm)
         self._decide_by(configuration)
+        self._recorder.adopt(configuration.settings.pulls.kept)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         old, new = self._configuration.settings, configuration.settings
         fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "workers")
@@ -285,6 +294,7 @@ class Application:
                 await self._watcher
 
     def _readings(self) -> Iterable[Gauge]:
+        yield self._recorder.reading()
         yield Gauge("blobs_arriving", "Blobs that are being fetched or put away.", (), (((), float(self.ingest.arriving)),))
         states = self.upstreams.status()
         yield Gauge(

@@ -329,6 +329,20 @@ class Cache(Model):
     )
 
 
+class PullRecords(Model):
+    """Who was handed which image: what `tagstone pulls` shows."""
+
+    record: Switch = Field(
+        True, description="Whether pulls are recorded: client, image, digest, times. Written in batches, off their way."
+    )
+    keep: Timeout = Field(90 * 86400.0, description="How long a record is kept.")
+
+    @property
+    def kept(self) -> float | None:
+        """For how many seconds; None where nothing is recorded."""
+        return self.keep if self.record else None
+
+
 def _extends_form(value: Any) -> str:
     return "<word>" if isinstance(value, str) else "<list>"
 
@@ -378,6 +392,7 @@ class Settings(Model):
         "public images, as their own pages state them.",
     )
     limits: Limits = Field(Limits(), description="Bounds on what others may make Tagstone hold, read or wait for.")
+    pulls: PullRecords = Field(PullRecords(), description="Records of who was handed which image.")
     log: Log = Field(Log(), description="How the log is written.")
     cache: Cache = Field(Cache(), description="How stored blobs are served.")
     workers: int = Field(1, ge=1, le=256, description="Processes that share the port and the data directory.")

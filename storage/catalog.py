@@ -18,9 +18,21 @@ from storage import ledger
 from storage.database import NEWEST_PATHS, Database, insert_or
 from storage.digest import Digest
 from storage.entries import of_block, of_unblock
+from storage.events import open_events
 from storage.lineage import accepted_root, narrow
 from storage.notices import notify
-from storage.records import Block, Descriptor, Edge, Grounds, Kind, Lineage, OperatorAct, StoredVerdict
+from storage.records import (
+    Block,
+    Descriptor,
+    Edge,
+    Event,
+    EventType,
+    Grounds,
+    Kind,
+    Lineage,
+    OperatorAct,
+    StoredVerdict,
+)
 from storage.reference import Repository
 from storage.tables import blocks, contents, edges, grounds, operator_log, repositories, verdicts
 
@@ -174,6 +186,13 @@ _UNREAD = (
     .order_by(func.max(edges.c.id).desc())
     .limit(bindparam("limit", type_=Integer))
 )
+_BLOCKED_BELOW = (
+    select(blocks)
+    .join_from(blocks, contents, contents.c.digest == blocks.c.digest)
+    .join(edges, edges.c.child_id == contents.c.id)
+    .where(edges.c.parent_id == bindparam("parent"), edges.c.kind == bindparam("kind", Kind.BLOB))
+    .order_by(edges.c.id)
+)
 _newest = NEWEST_PATHS.subquery("newest")
 _NEWEST_EDGES = select(*_EDGE_COLUMNS).select_from(
     _newest.join(edges, edges.c.id == _newest.c.edge).join(_parents, _FROM_PARENT).join(_children, _TO_CHILD)
@@ -298,7 +317,7 @@ def _block(connection: Connection, block: Block) -> None:
     values = {"reason": block.reason, "by": block.by, "at": block.at}
     upsert = insert_or(blocks).values(digest=block.digest, **values)
     connection.execute(upsert.on_conflict_do_update(index_elements=["digest"], set_=values))
-    _log(connection, OperatorAct(block.at, block.by, "block", str(block.digest), block.reason))
+    _log(connection, OperatorAct(block.at, block.by, "block", str(block.digest), block.reason), EventType.DIGEST_BLOCKED)
     notify(connection, BLOCK_NOTICE, str(block.digest))
 
 
@@ -306,14 +325,17 @@ def _unblock(connection: Connection, act: OperatorAct, digest: Digest) -> bool:
     if connection.execute(delete(blocks).where(blocks.c.digest == digest)).rowcount == 0:
         return False
     ledger.append(connection, (of_unblock(digest, by=act.by, reason=act.reason, at=act.at),))
-    _log(connection, act)
+    _log(connection, act, EventType.DIGEST_UNBLOCKED)
     notify(connection, BLOCK_NOTICE, str(digest))
     return True
 
 
-def _log(connection: Connection, act: OperatorAct) -> None:
+def _log(connection: Connection, act: OperatorAct, told_as: EventType) -> None:
     values = {"at": act.at, "by": act.by, "action": act.action, "subject": act.subject, "reason": act.reason}
     connection.execute(insert(operator_log).values(values))
+    message = f"{act.subject} was {act.action}ed by {act.by}: {act.reason or 'no reason was given'}"
+    event = Event(told_as, act.subject, Digest.parse(act.subject), message, act.at, details={"by": act.by, "reason": act.reason})
+    open_events(connection, (event,))
 
 
 # -- transaction functions: reading --------------------------------------------------------------------------------------
@@ -385,7 +407,9 @@ def _assemble(
     else:
         kind = named[0].kind if named else None
     descriptor = own or (named[0].child if named else None)
-    return Lineage(repository, digest, descriptor, kind, above, judged, _blocks_on(connection, nodes.values()))
+    blocked = _blocks_on(connection, nodes.values())
+    needed = tuple(_as_block(row) for row in connection.execute(_BLOCKED_BELOW, {"parent": content["id"]}).mappings())
+    return Lineage(repository, digest, descriptor, kind, above, judged, blocked, needed)
 
 
 def _manifest(connection: Connection, repository: Repository, digest: Digest) -> Descriptor | None:

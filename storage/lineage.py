@@ -33,13 +33,15 @@ def accepted_root(lineage: Lineage, now: datetime) -> StoredVerdict | None:
 def blocked(lineage: Lineage) -> Block | None:
     """The block that keeps the digest from being served, if it is a block that does.
 
-    That is the block on the digest itself; else, when every path from an accepted verdict (of any validity) is blocked, the
-    block nearest to the digest on one of them. None when an unblocked path exists, and when nothing above was ever accepted:
-    then no block is the reason.
+    That is the block on the digest itself, or on a blob that it needs: whoever has that from elsewhere could run it. Else, when
+    every path from an accepted verdict (of any validity) is blocked, the block nearest to the digest on one of them. None when
+    an unblocked path exists, and when nothing above was ever accepted: then no block is the reason.
     """
     blocks = {block.digest: block for block in lineage.blocks}
     if lineage.digest in blocks:
         return blocks[lineage.digest]
+    if lineage.blocked_needs:
+        return lineage.blocked_needs[0]
     accepted = {verdict.digest for verdict in lineage.verdicts if verdict.accepted}
     parents = _parents(lineage)
     if any(node in accepted for node, _ in _climb(lineage.digest, parents, blocks)):

@@ -286,7 +286,8 @@ class Lineage:
     :meth:`storage.catalog.Catalog.lineage`); ``verdicts`` those of the nodes on them and of ``digest`` itself under the asked
     fingerprint; ``blocks`` those that concern any of these nodes. ``descriptor`` is what is known of the digest itself: from
     its own manifest record, else from an edge, else None. ``kind`` is EVIDENCE where a recorded manifest is known as nothing
-    else, MANIFEST for every other recorded manifest, else that of the newest edge.
+    else, MANIFEST for every other recorded manifest, else that of the newest edge. ``blocked_needs`` are the blocks on what the
+    digest itself names as its config and layers.
     """
 
     repository: Repository
@@ -296,6 +297,7 @@ class Lineage:
     edges: tuple[Edge, ...]
     verdicts: tuple[StoredVerdict, ...]
     blocks: tuple[Block, ...]
+    blocked_needs: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,3 +323,20 @@ class PinWrite:
     change: PinChange
     opened: tuple[Event, ...] = ()
     closed: tuple[EventType, ...] = ()  #: event types whose open events about this pin end now
+
+
+@dataclass(frozen=True, slots=True)
+class PullRecord:
+    """What one client was answered about one manifest within a few seconds."""
+
+    repository: Repository
+    tag: str | None  #: None: by digest
+    digest: Digest  #: what was handed out
+    principal: str
+    address: str
+    agent: str  #: the user agent, as the client gives it
+    first_at: datetime
+    last_at: datetime
+    fetched: int  #: answers with the manifest itself
+    resolved: int  #: answers with its digest alone (HEAD, not modified)
+    contains: bool = False  #: in an answer about another digest: this manifest reaches that one

@@ -265,6 +265,7 @@ contents = Table(
     Column("media_type", String),  # of a recorded manifest; null while the digest is only known from an edge
     Column("size", _ID),
     UniqueConstraint("repository_id", "digest", name="uq_contents_digest"),
+    Index("ix_contents_digest", "digest"),
 )
 
 #: The media type and size are those that this parent gives: an OCI and a Docker manifest name one layer by different types.
@@ -411,4 +412,43 @@ known_tags = Table(
     Column("repository_id", _ID, ForeignKey("watched_repositories.id"), primary_key=True, autoincrement=False),
     Column("tag", String, primary_key=True),
     Column("first_seen", Instant, nullable=False),
+)
+
+#: Whoever was handed something: principal, address and user agent.
+clients = Table(
+    "clients",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("principal", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("agent", String, nullable=False),
+    UniqueConstraint("principal", "address", "agent", name="uq_clients"),
+)
+
+#: What was handed out: a manifest of a repository, by a tag or (empty) by its digest.
+pulled = Table(
+    "pulled",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("repository_id", _ID, ForeignKey("repositories.id"), nullable=False),
+    Column("tag", String, nullable=False),
+    Column("digest", _DIGEST, nullable=False),
+    UniqueConstraint("digest", "repository_id", "tag", name="uq_pulled"),
+    Index("ix_pulled_repository", "repository_id", "tag"),
+)
+
+#: Who was handed what, when, and how often within a few seconds.
+pulls = Table(
+    "pulls",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("pulled_id", _ID, ForeignKey("pulled.id"), nullable=False),
+    Column("client_id", _ID, ForeignKey("clients.id"), nullable=False),
+    Column("first_at", Instant, nullable=False),
+    Column("last_at", Instant, nullable=False),
+    Column("fetched", _ID, nullable=False),  # answers with the manifest itself
+    Column("resolved", _ID, nullable=False),  # answers with its digest
+    Index("ix_pulls_pulled", "pulled_id", "last_at"),
+    Index("ix_pulls_client", "client_id"),
+    Index("ix_pulls_last", "last_at"),
 )

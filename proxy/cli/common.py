@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.services.revision import Revision
     from proxy.upstream.client import Upstreams
     from storage.catalog import Catalog
+    from storage.database import Database
     from storage.pins import PinStore
 
 REFUSED = 1
@@ -113,6 +114,7 @@ def run(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
 class House:
     """The services that a command needs, on the same database as the running server."""
 
+    database: Database
     pins: PinStore
     catalog: Catalog
     admission: Admission
@@ -161,7 +163,8 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
             admission = Admission(catalog, blobs, upstreams, limits, utc_now, record=not dry)
             cleanup.push_async_callback(admission.close)
             revision = revision_of(configuration, 0, revocations)
-            yield House(pins, catalog, admission, upstreams, revision, Operators(pins, catalog, admission, revision, utc_now))
+            operators = Operators(pins, catalog, admission, revision, utc_now)
+            yield House(database, pins, catalog, admission, upstreams, revision, operators)
 
 
 def show_json(value: object) -> None:
@@ -172,3 +175,8 @@ def show_json(value: object) -> None:
 def moment(time: datetime | None) -> str | None:
     """A time as RFC 3339 in UTC."""
     return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def plain(text: str) -> str:
+    """What others wrote, fit for a terminal: whatever is no visible character is shown by its number."""
+    return "".join(each if each.isprintable() else f"\\u{{{ord(each):x}}}" for each in text)

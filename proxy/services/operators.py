@@ -120,7 +120,7 @@ class Operators:
     async def block(self, digest: Digest, signed: Signed) -> Act:
         """Refuse a digest everywhere, cached or not, with everything that is reached through it only."""
         await self._catalog.block(Block(digest, signed.reason, signed.by, self._clock()))
-        return Act(Result.DONE, f"{digest} is blocked")
+        return Act(Result.DONE, f"{digest} is blocked; who was handed it: tagstone pulls --digest {digest}")
 
     async def unblock(self, digest: Digest, signed: Signed) -> Act:
         """Take a block back."""

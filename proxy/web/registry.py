@@ -28,12 +28,14 @@ from proxy.errors import (
     UpstreamUnavailable,
 )
 from proxy.manifest import OCI_INDEX
+from proxy.policy.access import ANONYMOUS
 from proxy.policy.decision import Answer
 from proxy.routing import Router
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest, Source
 from proxy.services.metrics import Metrics
+from proxy.services.recorder import Recorder
 from proxy.settings import Limits
 from proxy.web import responses, streaming
 from proxy.web.admission import AdmissionApi
@@ -50,6 +52,7 @@ log = structlog.get_logger("tagstone.registry")
 _NO_NAMESPACE: Mapping[str, str] = MappingProxyType({})
 #: What the door says besides a challenge, as an answer of the gate.
 _TURNED_AWAY: Mapping[int, Answer] = MappingProxyType({403: Answer.DENY, 503: Answer.UNAVAILABLE})
+_ANONYMOUS = str(ANONYMOUS)
 _OCTETS = "application/octet-stream"
 _LEFT = "the client left, or took nothing for too long"
 _MAX_TARGETS = 8192
@@ -67,6 +70,7 @@ class RegistryApi:
         metrics: Metrics,
         door: Door,
         pulls: PullLog,
+        recorder: Recorder,
         reviews: AdmissionApi,
         fairness: Fairness,
         *,
@@ -77,6 +81,7 @@ class RegistryApi:
         self._tombstones = Tombstones(wanted=tombstones)
         self._door = door
         self._pulls = pulls
+        self._recorder = recorder
         self._reviews = reviews
         self._metrics = metrics
         self._router = router
@@ -234,7 +239,11 @@ class RegistryApi:
         if isinstance(served, Refused):
             return self._withheld(served, asked, repository, pull, head=head)
         pull.digest, pull.reasons = served.descriptor.digest, served.reasons
-        if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest):
+        unmodified = hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, served.descriptor.digest)
+        guest, agent = pull.guest, request.headers.get(hdrs.USER_AGENT, "")
+        who, address = (_ANONYMOUS, request.remote) if guest is OPEN else (str(guest.principal), guest.address)
+        self._recorder.note(served, repository, asked.tag, who, address, agent, resolved=head or unmodified)
+        if unmodified:
             return self._unmodified(served.descriptor.media_type, served, asked)
         pull.sent = 0 if head else len(served.body)
         wires = self._wires.setdefault(served, {})

@@ -163,8 +163,41 @@ def test_a_block_holds_everywhere_at_once(pair: Tagstone, workers: Workers, upst
     pair.json("unblock", str(image.digest), code=1)
 
     assert pair.run("block", str(image.layers[0].digest), "--reason", "secrets in it").returncode == 0
-    everywhere(workers, paths[2], lambda reply: reply.status == 403 and "secrets in it" in reply.error["message"])
-    everywhere(workers, paths[0], lambda reply: reply.status == 200)
+    # Whoever has the layer from elsewhere could run the image: it is refused as well.
+    for path in paths:
+        everywhere(workers, path, lambda reply: reply.status == 403 and "secrets in it" in reply.error["message"])
+
+
+def test_pulls_tell_who_was_handed_an_image(pair: Tagstone, workers: Workers, upstream: Upstream, repository: str) -> None:
+    """Every worker's answers are found by image, by digest, and by a layer of it; exit 1 where there were none."""
+    image = signed(upstream, repository, "v1", "pulled")
+    path, agent = f"/v2/reg.example/{repository}/manifests", "containerd/v1.7.27 \xa0"
+    for connection in workers:
+        assert ask_on(connection, "HEAD", f"{path}/v1", User_Agent=agent).status == 200
+        assert ask_on(connection, "GET", f"{path}/{image.digest}", User_Agent=agent).status == 200
+    asked = ("--image", f"reg.example/{repository}", "--since", "1h")
+
+    def found(*options: str) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = json.loads(pair.run("pulls", *options, "--json").stdout)["pulls"]
+        return told
+
+    def whole() -> bool:
+        records = found(*asked)
+        return [sum(record[kind] for record in records) for kind in ("fetched", "resolved")] == [2, 2]
+
+    until(whole, 120)
+    (resolved,) = {(record["tag"], record["digest"]) for record in found(*asked) if record["resolved"]}
+    (fetched,) = {(record["tag"], record["digest"]) for record in found(*asked) if record["fetched"]}
+    assert (resolved, fetched) == (("v1", str(image.digest)), (None, str(image.digest)))
+    assert {(record["principal"], record["address"]) for record in found(*asked)} == {("anonymous", "127.0.0.1")}
+    assert {record["tag"] for record in found("--image", f"reg.example/{repository}:v1")} == {"v1"}
+    assert len(found("--digest", str(image.digest))) == len(found(*asked))
+    assert all(record["contains"] for record in found("--digest", str(image.layers[0].digest)))
+    text = pair.run("pulls", *asked).stdout
+    assert "containerd/v1.7.27 \\udca0" in text
+    nobody = pair.run("pulls", "--image", f"reg.example/{repository}:v2")
+    assert (nobody.returncode, nobody.stdout.splitlines()[-1]) == (1, "0 records of 0 clients")
+    assert pair.run("pulls", "--since", "yesterday").returncode == 2
 
 
 def test_verify_says_what_a_pull_would_be_answered(pair: Tagstone, workers: Workers, upstream: Upstream, repository: str) -> None:

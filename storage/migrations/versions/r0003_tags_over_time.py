@@ -14,6 +14,7 @@ def upgrade() -> None:
     """Create and widen the tables."""
     _events()
     _leases()
+    _pulls()
     _verdicts()
     _ledger()
     _pins()
@@ -32,6 +33,41 @@ def _leases() -> None:
         sa.Column("holder", sa.String, nullable=False),
         sa.Column("until", _TIME, nullable=False),
     )
+
+
+def _pulls() -> None:
+    op.create_table(
+        "clients",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("principal", sa.String, nullable=False),
+        sa.Column("address", sa.String, nullable=False),
+        sa.Column("agent", sa.String, nullable=False),
+        sa.UniqueConstraint("principal", "address", "agent", name="uq_clients"),
+    )
+    op.create_table(
+        "pulled",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("repository_id", _ID, sa.ForeignKey("repositories.id"), nullable=False),
+        sa.Column("tag", sa.String, nullable=False),
+        sa.Column("digest", sa.String, nullable=False),
+        sa.UniqueConstraint("digest", "repository_id", "tag", name="uq_pulled"),
+    )
+    op.create_index("ix_pulled_repository", "pulled", ["repository_id", "tag"])
+    op.create_table(
+        "pulls",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("pulled_id", _ID, sa.ForeignKey("pulled.id"), nullable=False),
+        sa.Column("client_id", _ID, sa.ForeignKey("clients.id"), nullable=False),
+        sa.Column("first_at", _TIME, nullable=False),
+        sa.Column("last_at", _TIME, nullable=False),
+        sa.Column("fetched", _ID, nullable=False),
+        sa.Column("resolved", _ID, nullable=False),
+    )
+    op.create_index("ix_pulls_pulled", "pulls", ["pulled_id", "last_at"])
+    op.create_index("ix_pulls_client", "pulls", ["client_id"])
+    op.create_index("ix_pulls_last", "pulls", ["last_at"])
+    # Whoever looks for the images of a layer starts from its digest in any repository.
+    op.create_index("ix_contents_digest", "contents", ["digest"])
 
 
 def _verdicts() -> None:

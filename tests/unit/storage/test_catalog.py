@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from storage import catalog as catalog_module
 from storage.catalog import MAX_DEPTH, MAX_EDGES, Catalog
 from storage.database import Database
+from storage.events import EventStore
 from storage.lineage import accepted_root, blocked
 from storage.notices import Notices
-from storage.records import Edge, Grounds, Kind, Lineage, OperatorAct, StoredVerdict
+from storage.records import Edge, EventType, Grounds, Kind, Lineage, OperatorAct, StoredVerdict
 from storage.reference import Repository
 from tests.unit.storage.test_lineage import Graph, graphs
 from tests.unit.storage.values import APP, AT, LATER, OTHER, block, digest, edge, manifest, verdict
@@ -353,3 +354,33 @@ async def test_a_block_is_lifted_once(catalog: Catalog, database: Database) -> N
     assert (await catalog.operator_log(limit=1)) == [
         OperatorAct(LATER, "otto", "unblock", str(digest("image")), "false alarm"),
     ]
+
+
+async def test_what_an_image_needs_is_looked_at_for_blocks(catalog: Catalog) -> None:
+    """A blocked config or layer keeps the image that names it from being served, and an index above it not."""
+    up, down = [edge("index", "image", Kind.MANIFEST)], [edge("image", "config"), edge("image", "layer")]
+    await record(catalog, up + down, verdict("index"))
+    await catalog.block(block("layer", "secrets in it"))
+    found = await catalog.lineage(APP, digest("image"), "f", as_manifest=True)
+    assert found.blocked_needs == (block("layer", "secrets in it"),)
+    assert blocked(found) == block("layer", "secrets in it")
+    assert (await catalog.lineage(APP, digest("index"), "f", as_manifest=True)).blocked_needs == ()
+
+
+async def test_blocks_are_events(catalog: Catalog, database: Database) -> None:
+    """Both acts are told, with who and why; a repeated block and a lift of nothing are not."""
+    await catalog.block(block("image"))
+    await catalog.block(block("image"))
+    await catalog.unblock(digest("image"), by="otto", reason="", at=LATER)
+    await catalog.unblock(digest("image"), by="otto", reason="", at=LATER)
+    lifted, blocking = await EventStore(database).list()
+    assert (blocking.type, blocking.digest, blocking.details) == (
+        EventType.DIGEST_BLOCKED,
+        digest("image"),
+        {"by": "olga", "reason": "backdoor"},
+    )
+    assert (lifted.type, lifted.message) == (
+        EventType.DIGEST_UNBLOCKED,
+        f"{digest('image')} was unblocked by otto: no reason was given",
+    )
+    assert await EventStore(database).list(open_only=True) == []

@@ -145,6 +145,13 @@ def test_narrowing_keeps_whole_paths_and_prefers_the_newest() -> None:
     assert sorted(kept) == [1996, 1997, 1998, 1999, 2000, 2001]
 
 
+def test_a_block_on_what_an_image_needs_is_a_block_on_it() -> None:
+    """Whoever has a blocked layer from elsewhere could run the image; its own block is named first."""
+    lineage = Lineage(APP, digest("image"), None, None, (), (verdict("image"),), (), (block("layer"),))
+    assert blocked(lineage) == block("layer")
+    assert blocked(replace(lineage, blocks=(block("image"),))) == block("image")
+
+
 def test_a_refused_manifest_between_is_no_obstacle() -> None:
     """A child of a signed index is admitted through it, though it was refused when asked for by itself."""
     graph = Graph(((1, 0), (2, 1)), {2: None}, frozenset({1}), frozenset())
