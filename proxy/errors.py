@@ -10,6 +10,7 @@ Storage has its own root (:mod:`storage.errors`). Here::
           └── UpstreamOversized   more bytes than were asked for at most
     EvidenceMalformed             evidence that does not hold: why, in words
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
+    ConfigMalformed               an image's config that cannot be read; only told of: nothing is served or refused by it
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
     ReviewMalformed               what is no AdmissionReview, or none that can be judged; carries its ``uid`` where that is known
     LoginError                    whoever asks did not show who they are
@@ -60,6 +61,10 @@ class EvidenceMalformed(Exception):
 
 class ManifestRefused(Exception):
     """The document is not one that Tagstone hands out; ``str(error)`` says which rule it breaks."""
+
+
+class ConfigMalformed(Exception):
+    """An image's config that says nothing that could be told; this text, continuing "its config …", says why."""
 
 
 class LoginError(Exception):

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import clients, configuration, kubernetes, login, notation, openpgp, registry, revocation, sigstore
+from tests.fuzz.targets import (
+    changes,
+    clients,
+    configuration,
+    kubernetes,
+    login,
+    notation,
+    openpgp,
+    registry,
+    revocation,
+    sigstore,
+)
 
 TARGETS: tuple[Target, ...] = (
     *sigstore.TARGETS,
@@ -15,4 +26,5 @@ TARGETS: tuple[Target, ...] = (
     *configuration.TARGETS,
     *clients.TARGETS,
     *kubernetes.TARGETS,
+    *changes.TARGETS,
 )
