@@ -16,6 +16,8 @@ from proxy.routing import Router
 from proxy.services.admission import Admission
 from proxy.services.authentication import Authenticator
 from proxy.services.background import forever
+from proxy.services.classification import Classifier, Classifying
+from proxy.services.duty import Duty
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest
 from proxy.services.metrics import Gauge, Metrics
@@ -27,6 +29,7 @@ from proxy.services.review import Reviewer
 from proxy.services.revision import Revision, utc_now
 from proxy.services.revocation import Revocations
 from proxy.services.sessions import Sessions, session_key
+from proxy.services.snapshots import Snapshots
 from proxy.services.watched import FileWatch
 from proxy.tuf.state import State
 from proxy.upstream.client import Upstreams
@@ -41,13 +44,14 @@ from proxy.web.login import Door
 from proxy.web.pulls import PullLog
 from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
+from storage.classifications import ClassificationStore
 from storage.database import Database
 from storage.errors import BlobStoreUnavailable, StorageError
 from storage.events import EventStore
 from storage.filesystem import FilesystemBlobStore
 from storage.leases import Leases
-from storage.notices import Notices
-from storage.pins import PinStore
+from storage.notices import EVERYTHING, Notices
+from storage.pins import PIN_NOTICE, PinStore
 from storage.pulls import PullStore
 
 log = structlog.get_logger("tagstone.app")
@@ -130,6 +134,10 @@ class Application:
         self._door = Door(access.rules, self._authenticator, access.service, access.realm)
         self._router, pulls = router_of(configuration), PullLog(settings.log.pulls, self.gate.rule_of)
         dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
+        classifications, snapshots = ClassificationStore(self.database), Snapshots(self.catalog, dry.holdings, self.blobs)
+        self.classifier = Classifier(classifications, snapshots, revision, utc_now)
+        self._classifying = Classifying(self.classifier, classifications, utc_now)
+        self._classification = Duty("classification", self._classifying.step, Leases(self.database), utc_now)
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         fairness = Fairness(limits)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
@@ -190,6 +198,9 @@ class Application:
             exits.push_async_callback(self._authenticator.close)
             await self._passwords.start()
             exits.push_async_callback(self._passwords.close)
+            exits.push_async_callback(self.classifier.close)
+            await self._classification.start()
+            exits.push_async_callback(self._classification.close)
             self._since = await self._notices.latest()
             self._watcher = asyncio.create_task(forever("notices", self._watch), name="notices")
             exits.push_async_callback(self._end_watch)
@@ -230,6 +241,7 @@ class Application:
         revision = revision_of(configuration, self._number, self._revocations)
         self.gate.adopt(revision)
         self._reviewer.adopt(revision)
+        self.classifier.adopt(revision)
 
     async def _learn(self, states: Mapping[str, State]) -> None:
         """Take over what has become known of TUF repositories, if anything is decided differently by it."""
@@ -279,6 +291,8 @@ class Application:
             for notice in await self._notices.wait(self._since):
                 self._since = max(self._since, notice.sequence)
                 self.gate.notice(notice)
+                if notice.kind in {PIN_NOTICE, EVERYTHING}:
+                    self._classifying.wake()
         except Exception as error:
             # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
             self.gate.forget()

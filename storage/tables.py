@@ -334,6 +334,17 @@ notices = Table(
     sqlite_autoincrement=True,
 )
 
+#: How one image differs from another one that a tag was overwritten with.
+classifications = Table(
+    "classifications",
+    metadata,
+    Column("repository", _REPOSITORY, primary_key=True),
+    Column("before", _DIGEST, primary_key=True),
+    Column("after", _DIGEST, primary_key=True),
+    Column("document", Parsed(_parse_details, _write_details), nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
 #: Which process does what only one should do, and until when.
 leases = Table(
     "leases",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import assert_never
 
+from proxy.policy.changes.provenance import Provenance
 from proxy.policy.rules import (
     AllOf,
     AnyOf,
@@ -39,6 +40,7 @@ class Evidence:
     signer: str | None = None  #: who signed, where the question does not say it: a pattern or a store may stand for many
     undecided: bool = False  #: nobody can tell now: the question stays open, whatever else was found
     warnings: tuple[str, ...] = ()  #: what somebody should know, though it decides nothing
+    provenance: Provenance | None = None  #: where an accepted attestation says that the image was built from
 
 
 class Outcome(StrEnum):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from proxy.errors import EvidenceMalformed
+from proxy.policy.changes.provenance import Provenance, read_provenance
 from proxy.policy.rules import AttestationBy, Identity, Question, SignatureBy
 from proxy.policy.verdicts import Evidence
 from proxy.settings import Limits
@@ -120,7 +121,19 @@ class _Judgement:
             return Evidence(made.format, made.source, question, authority, accepted=False, reason=reason, steps=tuple(steps))
         kind = "signature" if isinstance(question, SignatureBy) else f"attestation {question.type}"
         reason = f"{kind} by {signer} over {self._subject.digest}"
-        return Evidence(made.format, made.source, question, authority, True, reason, until, tuple(steps), found.signer)
+        provenance = None if isinstance(question, SignatureBy) else self._provenance()
+        return Evidence(
+            made.format,
+            made.source,
+            question,
+            authority,
+            True,
+            reason,
+            until,
+            tuple(steps),
+            found.signer,
+            provenance=provenance,
+        )
 
     # -- who ------------------------------------------------------------------------------------------------------------
 
@@ -197,6 +210,11 @@ class _Judgement:
         if isinstance(self._claimed, EvidenceMalformed):
             raise EvidenceMalformed(str(self._claimed))
         return self._claimed
+
+    def _provenance(self) -> Provenance | None:
+        """What the attestation, which holds, says of where the image was built from."""
+        claim = self._claim()
+        return read_provenance(claim.predicate_type or "", claim.predicate)
 
     def _is_signature(self, claim: Claim, question: SignatureBy) -> None:
         if not claim.is_signature:

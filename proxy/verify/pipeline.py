@@ -111,6 +111,30 @@ class Pipeline:
         verdict = evaluate(rule.require, (*missing, *own.evidence), own.harvest.unavailable, own.harvest.retry_after)
         return verdict, own.harvest
 
+    async def survey(self, fetcher: Fetcher, subject: Subject, rule: Rule, now: datetime) -> tuple[tuple[Evidence, ...], Harvest]:
+        """All that answers a question of the rule, also where less would settle a verdict: who vouches for an image, all told.
+
+        It decides nothing. Raises as :meth:`judge` does.
+        """
+        questions, missing = _answerable(questions_of(rule.require), self._trusted, now)
+        below = () if subject.listed is None else of_platforms(questions)
+        until = asyncio.get_running_loop().time() + _ASKING_SHARE * self._limits.request_timeout
+        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, Effort(), self._inquirer, until)
+        found = [await search.about(subject, of_index(questions) if below else questions, _never)]
+        if below:
+            entries = entries_of(subject)[: self._limits.platforms]
+            share = self._limits.model_copy(update={"evidence_total": self._limits.evidence_total // max(len(entries), 1)})
+            search = replace(search, limits=share)
+            found += await all_of([search.about_listed(subject, entry, below, _never) for entry in entries])
+        evidence = tuple(piece for each in found for piece in each.evidence)
+        return (*missing, *evidence), merge([each.harvest for each in found])
+
+
+def _never(found: Sequence[Evidence]) -> Verdict | None:
+    """Nothing settles a survey."""
+    del found
+    return None
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:

@@ -219,10 +219,11 @@ def _platform(pair: Pair) -> _Found:
         found.add(Kind.UNREADABLE, f"the new image: {trouble}")
     if trouble := _trouble(before):
         found.add(Kind.NOT_COMPARED, f"the old image: {trouble}")
-    if before.platform != after.platform:
-        found.differs("platform", plain(before.platform) or None, plain(after.platform) or None)
-        found.add(Kind.PLATFORMS_REMOVED, f"it is no longer for {plain(before.platform) or 'any platform'}")
-        found.add(Kind.PLATFORMS_ADDED, f"it is for {plain(after.platform) or 'any platform'}")
+    if before.platform and after.platform and before.platform != after.platform:
+        left, right = plain(before.platform), plain(after.platform)
+        found.differs("platform", left, right)
+        found.add(Kind.PLATFORMS_REMOVED, f"it is no longer for {left}")
+        found.add(Kind.PLATFORMS_ADDED, f"it is for {right}")
     old, new = before.image, after.image
     if old is None or new is None:
         if not found.kinds and not before.pending and not after.pending:

@@ -197,7 +197,7 @@ MEANINGS: Mapping[Kind, Meaning] = {
     Kind.PROVENANCE_LOST: Meaning("signed provenance is missing", _WARNING, _CRITICAL),
     Kind.PROVENANCE_GAINED: Meaning("it has signed provenance that was not there", _INFO, _INFO),
     Kind.UNREADABLE: Meaning("the new image cannot be read", _CRITICAL, _CRITICAL),
-    Kind.NOT_COMPARED: Meaning("not all of it could be compared", _WARNING, _CRITICAL),
+    Kind.NOT_COMPARED: Meaning("not all of it could be compared", _WARNING, _WARNING),
     Kind.NOT_KNOWN_YET: Meaning("not all of it could be asked for yet; it is tried again", _WARNING, _WARNING),
 }
 

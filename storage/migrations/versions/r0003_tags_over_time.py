@@ -16,6 +16,7 @@ def upgrade() -> None:
     _leases()
     _pulls()
     _verdicts()
+    _classifications()
     _ledger()
     _pins()
     _watching()
@@ -68,6 +69,17 @@ def _pulls() -> None:
     op.create_index("ix_pulls_last", "pulls", ["last_at"])
     # Whoever looks for the images of a layer starts from its digest in any repository.
     op.create_index("ix_contents_digest", "contents", ["digest"])
+
+
+def _classifications() -> None:
+    op.create_table(
+        "classifications",
+        sa.Column("repository", sa.String, primary_key=True),
+        sa.Column("before", sa.String, primary_key=True),
+        sa.Column("after", sa.String, primary_key=True),
+        sa.Column("document", sa.String, nullable=False),
+        sa.Column("at", _TIME, nullable=False),
+    )
 
 
 def _verdicts() -> None:

@@ -348,7 +348,7 @@ def test_what_cannot_be_read_is_never_nothing() -> None:
         assert Kind.NOT_COMPARED in change.kinds
     unread = Child("linux/amd64", Digest.of(b"x"), 3)
     change = classify(old, replace(new, children=(unread,)))
-    assert (change.kinds, change.severity) == ((Kind.NOT_COMPARED,), CRITICAL)
+    assert (change.kinds, change.severity) == ((Kind.NOT_COMPARED,), WARNING)
     added = replace(child, platform="linux/arm64", image=None, trouble="its manifest is refused")
     assert Kind.UNREADABLE in classify(old, replace(old, digest=new.digest, children=(*old.children, added))).kinds
 

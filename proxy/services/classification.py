@@ -1,0 +1,186 @@
+"""Classification: what changed between a pinned image and the one that its tag was overwritten with, told once and kept.
+
+Asked for on demand (``tagstone pins diff``, alerts) and in the background, as soon as an overwrite is noted. What could not be
+asked for is told as such and asked for again: an outage is never a change that does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+
+from proxy.policy.changes import Change, Kind, change_of, classify, details_of, document_of, not_known_yet
+from proxy.services.flights import Flights
+from proxy.services.revision import Clock, Revision
+from proxy.services.snapshots import Snapshots
+from storage.classifications import SETTLED, ClassificationStore, Classified, Unclassified
+from storage.digest import Digest
+from storage.errors import StorageError
+from storage.records import Event, EventType
+from storage.reference import Repository
+
+log = structlog.get_logger("tagstone.classification")
+
+#: Seconds that one comparison may take.
+TIMEOUT = 30.0
+#: What may mend by itself: people push an image, and sign it a minute later. It is looked at again for so long.
+MENDING = frozenset({Kind.SIGNATURE_LOST, Kind.SIGNER_CHANGED, Kind.PROVENANCE_LOST})
+MENDS_WITHIN = timedelta(hours=1)
+#: How long such a finding is taken from what is kept before somebody who asks gets a fresh one.
+KEPT = timedelta(minutes=5)
+#: The first pause before a pair is compared again, and the longest.
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=15), timedelta(hours=1)
+_PAGE = 50
+#: Seconds between two looks at the events when nobody says that there is news.
+_POLL = 5.0
+
+_Pair = tuple[Repository, Digest, Digest]
+
+
+class Classifier:
+    """Tells how two digests of a repository differ. With ``record=False`` nothing is kept."""
+
+    def __init__(
+        self, store: ClassificationStore, snapshots: Snapshots, revision: Revision, clock: Clock, *, record: bool = True
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._revision = revision
+        self._clock = clock
+        self._record = record
+        self._flights: Flights[tuple[int, _Pair], Change] = Flights()
+
+    def adopt(self, revision: Revision) -> None:
+        """Judge who signed by this policy from now on."""
+        self._revision = revision
+
+    async def close(self) -> None:
+        """End the comparisons under way."""
+        await self._flights.close()
+
+    async def known(self, repository: Repository, before: Digest, after: Digest) -> Change | None:
+        """What was told of a pair before; None when it never was. Raises StorageError."""
+        kept = await self._store.get(repository, before, after)
+        return None if kept is None else _read(kept)
+
+    async def of(self, repository: Repository, before: Digest, after: Digest) -> Change:
+        """How ``after`` differs from ``before``: as it is kept, else compared now (within :data:`TIMEOUT` seconds).
+
+        What could not be had yet is said in :attr:`Change.unknown`. Raises StorageError.
+        """
+        kept = await self._store.get(repository, before, after)
+        if kept is not None and (change := _read(kept)) is not None:
+            fresh = timedelta(0) <= self._clock() - kept.at < KEPT
+            if change.settled and (fresh or not MENDING & set(change.kinds)):
+                return change
+        return await self.again(repository, before, after)
+
+    async def again(self, repository: Repository, before: Digest, after: Digest) -> Change:
+        """The same, compared now whatever is kept."""
+        pair = (repository, before, after)
+        return await self._flights.run((self._revision.number, pair), lambda: self._compare(pair))
+
+    async def enrich(self, event: Event) -> Event:
+        """The event with what changed, where it is about an overwritten tag. Raises StorageError."""
+        if event.type is not EventType.TAG_OVERWRITTEN or event.digest is None:
+            return event
+        pinned = await self._store.pinned(event.subject, event.digest)
+        if pinned is None:  # it moved on meanwhile
+            return event
+        change = await self.of(*pinned, event.digest)
+        return replace(event, severity=change.severity or event.severity, details={**event.details, **details_of(change)})
+
+    async def _compare(self, pair: _Pair) -> Change:
+        repository, before, after = pair
+        now = self._clock()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                one, other, unknown = await self._snapshots.of(self._revision, repository, before, after, now)
+        except TimeoutError:
+            return not_known_yet(before, after, (f"comparing took longer than {TIMEOUT:g} s; the upstream is slow",))
+        if one is None or other is None:
+            return not_known_yet(before, after, unknown)
+        change = await asyncio.to_thread(classify, one, other, unknown)
+        if not change.settled and (before_now := await self.known(repository, before, after)) is not None and before_now.settled:
+            return before_now  # an outage takes nothing back that was told
+        if self._record:
+            await self._store.put(repository, before, after, Classified(document_of(change), now))
+        return change
+
+
+def _read(kept: Classified) -> Change | None:
+    try:
+        return change_of(kept.document)
+    except ValueError:
+        return None  # another version wrote it: compared again
+
+
+@dataclass(slots=True)
+class _Try:
+    """When a pair is looked at again."""
+
+    at: float  #: on the loop's clock
+    pause: timedelta
+
+
+class Classifying:
+    """Lets the open events about overwritten tags say what changed; the step of a duty (:mod:`proxy.services.duty`)."""
+
+    def __init__(self, classifier: Classifier, store: ClassificationStore, clock: Clock) -> None:
+        self._classifier = classifier
+        self._store = store
+        self._clock = clock
+        self._tries: dict[int, _Try] = {}
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something may have been overwritten: look at once."""
+        self._news.set()
+
+    async def step(self) -> None:
+        """Look once, then wait for news."""
+        self._news.clear()
+        try:
+            waiting = await self._store.unclassified(_PAGE * 20)
+            numbers = {each.number for each in waiting}
+            self._tries = {number: tried for number, tried in self._tries.items() if number in numbers}
+            now = asyncio.get_running_loop().time()
+            due = [each for each in waiting if each.number not in self._tries or self._tries[each.number].at <= now]
+            for each in due[:_PAGE]:
+                await self._tell(each)
+        except StorageError as error:
+            log.error("classification.database", error=str(error))
+            await asyncio.sleep(_POLL)
+            return
+        if len(due) > _PAGE:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLL):
+                await self._news.wait()
+
+    async def _tell(self, waiting: Unclassified) -> None:
+        """Compare one pair and let its event say what came of it. Raises StorageError."""
+        classifier, again = self._classifier, waiting.number in self._tries
+        ask = classifier.again if again else classifier.of
+        change = await ask(waiting.repository, waiting.before, waiting.after)
+        mending = bool(MENDING & set(change.kinds)) and self._clock() - waiting.at < MENDS_WITHIN
+        settled = change.settled and not mending
+        details = {**details_of(change), SETTLED: settled}
+        # What nobody knows yet says nothing of how much it matters: the event keeps the severity that it has.
+        severity = None if change.kinds == (Kind.NOT_KNOWN_YET,) else change.severity
+        if await self._store.tell(waiting.number, severity, details) and settled:
+            log.warning(
+                "overwrite.classified",
+                image=str(waiting.repository),
+                before=str(waiting.before),
+                after=str(waiting.after),
+                change=change.summary,
+            )
+        if not settled:
+            tried = self._tries.get(waiting.number)
+            pause = FIRST_PAUSE if tried is None else min(2 * tried.pause, LONGEST_PAUSE)
+            self._tries[waiting.number] = _Try(asyncio.get_running_loop().time() + pause.total_seconds(), pause)
