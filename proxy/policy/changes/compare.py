@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from proxy.policy import signers
 from proxy.policy.changes import layers
 from proxy.policy.changes.config import Config
 from proxy.policy.changes.model import (
@@ -153,25 +154,26 @@ def _whole(before: Snapshot, after: Snapshot, own: _Found, platforms: Sequence[P
 
 def _signers(before: Snapshot, after: Snapshot, own: _Found) -> bool:
     """Note what became of the signatures; whether everybody who signed the old image signed the new one."""
-    if before.signers is None or after.signers is None:
+    old, new = before.signers, after.signers
+    if old is None or new is None:
         return False
-    old, new = ({_signer(each) for each in side} for side in (before.signers, after.signers))
-    if old != new or set(before.signers) != set(after.signers):
-        own.differs("signers", *("; ".join(sorted(map(plain, side))) or None for side in (before.signers, after.signers)))
-    lost, gained = ("; ".join(sorted(plain(each) for each in side)) for side in (old - new, new - old))
+    lost, gained = (
+        [line for line in old if not signers.belongs(line, new)],
+        [line for line in new if not signers.belongs(line, old)],
+    )
+    if set(old) != set(new):
+        own.differs("signers", *(signers.told(side) if side else None for side in (old, new)))
     if lost and gained:
-        own.add(Kind.SIGNER_CHANGED, f"signed by {gained}, no longer by {lost}")
+        own.add(Kind.SIGNER_CHANGED, f"signed by {signers.told(gained)}, no longer by {signers.told(lost)}")
     elif lost:
-        left = "; ".join(sorted(map(plain, new)))
-        own.add(Kind.SIGNATURE_LOST, f"no longer signed by {lost}; " + (f"still by {left}" if left else "by nobody now"))
+        left = f"still by {signers.told(new)}" if new else "by nobody now"
+        own.add(Kind.SIGNATURE_LOST, f"no longer signed by {signers.told(lost)}; {left}")
     elif gained:
-        own.add(Kind.SIGNATURE_GAINED, f"also signed by {gained}" if old else f"signed by {gained}, by nobody before")
-    return bool(old) and old <= new
-
-
-def _signer(line: str) -> str:
-    """The same for each release: a workflow signs in the name of the tag that it runs for."""
-    return line.partition("@refs/tags/")[0]
+        own.add(
+            Kind.SIGNATURE_GAINED,
+            f"also signed by {signers.told(gained)}" if old else f"signed by {signers.told(gained)}, by nobody before",
+        )
+    return bool(old) and not lost
 
 
 def _provenance(before: Snapshot, after: Snapshot, own: _Found) -> None:

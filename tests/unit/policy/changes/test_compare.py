@@ -221,9 +221,9 @@ ROWS = (
         CRITICAL,
     ),
     # signatures
-    Row("signed by another key", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNER_CHANGED}, CRITICAL, ((KEY,), ("key other",))),
-    Row("a signature more", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNATURE_GAINED}, INFO, ((KEY,), (KEY, "key b"))),
-    Row("one of two signatures less", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNATURE_LOST}, CRITICAL, ((KEY, "key b"), (KEY,))),
+    Row("signed by another key", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNER_CHANGED}, CRITICAL, ((KEY,), ("key other 99",))),
+    Row("a signature more", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNATURE_GAINED}, INFO, ((KEY,), (KEY, "key b 98"))),
+    Row("one of two signatures less", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNATURE_LOST}, CRITICAL, ((KEY, "key b 98"), (KEY,))),
     Row("signed for the first time", OLD, NEW, {Kind.BASE_REBUILT, Kind.SIGNATURE_GAINED}, WARNING, ((), (KEY,))),
     Row("nobody knows who signed it", OLD, NEW, {Kind.BASE_REBUILT}, WARNING, (None, (KEY,))),
     Row("the same image without its signature", OLD, OLD, {Kind.SIGNATURE_LOST}, CRITICAL, ((KEY,), ())),

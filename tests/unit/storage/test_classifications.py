@@ -1,0 +1,70 @@
+"""Which overwrites are classified, and what their events say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from storage.classifications import SETTLED, ClassificationStore, Classified
+from storage.database import Database
+from storage.events import EventStore
+from storage.pins import PinStore
+from storage.records import Severity
+from tests.unit.storage.values import APP, AT, LATER, digest, first_pin, overwrite, revert
+
+ONE, TWO = digest("one"), digest("two")
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """A fresh database with one overwritten tag, and one that is not."""
+    database = Database(tmp_path / "tagstone.db")
+    await database.open()
+    pins = PinStore(database)
+    await pins.apply(first_pin("v2"))
+    pin = await pins.apply(first_pin("v1"))
+    assert pin is not None
+    await pins.apply(overwrite(pin, "two"))
+    yield database
+    await database.close()
+
+
+async def test_a_classification_is_kept_until_a_newer_one_comes(database: Database) -> None:
+    """Of one pair in one direction."""
+    store = ClassificationStore(database)
+    assert await store.get(APP, ONE, TWO) is None
+    for number, at in ((1, AT), (2, LATER)):
+        await store.put(APP, ONE, TWO, Classified({"number": number}, at))
+        assert await store.get(APP, ONE, TWO) == Classified({"number": number}, at)
+    assert await store.get(APP, TWO, ONE) is None
+
+
+async def test_open_events_wait_until_they_say_what_changed(database: Database) -> None:
+    """What is told is added to what is there; as long as it is not settled, the event waits on."""
+    store, events = ClassificationStore(database), EventStore(database)
+    (waiting,) = await store.unclassified(10)
+    assert (waiting.repository, waiting.before, waiting.after, waiting.at) == (APP, ONE, TWO, LATER)
+    assert await store.tell(waiting.number, None, {"change": "not known", SETTLED: False})
+    assert await store.unclassified(10) == [waiting]
+    (event,) = await events.list()
+    assert event.severity is Severity.WARNING
+    assert await store.tell(waiting.number, Severity.CRITICAL, {"kinds": ["entrypoint"], SETTLED: True})
+    assert await store.unclassified(10) == []
+    (event,) = await events.list()
+    assert event.severity is Severity.CRITICAL
+    assert event.details == {"change": "not known", "kinds": ["entrypoint"], SETTLED: True}
+
+
+async def test_what_is_over_is_not_told(database: Database) -> None:
+    """An event that was closed meanwhile stays as it was, and no overwrite is pinned down by its name any more."""
+    store, pins = ClassificationStore(database), PinStore(database)
+    (waiting,) = await store.unclassified(10)
+    assert await store.pinned(f"{APP}:v1", TWO) == (APP, ONE)
+    pin = await pins.get(APP, "v1")
+    assert pin is not None
+    await pins.apply(revert(pin))
+    assert await store.unclassified(10) == []
+    assert not await store.tell(waiting.number, Severity.INFO, {"change": "x"})
+    assert await store.pinned(f"{APP}:v1", TWO) is None
