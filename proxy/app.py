@@ -14,6 +14,7 @@ from proxy.configuration import Configuration
 from proxy.configuration.access import AccessConfiguration, read_passwords
 from proxy.routing import Router
 from proxy.services.admission import Admission
+from proxy.services.alerts import Alerts
 from proxy.services.authentication import Authenticator
 from proxy.services.background import forever
 from proxy.services.classification import Classifier, Classifying
@@ -46,11 +47,13 @@ from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
 from storage.classifications import ClassificationStore
 from storage.database import Database
+from storage.deliveries import Deliveries
 from storage.errors import BlobStoreUnavailable, StorageError
 from storage.events import EventStore
 from storage.filesystem import FilesystemBlobStore
 from storage.leases import Leases
 from storage.notices import EVERYTHING, Notices
+from storage.outbox import OUTBOX_NOTICE
 from storage.pins import PIN_NOTICE, PinStore
 from storage.pulls import PullStore
 
@@ -120,6 +123,10 @@ class Application:
         self.metrics = Metrics(self._readings)
         self.events = EventStore(self.database)
         self._news = News(self.events, self.metrics)
+        leases = Leases(self.database)
+        self.alerts = Alerts(
+            configuration.alerts, Deliveries(self.database), self.events, leases, utc_now, user_agent=_USER_AGENT
+        )
         self.blobs = FilesystemBlobStore(data_dir, on_damage=self._news.damaged)
         self.upstreams = upstreams_of(configuration)
         self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)
@@ -158,7 +165,7 @@ class Application:
             tombstones=settings.refusal == "tombstone",
         )
         operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
-        self._admin_api = AdminApi(self.trouble, self.metrics, operators)
+        self._admin_api = AdminApi(self.trouble, self.metrics, operators, self.alerts.look)
         self._passwords = FileWatch((), self._read_passwords, self._refuse_passwords)
         self._since = 0  #: the last notice that was heeded
         self._watcher: asyncio.Task[None] | None = None
@@ -185,6 +192,8 @@ class Application:
             removed = await self.blobs.recover()
             if removed:
                 log.info("spools.removed", count=removed)
+            await self.alerts.start()
+            exits.push_async_callback(self.alerts.close)
             await self._news.start()
             exits.push_async_callback(self._news.close)
             await self._recorder.start()
@@ -232,6 +241,7 @@ class Application:
             self._router = router_of(configuration)
             self._api.adopt(self._router)
         self._reviews.adopt(configuration.reviews, self._router)
+        self.alerts.follow(configuration.alerts)
         self._follow(access)
         return tuple(waiting)
 
@@ -290,7 +300,10 @@ class Application:
         try:
             for notice in await self._notices.wait(self._since):
                 self._since = max(self._since, notice.sequence)
-                self.gate.notice(notice)
+                if notice.kind in {OUTBOX_NOTICE, EVERYTHING}:
+                    self.alerts.wake()
+                if notice.kind != OUTBOX_NOTICE:
+                    self.gate.notice(notice)
                 if notice.kind in {PIN_NOTICE, EVERYTHING}:
                     self._classifying.wake()
         except Exception as error:
@@ -324,6 +337,7 @@ class Application:
             tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
         )
         yield from _root_readings(self._current)
+        yield from self.alerts.readings()
 
 
 def _decides(configuration: Configuration, name: str) -> tuple[object, ...]:

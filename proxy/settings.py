@@ -17,6 +17,7 @@ from pydantic import Discriminator, Field, Tag
 
 from proxy.manifest import Bounds
 from proxy.policy.document import RuleSettings, Trust
+from proxy.policy.sinks import AlertsSettings
 from proxy.schema import Duration, EmptyMapping, End, FilePath, Listen, Model, Name, Secret, Size, Switch, Timeout
 
 # -- upstreams ------------------------------------------------------------------------------------------------------
@@ -391,6 +392,7 @@ class Settings(Model):
         description="Rules that come with Tagstone and stand behind those of the file. `well-known`: the signers of well-known "
         "public images, as their own pages state them.",
     )
+    alerts: AlertsSettings = Field(AlertsSettings(), description="Who is told of events.")
     limits: Limits = Field(Limits(), description="Bounds on what others may make Tagstone hold, read or wait for.")
     pulls: PullRecords = Field(PullRecords(), description="Records of who was handed which image.")
     log: Log = Field(Log(), description="How the log is written.")

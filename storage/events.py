@@ -1,17 +1,19 @@
 """Events: news that somebody may want to hear. A *state* stays open until it ends and is told once; an *act* is over at once.
 
-Whoever writes an event does it by :func:`open_events` and :func:`close_events`, within the transaction that makes it true.
+Whoever writes an event does it by :func:`open_events` and :func:`close_events`, within the transaction that makes it true: these
+also leave the messages for the alert sinks (:mod:`storage.outbox`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, and_, select, update
+from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 
 from storage.database import Database, insert_or
+from storage.outbox import post
 from storage.records import Event, EventType
 from storage.tables import events
 
@@ -32,9 +34,13 @@ class EventStore:
         """End the open events of these types about ``subject``; how many there were."""
         return await self._database.write(close_events, subject, types, at)
 
-    async def list(self, *, open_only: bool = False, limit: int = 100) -> list[Event]:
-        """The newest ``limit`` events, newest first."""
-        return await self._database.read(_list, open_only, limit)
+    async def list(self, *, open_only: bool = False, since: datetime | None = None, limit: int = 100) -> list[Event]:
+        """The newest ``limit`` events, newest first; ``since``: those that began, or ended, then or later."""
+        return await self._database.read(_list, open_only, since, limit)
+
+    async def open_after(self, number: int, limit: int) -> Sequence[tuple[int, Event]]:
+        """At most ``limit`` open events with their numbers, oldest first, those behind ``number``."""
+        return await self._database.read(_open_after, number, limit)
 
 
 def open_events(connection: Connection, opened: Iterable[Event]) -> list[Event]:
@@ -42,7 +48,10 @@ def open_events(connection: Connection, opened: Iterable[Event]) -> list[Event]:
     news: list[Event] = []
     for event in opened:
         values = {field: getattr(event, field) for field in _FIELDS}
-        if connection.execute(insert_or(events).values(values).on_conflict_do_nothing()).rowcount:
+        done = connection.execute(insert_or(events).values(values).on_conflict_do_nothing())
+        if done.rowcount:
+            (number,) = done.inserted_primary_key or (0,)
+            post(connection, number, event.at, resolved=False)
             news.append(event)
     return news
 
@@ -50,15 +59,28 @@ def open_events(connection: Connection, opened: Iterable[Event]) -> list[Event]:
 def close_events(connection: Connection, subject: str, types: Collection[EventType], at: datetime) -> int:
     """End, in the caller's transaction, the open events of these types about ``subject``; how many there were."""
     about = and_(events.c.subject == subject, events.c.type.in_(types), events.c.closed_at.is_(None))
-    return connection.execute(update(events).where(about).values(closed_at=at)).rowcount
+    ended = connection.execute(select(events.c.id).where(about).order_by(events.c.id)).scalars().all()
+    if ended:
+        connection.execute(update(events).where(events.c.id.in_(ended)).values(closed_at=at))
+    for number in ended:
+        post(connection, number, at, resolved=True)
+    return len(ended)
 
 
-def _list(connection: Connection, open_only: bool, limit: int) -> list[Event]:
+def _list(connection: Connection, open_only: bool, since: datetime | None, limit: int) -> list[Event]:
     query = select(events).order_by(events.c.id.desc()).limit(limit)
     if open_only:
         query = query.where(events.c.closed_at.is_(None))
-    return [_event(row) for row in connection.execute(query).mappings()]
+    if since is not None:
+        query = query.where(or_(events.c.at >= since, events.c.closed_at >= since))
+    return [event_of(row) for row in connection.execute(query).mappings()]
 
 
-def _event(row: RowMapping) -> Event:
-    return Event(**{name: row[name] for name in _FIELDS} | {"details": row["details"] or {}})
+def _open_after(connection: Connection, number: int, limit: int) -> list[tuple[int, Event]]:
+    query = select(events).where(events.c.closed_at.is_(None), events.c.id > number).order_by(events.c.id).limit(limit)
+    return [(row["id"], event_of(row)) for row in connection.execute(query).mappings()]
+
+
+def event_of(row: RowMapping, prefix: str = "") -> Event:
+    """The event in a row that has its columns under their names behind ``prefix``."""
+    return Event(**{name: row[prefix + name] for name in _FIELDS} | {"details": row[f"{prefix}details"] or {}})

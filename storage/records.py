@@ -159,6 +159,7 @@ class EventType(StrEnum):
     RUNTIME_DRIFT = "runtime.drift"  #: what runs is not what was approved
     LEDGER_DAMAGED = "ledger.damaged"
     SINK_FAILING = "sink.failing"  #: alerts do not get through to one of their sinks
+    ALERT_TEST = "alert.test"  #: an operator tries the sinks; never recorded
 
 
 #: Types that are over as they are told: such an event is closed when it is opened, and may come again.
@@ -172,6 +173,7 @@ ACTS = frozenset(
         EventType.PIN_REMOVED,
         EventType.DIGEST_BLOCKED,
         EventType.DIGEST_UNBLOCKED,
+        EventType.ALERT_TEST,
     }
 )
 
@@ -184,6 +186,7 @@ _SEVERITIES = {
     EventType.PIN_REJECTED: Severity.INFO,
     EventType.PIN_REMOVED: Severity.INFO,
     EventType.DIGEST_UNBLOCKED: Severity.INFO,
+    EventType.ALERT_TEST: Severity.INFO,
     EventType.PIN_REVOKED: Severity.CRITICAL,
     EventType.BLOB_TAMPERED: Severity.CRITICAL,
     EventType.RUNTIME_DRIFT: Severity.CRITICAL,
@@ -213,6 +216,66 @@ class Event:
             object.__setattr__(self, "severity", _SEVERITIES.get(self.type, Severity.WARNING))
         if self.closed_at is None and self.type in ACTS:
             object.__setattr__(self, "closed_at", self.at)
+
+
+def sink_subject(sink: str) -> str:
+    """What events about an alert sink are about."""
+    return f"sink:{sink}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What sinks are told: that an event happened or began, or (``resolved``) that it is over.
+
+    ``id`` is unique for ever, and the same however often the message is sent: receivers know by it what they have already.
+    ``event`` is as it is now: it may have ended since, and its severity may have been raised.
+    """
+
+    sequence: int
+    id: str
+    number: int  #: of the event
+    event: Event
+    resolved: bool
+    at: datetime  #: when it was to be told
+
+
+class DeliveryState(StrEnum):
+    """What became of a message on its way to one sink."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    FAILED = "failed"  #: it is not tried again: the sink refused it, or was out of reach for too long
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message on its way to one sink."""
+
+    id: int
+    sink: str
+    message: Message
+    state: DeliveryState
+    attempts: int
+    due_at: datetime | None  #: when it is tried next; None: at once
+    ended_at: datetime | None
+    error: str | None  #: why the last attempt failed
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """How one sink does. Counts are since it was first known."""
+
+    name: str
+    waiting: int
+    failed: int  #: messages that are not tried again and still kept
+    oldest: datetime | None  #: since when the oldest waiting message waits
+    delivered: int
+    rejected: int
+    failures: int  #: attempts that failed since the last that did not
+    failing_since: datetime | None
+    retry_at: datetime | None  #: it is left alone until then
+    error: str | None
+    delivered_at: datetime | None
 
 
 class Kind(StrEnum):

@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from storage.digest import Digest
 from storage.errors import DatabaseUnavailable
-from storage.records import Approval, EventType, Judgement, Kind, PinAction, PinState, Severity, Standing
+from storage.records import Approval, DeliveryState, EventType, Judgement, Kind, PinAction, PinState, Severity, Standing
 from storage.reference import Repository
 from storage.reference import repository as known_repository
 
@@ -352,6 +352,53 @@ leases = Table(
     Column("name", String, primary_key=True),
     Column("holder", String, nullable=False),
     Column("until", Instant, nullable=False),
+)
+
+#: What is to be told, in its order. AUTOINCREMENT: a sink's position stays right after pruning.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("sequence", _ID, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("event_id", _ID, ForeignKey("events.id"), nullable=False),
+    Column("resolved", Boolean, nullable=False),
+    Column("at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+#: To whom: up to where the outbox was looked through for each, and how it does.
+alert_sinks = Table(
+    "alert_sinks",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("position", _ID, nullable=False),
+    Column("seen_at", Instant, nullable=False),  # when a server last had it in its configuration
+    Column("delivered", _ID, nullable=False),
+    Column("rejected", _ID, nullable=False),
+    Column("failures", _ID, nullable=False),
+    Column("failing_since", Instant),
+    Column("retry_at", Instant),
+    Column("error", Text),
+    Column("delivered_at", Instant),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("sink", String, nullable=False),
+    Column("sequence", _ID, ForeignKey("outbox.sequence"), nullable=False),
+    Column("event_id", _ID, nullable=False),
+    Column("state", Parsed(DeliveryState), nullable=False),
+    Column("attempts", _ID, nullable=False),
+    Column("due_at", Instant),
+    Column("ended_at", Instant),
+    Column("error", Text),
+    UniqueConstraint("sink", "sequence", name="uq_deliveries"),
+    Index("ix_deliveries_due", "sink", "state", "due_at", "id"),
+    Index("ix_deliveries_event", "sink", "event_id", "state", "id"),
+    Index("ix_deliveries_sequence", "sequence"),
+    Index("ix_deliveries_ended", "ended_at"),
 )
 
 #: The ledger: one row for each entry. The body is what is hashed; kind, subject and time say again what it says, for searches.

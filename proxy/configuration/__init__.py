@@ -11,6 +11,7 @@ each with its line and the way out. In between::
     rules      requirements, patterns
     access     who may pull: grants, credentials, issuers
     admission  how Kubernetes' reviews are answered
+    alerts     who is told of events
     wellknown  the rules that ``extends`` brings
     schema     the JSON Schema, for editors and for "did you mean"
     reference  the tables of docs/configuration.md
@@ -30,6 +31,7 @@ from pydantic import ValidationError
 
 from proxy.configuration.access import AccessConfiguration, build_access
 from proxy.configuration.admission import build_reviews
+from proxy.configuration.alerts import build_alerts
 from proxy.configuration.report import Report
 from proxy.configuration.rules import RuleBuilder
 from proxy.configuration.source import MAX_DEPTH, Node, parse, read
@@ -38,6 +40,7 @@ from proxy.configuration.tuf import Source, known, root_of
 from proxy.configuration.upstreams import build_default_registry, build_hosts, build_upstreams, canonical
 from proxy.configuration.words import problems_of
 from proxy.errors import ConfigurationError, Problem
+from proxy.policy.alerts import AlertPolicy
 from proxy.policy.reviews import ReviewPolicy
 from proxy.policy.rules import Rule, fingerprint
 from proxy.schema import FOLDER, Address
@@ -81,6 +84,7 @@ class Configuration:
     sources: Mapping[str, Source] = field(default_factory=dict)
     #: What was known of these repositories, by their folders, when the roots were made.
     states: Mapping[str, State] = field(default_factory=dict)
+    alerts: AlertPolicy = field(default_factory=AlertPolicy)
 
     @property
     def repositories(self) -> tuple[TufRepository, ...]:
@@ -147,6 +151,7 @@ def load(path: Path, now: datetime | None = None, *, data_dir: Path | None = Non
             report.error((section,), "has nothing in it: remove the key, or say what is meant")
     access = build_access(settings, registries, moment, report)
     reviews = build_reviews(settings, registries, report)
+    alerts = build_alerts(settings, report)
     names = Names(*(_names(root, "trust", section) for section in ("keys", "roots", "notation")))
     trusted, sources = build_trust(settings, names, moment, report)
     rules = RuleBuilder(trusted, names, registries, report).build(settings)
@@ -178,6 +183,7 @@ def load(path: Path, now: datetime | None = None, *, data_dir: Path | None = Non
         pages,
         MappingProxyType(sources),
         {source.repository.folder: State() for source in sources.values()},
+        alerts,
     )
     return configuration.knowing(known(sources.values(), data_dir or settings.data_dir))
 

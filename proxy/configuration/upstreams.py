@@ -190,7 +190,7 @@ def _check_auth(auth: Auth, location: Location, report: Report) -> None:
     if auth.password is not None:
         report.warn((*location, "password"), "a password stands in the file; `password_file` or `password_env` keep it out")
     if auth.password_env is not None:
-        _check_variable(auth.password_env, (*location, "password_env"), report)
+        check_variable(auth.password_env, (*location, "password_env"), report)
     if auth.helper is not None:
         _check_helper(auth.helper, (*location, "helper"), report)
     for key in ("password_file", "identity_token_file", "docker_config"):
@@ -200,7 +200,8 @@ def _check_auth(auth: Auth, location: Location, report: Report) -> None:
             report.warn((*location, key), f"{path} cannot be read here and now")
 
 
-def _check_variable(name: str, location: Location, report: Report) -> None:
+def check_variable(name: str, location: Location, report: Report) -> None:
+    """Report a name that no environment variable has; warn of one that is not set."""
     if not _VARIABLE.fullmatch(name):
         report.error(location, f"`{name[:60]}` is not the name of an environment variable")
     elif name not in os.environ:

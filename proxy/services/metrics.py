@@ -15,6 +15,7 @@ class Gauge:
     help: str
     labels: tuple[str, ...]
     values: tuple[tuple[tuple[str, ...], float], ...]
+    counter: bool = False  #: it only ever grows
 
 
 class Metrics:
@@ -47,7 +48,8 @@ class Metrics:
             events.add_metric([event], count)
         families: list[Metric] = [responses, events]
         for reading in self._readings():
-            family = GaugeMetricFamily(f"tagstone_{reading.name}", reading.help, labels=list(reading.labels))
+            kind = CounterMetricFamily if reading.counter else GaugeMetricFamily
+            family = kind(f"tagstone_{reading.name}", reading.help, labels=list(reading.labels))
             for labels, value in reading.values:
                 family.add_metric(list(labels), value)
             families.append(family)

@@ -20,14 +20,20 @@ class AdminApi:
     """``/healthz`` says that the process answers, ``/readyz`` that it can decide pulls, ``/metrics`` counts (Prometheus text).
 
     ``authenticator`` None: whoever reaches the listener may ask.
+    ``look`` is called before metrics are shown: it reads what is not kept in this process.
     """
 
     def __init__(
-        self, ready: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics, authenticator: Authenticator | None = None
+        self,
+        ready: Callable[[], Awaitable[dict[str, str]]],
+        metrics: Metrics,
+        authenticator: Authenticator | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ready = ready
         self._metrics = metrics
         self._authenticator = authenticator
+        self._look = look
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -46,6 +52,8 @@ class AdminApi:
                 body = json.dumps({"ready": not trouble, "trouble": trouble}) + "\n"
                 return web.Response(text=body, status=503 if trouble else 200, content_type="application/json")
             case "/metrics":
+                if self._look is not None:
+                    await self._look()
                 text, content_type = self._metrics.exposition()
                 return web.Response(body=text, headers={"Content-Type": content_type})
             case _:

@@ -13,6 +13,7 @@ _TIME = sa.DateTime(timezone=True).with_variant(sa.String, "sqlite")
 def upgrade() -> None:
     """Create and widen the tables."""
     _events()
+    _alerts()
     _leases()
     _pulls()
     _verdicts()
@@ -25,6 +26,48 @@ def upgrade() -> None:
 def _events() -> None:
     op.add_column("events", sa.Column("severity", sa.String))
     op.add_column("events", sa.Column("details", sa.String))
+
+
+def _alerts() -> None:
+    op.create_table(
+        "outbox",
+        sa.Column("sequence", _ID, primary_key=True),
+        sa.Column("id", sa.String, nullable=False, unique=True),
+        sa.Column("event_id", _ID, sa.ForeignKey("events.id"), nullable=False),
+        sa.Column("resolved", sa.Boolean, nullable=False),
+        sa.Column("at", _TIME, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "alert_sinks",
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("position", _ID, nullable=False),
+        sa.Column("seen_at", _TIME, nullable=False),
+        sa.Column("delivered", _ID, nullable=False),
+        sa.Column("rejected", _ID, nullable=False),
+        sa.Column("failures", _ID, nullable=False),
+        sa.Column("failing_since", _TIME),
+        sa.Column("retry_at", _TIME),
+        sa.Column("error", sa.Text),
+        sa.Column("delivered_at", _TIME),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("sink", sa.String, nullable=False),
+        sa.Column("sequence", _ID, sa.ForeignKey("outbox.sequence"), nullable=False),
+        sa.Column("event_id", _ID, nullable=False),
+        sa.Column("state", sa.String, nullable=False),
+        sa.Column("attempts", _ID, nullable=False),
+        sa.Column("due_at", _TIME),
+        sa.Column("ended_at", _TIME),
+        sa.Column("error", sa.Text),
+        sa.UniqueConstraint("sink", "sequence", name="uq_deliveries"),
+    )
+    op.create_index("ix_deliveries_due", "deliveries", ["sink", "state", "due_at", "id"])
+    op.create_index("ix_deliveries_event", "deliveries", ["sink", "event_id", "state", "id"])
+    op.create_index("ix_deliveries_sequence", "deliveries", ["sequence"])
+    op.create_index("ix_deliveries_ended", "deliveries", ["ended_at"])
 
 
 def _leases() -> None:
