@@ -1,0 +1,305 @@
+"""The types of events, for people: what each means, what to do, and how it looks. docs/alerts.md is made from this.
+
+``python -m proxy.sinks.reference docs/alerts.md`` writes what stands between the page's marks anew; a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from proxy.policy.alerts import Alertmanager, Http
+from proxy.sinks import words
+from proxy.sinks.alertmanager import AlertmanagerSink
+from proxy.sinks.cloudevents import envelope
+from storage.digest import Digest
+from storage.records import ACTS, Event, EventType, Message, sink_subject
+
+SOURCE = "https://tagstone.example"
+_AT = datetime(2026, 3, 14, 9, 26, 53, 589000, tzinfo=UTC)
+_IMAGE = "docker.io/library/nginx"
+_TAG = f"{_IMAGE}:1.27"
+_MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One type: what happened, what whoever is on call does about it, and an event of it."""
+
+    meaning: str
+    act: str
+    example: Event
+
+
+def _digest(what: str) -> Digest:
+    return Digest.of(what.encode())
+
+
+_OLD, _NEW, _LAYER = _digest("pinned"), _digest("moved"), _digest("layer")
+
+
+def _event(kind: EventType, subject: str, digest: Digest | None, message: str, **details: Any) -> Event:
+    return Event(kind, subject, digest, message, _AT, details=details)
+
+
+def entries() -> Mapping[EventType, Entry]:
+    """Every type."""
+    pinned, upstream = str(_OLD), str(_NEW)
+    moved = f"{_TAG} was overwritten upstream: pinned to {_OLD}, upstream now names {_NEW}"
+    waiting = f"{_TAG}: upstream now names {_NEW}, which passes; pinned to {_OLD} until it rotates; cooldown"
+    told = {
+        EventType.TAG_CREATED: Entry(
+            "A new tag appeared upstream in a repository that has pins.",
+            "Nothing, if a release was due. Whoever can overwrite tags can add some, too.",
+            _event(EventType.TAG_CREATED, f"{_IMAGE}:1.28", _NEW, f"{_IMAGE}:1.28 is new upstream and names {_NEW}"),
+        ),
+        EventType.TAG_OVERWRITTEN: Entry(
+            "The upstream names another digest than the pinned one. Pulls get the pinned one or a refusal, as the rule says.",
+            "`tagstone pins diff IMAGE` shows what changed; then `tagstone pins approve` or `reject`. The event ends then, or "
+            "when the upstream is back.",
+            _event(EventType.TAG_OVERWRITTEN, _TAG, _NEW, moved, pinned=pinned, upstream=upstream),
+        ),
+        EventType.TAG_REVERTED: Entry(
+            "An overwritten or deleted tag names the pinned digest again.",
+            "Ask the publisher what happened: somebody had the tag for a while.",
+            _event(
+                EventType.TAG_REVERTED,
+                _TAG,
+                _OLD,
+                f"{_TAG} is back: the upstream names the pinned digest again, {_OLD}",
+                pinned=pinned,
+            ),
+        ),
+        EventType.TAG_DELETED: Entry(
+            "The upstream says that a pinned tag is gone. The pinned digest is served on.",
+            "Find out whether it was withdrawn for a reason; `tagstone block` if so, `tagstone pins unpin` if nobody needs it.",
+            _event(EventType.TAG_DELETED, _TAG, _OLD, f"{_TAG} was deleted upstream; it stays pinned to {_OLD}", pinned=pinned),
+        ),
+        EventType.TAG_ROTATION_PENDING: Entry(
+            "What the upstream names now passes the rule, and the pin will move to it when its cooldown is over, its window "
+            "opens or it is approved.",
+            "Nothing, or `tagstone pins reject`.",
+            _event(
+                EventType.TAG_ROTATION_PENDING,
+                _TAG,
+                _NEW,
+                waiting,
+                pinned=pinned,
+                upstream=upstream,
+                due="2026-03-17T09:26:53.589000+00:00",
+                approvals_needed=0,
+            ),
+        ),
+        EventType.TAG_ROTATED: Entry(
+            "The pin moved to another digest, by its rule.",
+            "Nothing.",
+            _event(
+                EventType.TAG_ROTATED,
+                _TAG,
+                _NEW,
+                f'{_TAG} was rotated from {_OLD} to {_NEW} by rule "docker.io/library/**"; vouched for by the key library',
+                pinned=pinned,
+                upstream=upstream,
+            ),
+        ),
+        EventType.PIN_REVOKED: Entry(
+            "A pinned digest no longer passes its rule: a key's time is over, the rule was changed. It is not served any more.",
+            "Mend the rule or the trust if that was not meant; else have the image signed anew, or replace it where it runs.",
+            _event(
+                EventType.PIN_REVOKED, _TAG, _OLD, "a signature by the key library is required; its window ended on 2026-03-01"
+            ),
+        ),
+        EventType.PIN_STALE: Entry(
+            "A candidate that passes has waited for long, for an approval or for its window.",
+            "`tagstone pins approve` or `reject`.",
+            _event(
+                EventType.PIN_STALE,
+                _TAG,
+                _NEW,
+                f"{_TAG} is pinned to {_OLD} still: {_NEW} has waited for 7 days; one approval is missing",
+                pinned=pinned,
+                upstream=upstream,
+            ),
+        ),
+        EventType.PIN_APPROVED: Entry(
+            "An operator approved a digest for a tag.",
+            "Nothing.",
+            _event(EventType.PIN_APPROVED, _TAG, _NEW, f"olga approved {_NEW} for {_TAG}: release 1.27.4", by="olga"),
+        ),
+        EventType.PIN_REJECTED: Entry(
+            "An operator said no to what the upstream names now.",
+            "Nothing.",
+            _event(EventType.PIN_REJECTED, _TAG, _NEW, f"olga rejected {_NEW} for {_TAG}: not announced", by="olga"),
+        ),
+        EventType.PIN_REMOVED: Entry(
+            "An operator removed a pin: the next accepted pull pins the tag anew.",
+            "Nothing, if it was meant.",
+            _event(EventType.PIN_REMOVED, _TAG, _OLD, f"olga removed the pin of {_TAG}: retired", by="olga"),
+        ),
+        EventType.SIGNATURE_LOST: Entry(
+            "A signature or attestation that a pin leant on is not to be had upstream any more. The pin is served on.",
+            "Ask the publisher: signatures are seldom taken away without a reason.",
+            _event(EventType.SIGNATURE_LOST, _TAG, _OLD, f"the signature of {_TAG} by the key library is gone upstream"),
+        ),
+        EventType.KEY_EXPIRING: Entry(
+            "The time of a key that rules name ends soon.",
+            "Get the next key and add it to `trust.keys`, before images are refused.",
+            _event(EventType.KEY_EXPIRING, "key:library", None, "the key library is good until 2026-04-01, 18 days from now"),
+        ),
+        EventType.DIGEST_BLOCKED: Entry(
+            "An operator blocked a digest: it is refused everywhere, with all that only it reaches.",
+            "`tagstone pulls --digest` says who has it.",
+            _event(EventType.DIGEST_BLOCKED, str(_NEW), _NEW, f"olga blocked {_NEW}: backdoor", by="olga", reason="backdoor"),
+        ),
+        EventType.DIGEST_UNBLOCKED: Entry(
+            "An operator took a block back.",
+            "Nothing, if it was meant.",
+            _event(EventType.DIGEST_UNBLOCKED, str(_NEW), _NEW, f"olga unblocked {_NEW}: false alarm", by="olga"),
+        ),
+        EventType.BLOB_TAMPERED: Entry(
+            "An upstream, or something on the way to it, sent bytes that do not hash to the digest that was asked for. They were "
+            "handed to nobody as a whole.",
+            "Look for a broken or hostile mirror, cache or middlebox between the proxy and the upstream.",
+            _event(EventType.BLOB_TAMPERED, _IMAGE, _LAYER, f"expected {_LAYER}, the bytes hash to {_NEW}"),
+        ),
+        EventType.BLOB_DAMAGED: Entry(
+            "A stored file no longer hashes to its name. It was put into quarantine and is fetched anew.",
+            "Check the disk, and who can write to the data directory.",
+            _event(EventType.BLOB_DAMAGED, "store", _LAYER, f"expected {_LAYER}, the bytes hash to {_NEW}"),
+        ),
+        EventType.UPSTREAM_UNREACHABLE: Entry(
+            "An upstream does not answer. Pinned tags are served on, nothing new is let in.",
+            "Check the network, credentials and the registry's own status page.",
+            _event(EventType.UPSTREAM_UNREACHABLE, "docker.io", None, "docker.io has not answered for 10 minutes: timeout"),
+        ),
+        EventType.UPSTREAM_MISBEHAVING: Entry(
+            "An upstream breaks promises of the protocol: digests that do not fit, redirects to where none may lead.",
+            "Check what stands between the proxy and the registry; tell the registry's operators.",
+            _event(
+                EventType.UPSTREAM_MISBEHAVING,
+                "docker.io",
+                None,
+                "docker.io redirects to 10.0.0.7, which is not a public address",
+            ),
+        ),
+        EventType.RUNTIME_DRIFT: Entry(
+            "What runs is not what was approved: files or programs in a container differ from the verified layers.",
+            "Take the workload out of service, keep it for an examination.",
+            _event(
+                EventType.RUNTIME_DRIFT,
+                "container:web-1",
+                _OLD,
+                f"web-1 is not what {_TAG} was approved to be: 2 differences",
+                container="web-1",
+                count=2,
+                findings=["added /usr/local/bin/xmrig", "changed /etc/passwd"],
+            ),
+        ),
+        EventType.LEDGER_DAMAGED: Entry(
+            "The ledger was changed from outside: an entry does not fit those around it.",
+            "Keep the database as it is, and find out who can write to it; `tagstone ledger verify` names the entry.",
+            _event(EventType.LEDGER_DAMAGED, "ledger", None, "entry 4711 does not hash to what the tree holds for it"),
+        ),
+        EventType.SINK_FAILING: Entry(
+            "A sink does not take alerts: several attempts failed in a row, or it refused one for good. Told to the other sinks.",
+            "`tagstone alerts deliveries` says why; when it is mended, `tagstone alerts retry`.",
+            _event(
+                EventType.SINK_FAILING,
+                sink_subject("oncall"),
+                None,
+                "the alert sink oncall has not taken alerts 5 times in a row: alertmanager.example refuses connections",
+                sink="oncall",
+                failing_since="2026-03-14T09:26:22+00:00",
+            ),
+        ),
+        EventType.ALERT_TEST: Entry(
+            "Somebody tried the sinks with `tagstone alerts test`.",
+            "Nothing.",
+            _event(EventType.ALERT_TEST, "tagstone", None, "this is a test: alerts of Tagstone arrive here"),
+        ),
+    }
+    return {each: told[each] for each in EventType}
+
+
+def message_of(event: Event, *, resolved: bool = False) -> Message:
+    """A message about an event, the same each time."""
+    name = f"{event.type.value} {event.subject} {resolved}"
+    at = event.at + timedelta(hours=1) if resolved else event.at
+    if resolved:
+        event = Event(event.type, event.subject, event.digest, event.message, event.at, at, event.severity, event.details)
+    return Message(1, str(uuid.uuid5(uuid.NAMESPACE_URL, name)), 42, event, resolved, at)
+
+
+def overview() -> str:
+    """All types as a table."""
+    rows = ["| type | severity | what it is | what happened |", "| --- | --- | --- | --- |"]
+    for kind, entry in entries().items():
+        severity = entry.example.severity
+        assert severity is not None
+        what = "act" if kind in ACTS else "state"
+        rows.append(f"| [`{kind}`](#{_anchor(kind)}) | {severity.value} | {what} | {entry.meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def sections() -> str:
+    """One section for each type, with an example of its ``data``."""
+    parts = []
+    for kind, entry in entries().items():
+        shown = json.dumps(envelope(message_of(entry.example), SOURCE)["data"], indent=2, ensure_ascii=False)
+        parts.append(f"### `{kind}`\n\n{entry.meaning} What to do: {entry.act}\n\n```json\n{shown}\n```\n")
+    return "\n".join(parts)
+
+
+def cloudevent() -> str:
+    """A whole event, as it is sent."""
+    event = entries()[EventType.TAG_OVERWRITTEN].example
+    return _json(envelope(message_of(event), SOURCE))
+
+
+def alert() -> str:
+    """What Alertmanager is sent, when something begins and when it is over."""
+    target = Alertmanager(Http("http://alertmanager:9093"), {"team": "platform"})
+    event = entries()[EventType.TAG_OVERWRITTEN].example
+    sink = AlertmanagerSink(target, SOURCE, 15, user_agent="", clock=event.at.timestamp)
+    over = message_of(event, resolved=True).event
+    return _json([sink.alert(event, resolved=False)]) + "\n" + _json([sink.alert(over, resolved=True)])
+
+
+def people() -> str:
+    """What people read."""
+    message = message_of(entries()[EventType.TAG_OVERWRITTEN].example)
+    return f"```text\n{words.title(message)}\n\n{words.text(message)}\n```\n"
+
+
+_PARTS: Mapping[str, Callable[[], str]] = {
+    "overview": overview,
+    "sections": sections,
+    "cloudevent": cloudevent,
+    "alert": alert,
+    "people": people,
+}
+
+
+def render(text: str) -> str:
+    """``text`` with everything between marks made anew. Raises KeyError for a mark that names nothing."""
+    return _MARKED.sub(lambda found: f"{found[1]}{_PARTS[found[2]]()}{found[3]}", text)
+
+
+def _anchor(kind: EventType) -> str:
+    return kind.value.replace(".", "")
+
+
+def _json(value: object) -> str:
+    return f"```json\n{json.dumps(value, indent=2, ensure_ascii=False)}\n```\n"
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")
