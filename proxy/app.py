@@ -124,9 +124,6 @@ class Application:
         self.events = EventStore(self.database)
         self._news = News(self.events, self.metrics)
         leases = Leases(self.database)
-        self.alerts = Alerts(
-            configuration.alerts, Deliveries(self.database), self.events, leases, utc_now, user_agent=_USER_AGENT
-        )
         self.blobs = FilesystemBlobStore(data_dir, on_damage=self._news.damaged)
         self.upstreams = upstreams_of(configuration)
         self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)
@@ -144,11 +141,19 @@ class Application:
         classifications, snapshots = ClassificationStore(self.database), Snapshots(self.catalog, dry.holdings, self.blobs)
         self.classifier = Classifier(classifications, snapshots, revision, utc_now)
         self._classifying = Classifying(self.classifier, classifications, utc_now)
-        self._classification = Duty("classification", self._classifying.step, Leases(self.database), utc_now)
+        self._classification = Duty("classification", self._classifying.step, leases, utc_now)
+        self.alerts = Alerts(
+            configuration.alerts,
+            Deliveries(self.database),
+            self.events,
+            leases,
+            utc_now,
+            user_agent=_USER_AGENT,
+            enrich=self.classifier.enrich,
+        )
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         fairness = Fairness(limits)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
-        leases = Leases(self.database)
         self._recorder = Recorder(PullStore(self.database), leases, settings.pulls.kept, utc_now)
         self._api = RegistryApi(
             self.gate,
@@ -192,8 +197,6 @@ class Application:
             removed = await self.blobs.recover()
             if removed:
                 log.info("spools.removed", count=removed)
-            await self.alerts.start()
-            exits.push_async_callback(self.alerts.close)
             await self._news.start()
             exits.push_async_callback(self._news.close)
             await self._recorder.start()
@@ -210,6 +213,8 @@ class Application:
             exits.push_async_callback(self.classifier.close)
             await self._classification.start()
             exits.push_async_callback(self._classification.close)
+            await self.alerts.start()
+            exits.push_async_callback(self.alerts.close)
             self._since = await self._notices.latest()
             self._watcher = asyncio.create_task(forever("notices", self._watch), name="notices")
             exits.push_async_callback(self._end_watch)

@@ -9,7 +9,7 @@ crash: receivers know it by its :attr:`storage.records.Message.id`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -64,13 +64,14 @@ class Deliveries:
         return await self._database.read(_unassigned, tuple(sinks), limit)
 
     async def assign(
-        self, sinks: Collection[str], last: Message, plan: Sequence[Assignment], changed: Mapping[int, Event] | None = None
+        self, sinks: Collection[str], last: Message, plan: Sequence[Assignment], changed: Sequence[tuple[Message, Event]] = ()
     ) -> None:
         """Note that everything up to ``last`` was looked through for these sinks, and which message is for which.
 
-        ``changed`` are events, by their numbers, of which more is known now: message, severity and details are taken over.
+        ``changed`` says of messages that more is known of their events now: message, severity and details are taken over,
+        unless somebody else has written them meanwhile.
         """
-        await self._database.write(_assign, tuple(sinks), last.sequence, plan, changed or {})
+        await self._database.write(_assign, tuple(sinks), last.sequence, plan, changed)
 
     # -- one sink -------------------------------------------------------------------------------------------------------
 
@@ -151,13 +152,20 @@ def _unassigned(connection: Connection, sinks: Collection[str], limit: int) -> l
 
 
 def _assign(
-    connection: Connection, sinks: Collection[str], last: int, plan: Sequence[Assignment], changed: Mapping[int, Event]
+    connection: Connection,
+    sinks: Collection[str],
+    last: int,
+    plan: Sequence[Assignment],
+    changed: Sequence[tuple[Message, Event]],
 ) -> None:
     rows = connection.execute(select(alert_sinks.c.name, alert_sinks.c.position).where(alert_sinks.c.name.in_(sinks)))
     positions: dict[str, int] = {row.name: row.position for row in rows}
-    for number, event in changed.items():
-        values = {"message": event.message, "severity": event.severity, "details": event.details}
-        connection.execute(update(events).where(events.c.id == number).values(values))
+    for message, event in changed:
+        mine = events.c.id == message.number
+        now = event_of(connection.execute(select(events).where(mine)).mappings().one())
+        if now == replace(message.event, closed_at=now.closed_at):
+            values = {"message": event.message, "severity": event.severity, "details": event.details}
+            connection.execute(update(events).where(mine).values(values))
     made = [
         {
             "sink": each.sink,

@@ -8,7 +8,7 @@ same id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -202,7 +202,8 @@ class Alerts:
 
     async def _assign(self, page: list[Message]) -> None:
         changed = await self._enriched(page)
-        page = [replace(each, event=changed.get(each.number, each.event)) for each in page]
+        events = {message.number: event for message, event in changed}
+        page = [replace(each, event=events.get(each.number, each.event)) for each in page]
         now = self._clock()
         plan = [
             Assignment(sink.name, message, None if sink.digest is None else sink.digest.after(now))
@@ -214,11 +215,11 @@ class Alerts:
         for each in self._deliverers:
             each.wake()
 
-    async def _enriched(self, page: list[Message]) -> Mapping[int, Event]:
-        """Those events that now say more, by their numbers. Each is asked about once: what is told later says the same."""
-        fresh = {message.number: message.event for message in page if not message.resolved}
-        found = await asyncio.gather(*(self._enrich_one(event) for event in fresh.values()))
-        return {number: new for (number, old), new in zip(fresh.items(), found, strict=True) if new != old}
+    async def _enriched(self, page: list[Message]) -> list[tuple[Message, Event]]:
+        """Those messages whose events now say more. It is asked once for each: what is told later says the same."""
+        fresh = [message for message in page if not message.resolved]
+        found = await asyncio.gather(*(self._enrich_one(message.event) for message in fresh))
+        return [(message, event) for message, event in zip(fresh, found, strict=True) if event != message.event]
 
     async def _enrich_one(self, event: Event) -> Event:
         try:

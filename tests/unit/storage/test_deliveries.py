@@ -187,7 +187,7 @@ async def test_what_more_is_known_of_an_event_is_kept(deliveries: Deliveries, ev
     graver = Event(
         EventType.TAG_OVERWRITTEN, "ignored", None, "more", AT, severity=Severity.CRITICAL, details={"kinds": ["user"]}
     )
-    await deliveries.assign(("a",), message, [Assignment("a", message)], {message.number: graver})
+    await deliveries.assign(("a",), message, [Assignment("a", message)], [(message, graver)])
     (waiting,) = (await work(deliveries)).batch
     event = waiting.message.event
     assert (event.severity, event.message, event.details) == (Severity.CRITICAL, "more", {"kinds": ["user"]})
