@@ -29,6 +29,7 @@ from proxy.services.refresher import Refresher
 from proxy.services.review import Reviewer
 from proxy.services.revision import Revision, utc_now
 from proxy.services.revocation import Revocations
+from proxy.services.scrubber import Scrubber
 from proxy.services.sessions import Sessions, session_key
 from proxy.services.snapshots import Snapshots
 from proxy.services.watched import FileWatch
@@ -55,6 +56,7 @@ from storage.leases import Leases
 from storage.notices import EVERYTHING, Notices
 from storage.outbox import OUTBOX_NOTICE
 from storage.pins import PIN_NOTICE, PinStore
+from storage.progress import ProgressStore
 from storage.pulls import PullStore
 
 log = structlog.get_logger("tagstone.app")
@@ -154,6 +156,11 @@ class Application:
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         fairness = Fairness(limits)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
+        progress = ProgressStore(self.database)
+        self._scrubber = Scrubber(
+            self.blobs, self.catalog, self.events, progress, self.upstreams, self.ingest, settings.scrub, utc_now
+        )
+        self._scrubbing = Duty("scrub", self._scrubber.step, leases, utc_now)
         self._recorder = Recorder(PullStore(self.database), leases, settings.pulls.kept, utc_now)
         self._api = RegistryApi(
             self.gate,
@@ -204,6 +211,8 @@ class Application:
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
             exits.push_async_callback(self._reviewer.close)
+            await self._scrubbing.start()
+            exits.push_async_callback(self._scrubbing.close)
             exits.push_async_callback(self.gate.close)
             self._session_key = await _session_key(self._data_dir)
             self._follow(self._configuration.access)
@@ -235,6 +244,7 @@ class Application:
         self._authenticator.adopt(access.credentials, self._issuers)
         self._door.adopt(access.rules, access.service, access.realm)
         self._decide_by(configuration)
+        self._scrubber.adopt(configuration.settings.scrub)
         self._recorder.adopt(configuration.settings.pulls.kept)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         old, new = self._configuration.settings, configuration.settings
@@ -327,6 +337,7 @@ class Application:
 
     def _readings(self) -> Iterable[Gauge]:
         yield self._recorder.reading()
+        yield from self._scrubber.readings()
         yield Gauge("blobs_arriving", "Blobs that are being fetched or put away.", (), (((), float(self.ingest.arriving)),))
         states = self.upstreams.status()
         yield Gauge(

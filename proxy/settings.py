@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field, Tag
 from proxy.manifest import Bounds
 from proxy.policy.document import RuleSettings, Trust
 from proxy.policy.sinks import AlertsSettings
-from proxy.schema import Duration, EmptyMapping, End, FilePath, Listen, Model, Name, Secret, Size, Switch, Timeout
+from proxy.schema import Duration, EmptyMapping, End, FilePath, Interval, Listen, Model, Name, Secret, Size, Switch, Timeout
 
 # -- upstreams ------------------------------------------------------------------------------------------------------
 
@@ -344,6 +344,13 @@ class PullRecords(Model):
         return self.keep if self.record else None
 
 
+class Scrub(Model):
+    """Stored blobs are hashed again, one after the other; what is damaged is quarantined, fetched again, and told."""
+
+    interval: Interval = Field(7 * 86400.0, description="How often everything stored is gone through.")
+    rate: Annotated[Size, Field(ge=4096)] = Field(20 << 20, description="Most bytes that are read for it in a second.")
+
+
 def _extends_form(value: Any) -> str:
     return "<word>" if isinstance(value, str) else "<list>"
 
@@ -395,6 +402,7 @@ class Settings(Model):
     alerts: AlertsSettings = Field(AlertsSettings(), description="Who is told of events.")
     limits: Limits = Field(Limits(), description="Bounds on what others may make Tagstone hold, read or wait for.")
     pulls: PullRecords = Field(PullRecords(), description="Records of who was handed which image.")
+    scrub: Scrub = Field(Scrub(), description="Stored blobs are hashed again in the background.")
     log: Log = Field(Log(), description="How the log is written.")
     cache: Cache = Field(Cache(), description="How stored blobs are served.")
     workers: int = Field(1, ge=1, le=256, description="Processes that share the port and the data directory.")

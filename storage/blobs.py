@@ -123,6 +123,17 @@ class BlobStore(Protocol):
         """Remove spools whose writers are gone; how many. Called at start-up."""
         ...
 
+    async def digests(self, after: Digest | None, limit: int) -> Sequence[Digest]:
+        """At most ``limit`` stored digests behind ``after``, in the order of their text; an empty answer is the end."""
+        ...
+
+    async def scrub(self, digest: Digest, rate: float) -> int:
+        """Hash a blob again, whatever its seal says, at ``rate`` bytes a second; how many bytes were read (0: it is not there).
+
+        What does not hash to its name is quarantined and reported.
+        """
+        ...
+
     def quarantine_dir(self) -> Path | None:
         """Where damaged files went, if this store keeps them as files."""
         ...

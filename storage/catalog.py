@@ -131,6 +131,10 @@ class Catalog:
         """Manifests that recorded indexes list but that were never recorded themselves, ``limit`` of those listed last."""
         return await self._database.read(_unread, repository, limit)
 
+    async def places(self, digest: Digest, limit: int) -> list[tuple[Repository, Descriptor, Kind]]:
+        """Where a digest is known, in ``limit`` repositories at most, those last heard of first, and as what."""
+        return await self._database.read(_places, digest, limit)
+
     async def block(self, block: Block) -> None:
         """Block a digest everywhere, with a ledger entry, a notice and a line in the operator log.
 
@@ -435,6 +439,21 @@ def _children_of(connection: Connection, repository: Repository, parent: Digest)
 
 def _unread(connection: Connection, repository: Repository, limit: int) -> list[Digest]:
     return list(connection.execute(_UNREAD, {"repository": repository, "limit": limit}).scalars())
+
+
+def _places(connection: Connection, digest: Digest, limit: int) -> list[tuple[Repository, Descriptor, Kind]]:
+    query = select(repositories.c.name, contents).join_from(contents, repositories, repositories.c.id == contents.c.repository_id)
+    rows = connection.execute(query.where(contents.c.digest == digest).order_by(contents.c.id.desc()).limit(limit)).mappings()
+    found: list[tuple[Repository, Descriptor, Kind]] = []
+    for row in rows.all():
+        if (own := _own_descriptor(row)) is not None:
+            found.append((row["name"], own, Kind.MANIFEST))
+            continue
+        named = connection.execute(_EDGES.where(edges.c.child_id == row["id"]).order_by(edges.c.id).limit(1)).mappings().first()
+        if named is not None:
+            edge = _edge(named)
+            found.append((row["name"], edge.child, Kind.BLOB if edge.kind is Kind.BLOB else Kind.MANIFEST))
+    return found
 
 
 def _content(connection: Connection, repository: Repository, digest: Digest) -> RowMapping | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,10 @@ class Files:
     def write(self, fd: int, data: memoryview, offset: int) -> int:
         """Write at ``offset``; how many bytes, which may be fewer than were given."""
         return os.pwrite(fd, data, offset)
+
+    def uncache(self, fd: int) -> None:
+        """Let the next reading of a file come from the disk, as far as the system heeds that."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self, fd: int) -> None:
         """Return when a file's bytes, or a folder's names, are on the disk."""
@@ -111,8 +115,11 @@ class Files:
             filled += count
         return bytes(view[:filled])
 
-    def hash(self, fd: int, hasher: Hasher, stop: Event) -> int:
-        """Feed a whole file to ``hasher``; how many bytes there were. Raises BlobStoreUnavailable once ``stop`` is set."""
+    def hash(self, fd: int, hasher: Hasher, stop: Event, read: Callable[[int], None] = lambda _: None) -> int:
+        """Feed a whole file to ``hasher``; how many bytes there were. Raises BlobStoreUnavailable once ``stop`` is set.
+
+        ``read`` hears after each piece how many bytes it had, and may take its time.
+        """
         view = memoryview(bytearray(_HASH_PIECE))
         offset = 0
         while count := self.read_into(fd, view, offset):
@@ -120,6 +127,7 @@ class Files:
                 raise BlobStoreUnavailable("the blob store is closing")
             hasher.update(view[:count])
             offset += count
+            read(count)
         return offset
 
 

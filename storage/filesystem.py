@@ -16,14 +16,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 import structlog
 
-from storage.digest import Digest
-from storage.errors import BlobStoreUnavailable, DigestMismatch
+from storage.digest import HEX_LENGTHS, Digest
+from storage.errors import BlobStoreUnavailable, DigestMismatch, MalformedName
 from storage.files import READ, Files, Tree, is_plain, refusals, same_file
 from storage.seals import Seal, SealBook
 from storage.spools import FileFollower, FileSpool, Place, put, recover, spool_name
@@ -71,6 +74,22 @@ class StoredFile:
 
 class _Unsealed:
     """Something stands under the blob's name, and nobody can say yet whether it is the blob."""
+
+
+class _Pace:
+    """Slows a thread down to ``rate`` bytes a second, or until ``stopping`` is set."""
+
+    def __init__(self, rate: float, stopping: Event) -> None:
+        self.bytes = 0
+        self._rate = rate
+        self._stopping = stopping
+        self._began = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self.bytes += count
+        ahead = self.bytes / self._rate - (time.monotonic() - self._began)
+        if ahead > 0:
+            self._stopping.wait(ahead)
 
 
 class FilesystemBlobStore:
@@ -124,6 +143,22 @@ class FilesystemBlobStore:
     async def recover(self) -> int:
         """Remove the spools that nobody holds; how many. Raises BlobStoreUnavailable."""
         return await self._workers.slow(self._recover)
+
+    async def digests(self, after: Digest | None, limit: int) -> list[Digest]:
+        """At most ``limit`` stored digests behind ``after``, in the order of their text. Raises BlobStoreUnavailable."""
+        return await self._workers.slow(lambda: self._digests(after, limit))
+
+    async def scrub(self, digest: Digest, rate: float) -> int:
+        """Hash a blob again as the disk has it now, whatever its seal says; how many bytes were read (0: it is not there).
+
+        What does not hash to its name is quarantined and reported like anything else that is found damaged. ``rate``: bytes a
+        second, at most. Raises BlobStoreUnavailable.
+        """
+        pace = _Pace(rate, self._workers.stopping)
+        damage = await self._workers.patient(lambda: self._rehash(digest, pace))
+        if damage is not None:
+            self._report(digest, damage)
+        return pace.bytes
 
     def quarantine_dir(self) -> Path | None:
         """Where damaged files went."""
@@ -189,8 +224,39 @@ class FilesystemBlobStore:
             files.close(fd)
         return _Unsealed()
 
-    def _rehash(self, digest: Digest) -> str | None:
-        """Hash what stands under the blob's name; seal it if it is the blob, else quarantine it and say what was wrong."""
+    def _digests(self, after: Digest | None, limit: int) -> list[Digest]:
+        found: list[Digest] = []
+        for algorithm in sorted(HEX_LENGTHS):
+            if after is not None and algorithm < after.algorithm:
+                continue
+            last = after.hex if after is not None and algorithm == after.algorithm else ""
+            for shelf in (name for name in self._names("blobs", algorithm) if name >= last[:2]):
+                found += [digest for digest in self._shelved(algorithm, shelf) if digest.hex > last]
+                if len(found) >= limit:
+                    return found[:limit]
+        return found
+
+    def _shelved(self, algorithm: str, shelf: str) -> Iterator[Digest]:
+        for name in self._names("blobs", algorithm, shelf, foreign=(NotADirectoryError,)):
+            with suppress(MalformedName):  # what has no digest for a name is no blob: nobody ever asks for it
+                yield Digest.parse(f"{algorithm}:{name}")
+
+    def _names(self, *folders: str, foreign: tuple[type[OSError], ...] = ()) -> list[str]:
+        """What is in a folder, sorted; nothing where there is no such folder, or something ``foreign`` in its place."""
+        with refusals("list", self._tree.path(*folders)):
+            try:
+                with self._tree.folder(*folders) as folder:
+                    return sorted(self._tree.files.names(folder))
+            except FileNotFoundError:
+                return []
+            except foreign:
+                return []
+
+    def _rehash(self, digest: Digest, pace: _Pace | None = None) -> str | None:
+        """Hash what stands under the blob's name; seal it if it is the blob, else quarantine it and say what was wrong.
+
+        With ``pace`` what is on the disk counts, not what the system remembers of it.
+        """
         files = self._tree.files
         with refusals("read", self._path(digest)):
             try:
@@ -204,13 +270,18 @@ class FilesystemBlobStore:
             try:
                 before = files.status(fd)
                 hasher = digest.hasher()
-                files.hash(fd, hasher, self._workers.stopping)
+                if pace is None:
+                    files.hash(fd, hasher, self._workers.stopping)
+                else:
+                    files.uncache(fd)
+                    files.hash(fd, hasher, self._workers.stopping, pace)
                 if Seal.of(before) != Seal.of(files.status(fd)):
                     return None  # somebody wrote to it meanwhile: look again
                 actual = hasher.hexdigest()
                 if actual != digest.hex:
                     return self._quarantine(digest, before, f"its bytes hash to {digest.algorithm}:{actual}")
-                self._seals.write(digest, Seal.of(before))
+                if not self._seals.holds(digest, Seal.of(before)):
+                    self._seals.write(digest, Seal.of(before))
                 return None
             finally:
                 files.close(fd)

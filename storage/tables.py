@@ -510,3 +510,14 @@ pulls = Table(
     Index("ix_pulls_client", "client_id"),
     Index("ix_pulls_last", "last_at"),
 )
+
+#: How far the rounds have come that go through everything there is (storage.progress).
+progress = Table(
+    "progress",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("position", String, nullable=False),
+    Column("began_at", Instant, nullable=False),
+    Column("done", _ID, nullable=False),
+    Column("ended_at", Instant),
+)

@@ -14,13 +14,14 @@ _T = TypeVar("_T")
 
 
 class Workers:
-    """Three pools, for what takes milliseconds, what may take seconds (hashing whole files, fsync), and what is arriving."""
+    """Four pools: for milliseconds, for seconds (hashing whole files, fsync), for what is arriving, and for what has all day."""
 
     def __init__(self, quick: int = 8, slow: int = 8, steady: int = 8) -> None:
         self.stopping = Event()  #: set when work that takes long should give up
         self._quick = ThreadPoolExecutor(quick, thread_name_prefix="blobs")
         self._slow = ThreadPoolExecutor(slow, thread_name_prefix="blobs-slow")
         self._steady = ThreadPoolExecutor(steady, thread_name_prefix="blobs-steady")
+        self._patient = ThreadPoolExecutor(1, thread_name_prefix="blobs-patient")
 
     async def quick(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
         """Run ``work`` in a thread. A caller that is cancelled does not stop it; ``undo`` then gets what it made."""
@@ -33,6 +34,10 @@ class Workers:
     async def steady(self, work: Callable[[], _T]) -> _T:
         """:meth:`quick`, for work that goes on for as long as something comes."""
         return await self._run(self._steady, work, None)
+
+    async def patient(self, work: Callable[[], _T]) -> _T:
+        """:meth:`quick`, for work that takes its time on purpose, one after the other."""
+        return await self._run(self._patient, work, None)
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], _T], undo: Callable[[_T], object] | None) -> _T:
         try:
@@ -52,6 +57,7 @@ class Workers:
         self._quick.shutdown()
         self._slow.shutdown()
         self._steady.shutdown()
+        self._patient.shutdown()
 
 
 def _undo(done: Future[_T], undo: Callable[[_T], object]) -> None:

@@ -49,7 +49,7 @@ class News:
 
     def damaged(self, digest: Digest, message: str) -> None:
         """A stored file no longer hashes to its name. Called from any thread."""
-        event = Event(EventType.BLOB_DAMAGED, "store", digest, message, utc_now())
+        event = Event(EventType.BLOB_DAMAGED, str(digest), digest, message, utc_now())
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._take, event)
 

@@ -15,6 +15,7 @@ def upgrade() -> None:
     _events()
     _alerts()
     _leases()
+    _progress()
     _pulls()
     _verdicts()
     _classifications()
@@ -76,6 +77,17 @@ def _leases() -> None:
         sa.Column("name", sa.String, primary_key=True),
         sa.Column("holder", sa.String, nullable=False),
         sa.Column("until", _TIME, nullable=False),
+    )
+
+
+def _progress() -> None:
+    op.create_table(
+        "progress",
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("position", sa.String, nullable=False),
+        sa.Column("began_at", _TIME, nullable=False),
+        sa.Column("done", _ID, nullable=False),
+        sa.Column("ended_at", _TIME),
     )
 
 

@@ -1,0 +1,83 @@
+"""A stored blob that is damaged is found without anybody asking for it, told, and fetched again; over real sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.services import duty, scrubber
+from storage.digest import Digest
+from storage.records import Event, EventType
+from tests.harness import Proxy, until
+from tests.simulator.registry import Registry
+from tests.unit.storage.test_filesystem import blob_path
+from tests.unit.storage.test_scrubbing import flip
+
+#: Rounds follow each other at once.
+TOP = "check_interval: 1h\nscrub: {interval: 1ms, rate: 1GiB}"
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long."""
+    monkeypatch.setattr(duty, "RENEWAL", 1.0)
+    monkeypatch.setattr(scrubber, "PAUSE", 0.05)
+    monkeypatch.setattr(scrubber, "RETRY", 0.2)
+
+
+async def damages(proxy: Proxy, digest: Digest) -> list[Event]:
+    """What was told of the damage of one blob, oldest first."""
+    events = [event for event in await proxy.events() if event.type is EventType.BLOB_DAMAGED and event.digest == digest]
+    return events[::-1]
+
+
+@pytest.mark.parametrize("what", ["manifest", "layer"])
+async def test_promise_37_damage_is_found_told_and_mended(tmp_path: Path, what: str) -> None:
+    """The event opens when the bit has flipped and closes when the blob is whole again; the damaged file is kept."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP) as proxy:
+        image = upstream.image("open/app", "v1", layer_size=300_000)
+        digest = image.digest if what == "manifest" else image.layers[0].digest
+        assert (await proxy.manifest("open/app", "v1")).status == 200
+        assert (await proxy.blob("open/app", image.layers[0].digest)).status == 200
+        stored = blob_path(proxy.data_dir, digest)
+        await until(stored.exists, 30)  # a client has a blob a moment before its file has its name
+        whole = stored.read_bytes()
+        flip(stored, quietly=True)
+
+        async def mended() -> bool:
+            return any(event.closed_at is not None for event in await damages(proxy, digest))
+
+        await until(mended, 30)
+        assert stored.read_bytes() == whole
+        assert len(list((proxy.data_dir / "quarantine").iterdir())) == 1
+        assert len(await damages(proxy, digest)) == 1, "it is told once"
+
+
+async def test_promise_37_damage_stays_open_while_nobody_has_the_blob(tmp_path: Path) -> None:
+    """Without an upstream the blob is missing and said to be; it is fetched when there is one again."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP) as proxy:
+        image = upstream.image("open/app", "v1", layer_size=300_000)
+        layer = image.layers[0].digest
+        for _ in range(2):
+            assert (await proxy.manifest("open/app", "v1")).status == 200
+            assert (await proxy.blob("open/app", layer)).status == 200
+        await until(blob_path(proxy.data_dir, layer).exists, 30)
+        await upstream.stop()
+        flip(blob_path(proxy.data_dir, layer), quietly=True)
+
+        async def told() -> bool:
+            return bool(await damages(proxy, layer))
+
+        await until(told, 30)
+        answer = await proxy.blob("open/app", layer)
+        assert (answer.status, answer.cut) == (503, False)
+        assert [event.closed_at for event in await damages(proxy, layer)] == [None]
+        await upstream.start()
+
+        async def mended() -> bool:
+            return (await damages(proxy, layer))[0].closed_at is not None
+
+        await until(mended, 30)
+        assert (await proxy.blob("open/app", layer)).status == 200
+        assert "tagstone_scrubbed_blobs" in await proxy.metrics()
