@@ -9,6 +9,8 @@ Storage has its own root (:mod:`storage.errors`). Here::
      └── UpstreamMisbehaved       it broke a promise: wrong digest, redirect to a private address, encoded body
           └── UpstreamOversized   more bytes than were asked for at most
     EvidenceMalformed             evidence that does not hold: why, in words
+    LayerRefused                  an image's layer that is broken, ambiguous or beyond the bounds
+    Unexaminable                  what runs cannot be looked at: it is gone, or the system refuses
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
     ConfigMalformed               an image's config that cannot be read; only told of: nothing is served or refused by it
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
@@ -57,6 +59,14 @@ class UpstreamOversized(UpstreamMisbehaved):
 
 class EvidenceMalformed(Exception):
     """Not what its media type says; counts as a failed check, with this text as the reason."""
+
+
+class LayerRefused(Exception):
+    """What a layer unpacks to cannot be told: why, in words. Never a verdict on what runs."""
+
+
+class Unexaminable(Exception):
+    """A root filesystem or a process cannot be looked at: why, in words. Never a verdict on what runs."""
 
 
 class ManifestRefused(Exception):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.upstream.client import Upstreams
     from storage.catalog import Catalog
     from storage.database import Database
+    from storage.filesystem import FilesystemBlobStore
     from storage.pins import PinStore
 
 REFUSED = 1
@@ -60,6 +61,11 @@ def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong on standard error and end with ``code``."""
     print(f"tagstone: {message}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def warn(message: str) -> None:
+    """Say on standard error what somebody should know, and go on."""
+    print(f"tagstone: {message}", file=sys.stderr)
 
 
 def load(config: Path | None, data_dir: Path | None = None) -> Configuration:
@@ -121,6 +127,7 @@ class House:
     upstreams: Upstreams
     revision: Revision
     operators: Operators
+    blobs: FilesystemBlobStore
 
 
 @asynccontextmanager
@@ -164,7 +171,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
             cleanup.push_async_callback(admission.close)
             revision = revision_of(configuration, 0, revocations)
             operators = Operators(pins, catalog, admission, revision, utc_now)
-            yield House(database, pins, catalog, admission, upstreams, revision, operators)
+            yield House(database, pins, catalog, admission, upstreams, revision, operators, blobs)
 
 
 def show_json(value: object) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import access, alerts, block, client, config, doctor, pins, pulls, serve, trust, verify
+from proxy.cli import access, alerts, block, client, config, doctor, drift, pins, pulls, serve, trust, verify
 
 app = typer.Typer(
     name="tagstone",
@@ -29,6 +29,7 @@ app.add_typer(access.app, name="access")
 app.command()(client.client)
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
+app.add_typer(drift.app, name="drift")
 
 
 def _version(value: bool) -> None:  # the shape that typer calls

@@ -1,0 +1,145 @@
+"""``tagstone drift rootfs``: a container's root filesystem held against the verified layers of its image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxy.cli import common
+from proxy.cli.common import ConfigOption, DataDirOption, JsonOption
+from proxy.cli.drift_watch import LooksOption, PlatformOption, RecordOption, WatchOption
+
+if TYPE_CHECKING:
+    from proxy.cli.drift_report import Look
+    from proxy.drift.compare import Report
+    from proxy.drift.rootfs import Options
+    from proxy.drift.tree import FileList
+
+
+def rootfs(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="registry/repository:tag, or registry/repository@digest")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The merged root: a mounted snapshot, or /proc/PID/root.")],
+    platform: PlatformOption = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore",
+            metavar="GLOB",
+            help="Leave out what matches, and all below it: from the root with a leading slash, else at any depth.",
+        ),
+    ] = None,
+    ignore_file: Annotated[
+        list[Path] | None, typer.Option("--ignore-file", metavar="FILE", help="The same, one glob a line.")
+    ] = None,
+    default_ignores: Annotated[
+        bool, typer.Option("--default-ignores/--no-default-ignores", help="Leave out what runtimes write themselves.")
+    ] = True,
+    owners: Annotated[bool, typer.Option("--owners/--no-owners", help="Compare owners.")] = True,
+    cross_mounts: Annotated[
+        bool, typer.Option("--cross-mounts", help="Look below mount points, too (never /dev, /proc, /sys).")
+    ] = False,
+    watch: WatchOption = None,
+    looks: LooksOption = None,
+    record: RecordOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a root filesystem with the image's verified layers: what was added or changed, what is missing.
+
+    Exit 0: clean; 1: drift; 2: usage or configuration; 3: could not tell.
+    """
+    from proxy.cli.drift_image import images
+    from proxy.cli.drift_progress import Progress
+    from proxy.cli.drift_report import Subject
+    from proxy.cli.drift_watch import Watching
+    from proxy.cli.drift_watch import watch as look_on
+    from proxy.drift.disk import Disk
+    from proxy.errors import LayerRefused, Unexaminable
+    from storage.events import EventStore
+
+    configuration = common.load(config, data_dir)
+    reference = common.parse_reference(image, configuration)
+    options = _options(ignore or [], ignore_file or [], defaults=default_ignores, owners=owners, cross=cross_mounts)
+
+    async def work() -> int:
+        async with images(configuration, data_dir) as source:
+            with Progress() as progress, Disk.open(path) as disk:
+                approved = await source.approved(reference, platform)
+                files = await source.file_list(approved, disk, progress.layers)
+            subject = Subject("rootfs", approved, str(path))
+            wanted = (watch is not None) if record is None else record
+            if wanted and source.ingest is None:
+                common.warn("the data directory cannot be written to: no events are raised")
+            events = EventStore(source.house.database) if wanted and source.ingest is not None else None
+            seer = _Seer(path, files, options)
+            return await look_on(subject, seer.look, Watching(watch, looks, events, as_json))
+
+    try:
+        code = common.run(work)
+    except (LayerRefused, Unexaminable) as error:
+        common.fail(str(error), common.UNKNOWN)
+    raise typer.Exit(code)
+
+
+def _options(patterns: list[str], files: list[Path], *, defaults: bool, owners: bool, cross: bool) -> Options:
+    from proxy.drift.ignores import DEFAULTS, MAX_FILE, of_operator, read_patterns
+    from proxy.drift.rootfs import Options
+
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                body = opened.read(MAX_FILE + 1)
+            if len(body) > MAX_FILE:
+                raise ValueError(f"it has more than {MAX_FILE} bytes")
+            patterns = [*patterns, *read_patterns(body.decode())]
+        except OSError as error:
+            common.fail(f"{file} cannot be read: {error.strerror or error}", common.USAGE)
+        except ValueError as error:
+            common.fail(f"{file} cannot be read: {error}", common.USAGE)
+    return Options((*of_operator(patterns), *(DEFAULTS if defaults else ())), owners=owners, cross=cross)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seer:
+    """Looks at one root."""
+
+    path: Path
+    files: FileList
+    options: Options
+
+    async def look(self) -> Look:
+        """Look once. Raises :class:`Unexaminable`."""
+        from proxy.cli.drift_image import in_thread
+        from proxy.cli.drift_progress import Progress
+        from proxy.drift.disk import Disk
+        from proxy.drift.rootfs import Examination
+
+        with Disk.open(self.path) as disk, Progress() as progress:
+            examination = Examination(disk, self.files, self.options, progress.entries)
+            report = await in_thread(examination.run, examination.stop)
+        return self._told(report)
+
+    def _told(self, report: Report) -> Look:
+        from proxy.cli.drift_report import Look
+        from proxy.drift.names import absolute
+
+        ignored = [{"pattern": each.text, "reason": each.reason, "count": count} for each, count in report.ignored.items()]
+        document: dict[str, object] = {
+            "executables": [executable.told() for executable in report.executables],
+            "mounts": [absolute(path) for path in report.mounts],
+            "ignored": ignored,
+            "entries": report.entries,
+            "hashed": report.hashed,
+            "truncated": report.truncated,
+        }
+        lines = [f"no layer knows  {absolute(each.path)}  {each.kind}" for each in report.executables]
+        if report.mounts:
+            lines.append(f"not looked below {len(report.mounts)} mounts: {' '.join(map(absolute, report.mounts))}")
+        lines += [f"left out: {count} by {each.text} ({each.reason})" for each, count in report.ignored.items()]
+        lines.append(f"{report.entries} entries, {report.hashed} bytes hashed")
+        return Look(datetime.now(UTC), report.findings, report.unread, document, lines)

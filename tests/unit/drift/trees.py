@@ -1,0 +1,141 @@
+"""Trees of files: as entries of layers, as archives, and unpacked by the real ``tar`` as container runtimes do."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.drift.compare import Report
+from proxy.drift.disk import Disk
+from proxy.drift.model import Bounds
+from proxy.drift.rootfs import Examination, Options
+from proxy.drift.tar import Member, members
+from proxy.drift.tree import FileList, assemble
+from proxy.drift.unpacking import Budget, Plain, unpacked
+from tests.tools import need
+
+ROOT = os.geteuid() == 0
+#: ``cap_net_bind_service=ep``, as ``struct vfs_cap_data`` (version 2) has it.
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+
+
+@dataclass(frozen=True)
+class Put:
+    """One entry of a layer. ``kind`` is tarfile's."""
+
+    path: str
+    kind: bytes = tarfile.REGTYPE
+    content: bytes = b""
+    mode: int = 0o644
+    uid: int = os.getuid()
+    gid: int = os.getgid()
+    link: str = ""
+    device: tuple[int, int] = (0, 0)
+    capability: bytes | None = None
+
+    def info(self) -> tarfile.TarInfo:
+        """As tarfile has it."""
+        info = tarfile.TarInfo(self.path)
+        info.type, info.mode, info.uid, info.gid, info.linkname = self.kind, self.mode, self.uid, self.gid, self.link
+        info.devmajor, info.devminor = self.device
+        info.size = len(self.content) if self.kind == tarfile.REGTYPE else 0
+        if self.capability is not None:
+            info.pax_headers = {"SCHILY.xattr.security.capability": self.capability.decode("utf-8", "surrogateescape")}
+        return info
+
+
+def file(path: str, content: bytes = b"", mode: int = 0o644, **more: object) -> Put:
+    """A file."""
+    return Put(path, content=content, mode=mode, **more)  # type: ignore[arg-type]  # the fields of Put
+
+
+def folder(path: str, mode: int = 0o755) -> Put:
+    """A directory."""
+    return Put(path, tarfile.DIRTYPE, mode=mode)
+
+
+def symlink(path: str, target: str) -> Put:
+    """A symbolic link."""
+    return Put(path, tarfile.SYMTYPE, mode=0o777, link=target)
+
+
+def hardlink(path: str, target: str, mode: int = 0o644) -> Put:
+    """Another name of a file."""
+    return Put(path, tarfile.LNKTYPE, mode=mode, link=target)
+
+
+def archive(entries: Iterable[Put], form: int = tarfile.PAX_FORMAT) -> bytes:
+    """A tar archive."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=form) as tar:
+        for entry in entries:
+            tar.addfile(entry.info(), io.BytesIO(entry.content))
+    return plain.getvalue()
+
+
+def read(data: bytes, bounds: Bounds | None = None, piece: int = 700) -> list[Member]:
+    """The entries of a (packed) archive, which comes in pieces of an awkward size."""
+    budget = Budget(bounds or Bounds())
+    pieces = iter([data[start : start + piece] for start in range(0, len(data), piece)])
+    return list(members(Plain(unpacked(pieces, budget)), budget))
+
+
+def file_list(*layers: Sequence[Put] | bytes, follow: bool = False) -> FileList:
+    """The file list of layers."""
+    archives = [each if isinstance(each, bytes) else archive(each) for each in layers]
+    return assemble([read(each) for each in archives], follow=follow)
+
+
+def look(root: Path, files: FileList, options: Options | None = None) -> Report:
+    """Compare."""
+    with Disk.open(root) as disk:
+        return Examination(disk, files, options or Options(ignores=())).run()
+
+
+def changes(report: Report) -> dict[str, str]:
+    """What was found: path → what became of it, with the aspects."""
+    return {
+        finding.path.decode("utf-8", "surrogateescape"): " ".join([finding.change.value, *map(str, finding.aspects)])
+        for finding in report.findings
+    }
+
+
+def unpack(root: Path, *layers: Sequence[Put]) -> None:
+    """Unpack layers one over the other: deletions by hand, as the specification of layers says, the rest by ``tar``."""
+    for entries in layers:
+        for entry in entries:
+            path = root / entry.path
+            if path.name == ".wh..wh..opq":
+                if path.parent.is_dir() and not path.parent.is_symlink():
+                    for child in path.parent.iterdir():
+                        remove(child)
+            elif path.name.startswith(".wh."):
+                remove(path.parent / path.name.removeprefix(".wh."))
+        kept = [entry for entry in entries if not Path(entry.path).name.startswith(".wh.")]
+        for entry in kept:
+            path = root / entry.path
+            folder_over_folder = entry.kind == tarfile.DIRTYPE and path.is_dir() and not path.is_symlink()
+            if not folder_over_folder:
+                remove(path)
+        command = [need("tar"), "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=security.*", "-C", str(root)]
+        if kept:
+            subprocess.run(command, input=archive(kept), check=True, capture_output=True)
+
+
+def remove(path: Path) -> None:
+    """Remove whatever stands there, if anything does."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        shutil.rmtree(path)
+    else:
+        path.unlink()
