@@ -145,6 +145,15 @@ class Database:
 
         return await self._run(run())
 
+    async def snapshot(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """The same as :meth:`read`, but every statement sees what was committed before the first of them."""
+
+        def within(connection: Connection) -> _T:
+            connection.exec_driver_sql("BEGIN")  # ends with the connection's turn, which rolls back
+            return work(connection, *args, **kwargs)
+
+        return await self.read(within)
+
     async def write(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``work(connection, *args, **kwargs)`` in one transaction, committed when it returns, undone when it raises."""
 

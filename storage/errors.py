@@ -7,6 +7,7 @@
      │    ├── SchemaMismatch    the database was written by a newer Tagstone, or its migration failed
      │    └── LedgerDamaged     an entry of the ledger is not as it was written; nothing more can be recorded
      ├── BlobStoreUnavailable   the file system refused: full, read-only, too many files, I/O error
+     ├── KeyUnusable            the key that the ledger's checkpoints are signed by cannot be read or written
      ├── DigestMismatch         bytes do not hash to the digest they were promised under
      └── PinConflict            a compare-and-swap lost: somebody else moved the pin first
 
@@ -39,6 +40,10 @@ class LedgerDamaged(DatabaseUnavailable):
 
 class BlobStoreUnavailable(StorageError):
     """The blob store cannot read or write; ``str(error)`` names the path and the system's reason."""
+
+
+class KeyUnusable(StorageError):
+    """The key that the ledger's checkpoints are signed by cannot be read or written, or is another log's."""
 
 
 class DigestMismatch(StorageError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_, select
 
-from storage.entries import Entry, EntryKind, canonical, of_block, parse, pin_facts
+from storage.entries import MAX_NAME, Entry, EntryKind, canonical, of_block, parse, pin_facts, shortened
 from storage.errors import LedgerDamaged
 from storage.merkle import (
     HASH_SIZE,
@@ -165,7 +165,7 @@ def append(connection: Connection, entries: Sequence[Entry]) -> int:
                 "number": size,
                 "at": entry.at,
                 "kind": str(entry.kind),
-                "subject": entry.subject,
+                "subject": shortened(entry.subject, MAX_NAME),
                 "body": body.decode(),
                 "hashes": b"".join(completed),
                 "root": frontier.root(),
@@ -208,6 +208,12 @@ def frontier_of(connection: Connection, size: int) -> Frontier:
     nodes = nodes_of((0, size))
     found = _nodes(connection, nodes)
     return Frontier(size, tuple(found[node] for node in nodes))
+
+
+def page_after(connection: Connection, after: int) -> list[Recorded]:
+    """The entries that follow index ``after``, wherever they are; at most :data:`PAGE` of them."""
+    query = _ROWS.where(ledger.c.number > after).limit(PAGE)
+    return [_recorded(row) for row in connection.execute(query).mappings()]
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------
