@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any, NoReturn
 
 import rfc8785
@@ -22,7 +23,7 @@ from storage.records import Block, Pin, PinAction, PinWrite
 #: Bytes of the longest entry: its length is two bytes where it is served.
 MAX_ENTRY = 0xFFFF
 #: Characters kept of a reason, and of a name. Escaped at their worst they still fit.
-MAX_REASON = 5000
+MAX_REASON = 3000
 MAX_NAME = 1000
 #: Integers that every reader of JSON understands alike (RFC 8785 §3.2.2.3).
 _MAX_INTEGER = 2**53 - 1
@@ -39,7 +40,13 @@ PIN_FACTS = (
     "candidate",
     "candidate_seen_at",
     "rejected",
+    "signers",
+    "judgement",
+    "approvals",
+    "stale_at",
 )
+#: Bytes of the longest fact that is spelled out; of what is longer, there is the hash.
+_MAX_FACT = 4000
 
 
 class EntryKind(StrEnum):
@@ -103,18 +110,33 @@ def of_unblock(digest: Digest, *, by: str, reason: str, at: datetime) -> Entry:
 
 
 def pin_facts(pin: Pin) -> dict[str, Any]:
-    """What an entry says of a pin: :data:`PIN_FACTS`, as text, those that there are."""
-    facts: dict[str, Any] = {}
-    for name in PIN_FACTS:
-        value = getattr(pin, name)
-        if value is None:
-            continue
-        if isinstance(value, datetime):
-            value = moment(value)
-        elif not isinstance(value, int):
-            value = shortened(str(value), MAX_NAME)
-        facts[name] = value
-    return facts
+    """What an entry says of a pin: those of :data:`PIN_FACTS` that there are."""
+    facts = {name: _fact(getattr(pin, name)) for name in PIN_FACTS}
+    return {name: fact for name, fact in facts.items() if fact not in (None, [])}
+
+
+def _fact(value: object) -> Any:
+    """A value as an entry has it: spelled, or, where it is made of others and long, the hash of that."""
+    parts = _parts(value)
+    if not isinstance(parts, (list, dict)):
+        return parts
+    spelled = _ENCODE(parts).encode()
+    return parts if len(spelled) <= _MAX_FACT else f"sha256:{sha256(spelled).hexdigest()}"
+
+
+def _parts(value: Any) -> Any:
+    """Integers as they are, texts and times spelled, what is made of these likewise."""
+    match value:
+        case None | int():
+            return value
+        case str() | Digest():
+            return shortened(str(value), MAX_NAME)
+        case datetime():
+            return moment(value)
+        case tuple():
+            return [_parts(each) for each in value]
+        case _:
+            return {each.name: _parts(getattr(value, each.name)) for each in fields(value)}
 
 
 def moment(time: datetime) -> str:

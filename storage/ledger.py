@@ -10,7 +10,6 @@ Writers take the database's writer lock first. Where there is none, the index as
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,13 +34,11 @@ from storage.merkle import (
 )
 from storage.records import Block, Pin
 from storage.tables import blocks, ledger, pin_changes, pins
+from storage.tiles import HEIGHT, WIDTH, Tile, bundle
 
 if TYPE_CHECKING:
     from storage.database import Database
 
-#: Hashes in a full tile, and the height of the subtree above them (C2SP tlog-tiles).
-TILE_WIDTH = 256
-TILE_HEIGHT = 8
 #: Rows that are read or written at once.
 PAGE = 500
 
@@ -103,7 +100,7 @@ class Ledger:
 
     async def newest(self, kind: str, count: int = 1) -> list[Recorded]:
         """The last entries of one kind, newest first."""
-        return await self._database.read(_newest, kind, count)
+        return await self._database.read(newest_of, kind, count)
 
     async def find(
         self,
@@ -129,21 +126,18 @@ class Ledger:
         """The proof that the tree of ``new`` entries extends that of ``old``. Raises ValueError where it cannot."""
         return await self._database.read(_hashes, consistency_spans(old, new))
 
-    async def tile(self, level: int, number: int, width: int) -> bytes:
-        """A tile of hashes (C2SP tlog-tiles): ``width`` consecutive nodes of level ``level * 8``, which must be there."""
-        first = number * TILE_WIDTH
-        nodes = [(level * TILE_HEIGHT, index) for index in range(first, first + width)]
-        found = await self._database.read(_nodes, nodes)
-        return b"".join(found[node] for node in nodes)
-
-    async def bundle(self, number: int, width: int) -> bytes:
-        """An entry bundle (C2SP tlog-tiles): ``width`` entries, each behind its length, which must be there."""
-        first = number * TILE_WIDTH
-        found = await self._database.read(_between, first, first + width)
-        if len(found) != width:
-            there = {each.index for each in found}
-            raise LedgerDamaged(next(index for index in range(first, first + width) if index not in there), "it is missing")
-        return b"".join(struct.pack(">H", len(each.body)) + each.body for each in found)
+    async def tile(self, tile: Tile) -> bytes:
+        """The bytes of a tile, or a bundle of entries, which the tree must have (:meth:`storage.tiles.Tile.within`)."""
+        places = range(tile.number * WIDTH, tile.number * WIDTH + tile.width)
+        if tile.level is not None:
+            nodes = [(tile.level * HEIGHT, index) for index in places]
+            found = await self._database.read(_nodes, nodes)
+            return b"".join(found[node] for node in nodes)
+        entries = await self._database.read(_between, places.start, places.stop)
+        there = {each.index for each in entries}
+        if missing := [index for index in places if index not in there]:
+            raise LedgerDamaged(missing[0], "it is missing")
+        return bundle(each.body for each in entries)
 
 
 # -- within the caller's transaction -------------------------------------------------------------------------------------
@@ -216,6 +210,12 @@ def page_after(connection: Connection, after: int) -> list[Recorded]:
     return [_recorded(row) for row in connection.execute(query).mappings()]
 
 
+def newest_of(connection: Connection, kind: str, count: int) -> list[Recorded]:
+    """The last entries of one kind, newest first."""
+    query = select(ledger).where(ledger.c.kind == kind).order_by(ledger.c.number.desc()).limit(count)
+    return [_recorded(row) for row in connection.execute(query).mappings()]
+
+
 # -- reading -------------------------------------------------------------------------------------------------------------
 
 _PIN_FIELDS = tuple(Pin.__dataclass_fields__)
@@ -226,11 +226,6 @@ _ROWS = select(ledger).order_by(ledger.c.number)
 
 def _between(connection: Connection, start: int, stop: int) -> list[Recorded]:
     query = _ROWS.where(ledger.c.number >= start, ledger.c.number < stop)
-    return [_recorded(row) for row in connection.execute(query).mappings()]
-
-
-def _newest(connection: Connection, kind: str, count: int) -> list[Recorded]:
-    query = select(ledger).where(ledger.c.kind == kind).order_by(ledger.c.number.desc()).limit(count)
     return [_recorded(row) for row in connection.execute(query).mappings()]
 
 

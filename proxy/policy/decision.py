@@ -86,6 +86,22 @@ class Answer(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+class Cause(StrEnum):
+    """Why a digest was refused, in one word."""
+
+    VERDICT = "verdict"  #: it does not pass its rule, or is blocked
+    OVERWRITTEN = "overwritten"  #: its tag is pinned to another
+    REVOKED = "revoked"  #: it is pinned, and does not pass any more
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A digest that was judged and refused; what is refused for its name alone is none."""
+
+    digest: Digest
+    cause: Cause
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to answer and what to write. ``reasons`` are whole sentences for people, most important first.
@@ -102,6 +118,7 @@ class Decision:
     valid_until: datetime | None = None  #: when an accepted verdict must be reached again
     judge: Digest | None = None
     due: datetime | None = None
+    refusal: Refusal | None = None  #: of a DENY: what was judged, for the record
 
 
 def decide(
@@ -164,7 +181,8 @@ def decide_digest(repository: Repository, digest: Digest, rule: Rule, verdict: V
         case Outcome.ACCEPTED:
             return Decision(Answer.SERVE, digest, verdict.reasons, valid_until=verdict.valid_until)
         case Outcome.REFUSED:
-            return Decision(Answer.DENY, None, (f"{name} does not pass {rule}", *verdict.reasons))
+            refusal = None if isinstance(rule.require, Never) else Refusal(digest, Cause.VERDICT)
+            return Decision(Answer.DENY, None, (f"{name} does not pass {rule}", *verdict.reasons), refusal=refusal)
         case _:
             reasons = (f"whether {name} passes {rule} cannot be told now", *verdict.reasons)
             return Decision(Answer.UNAVAILABLE, None, reasons, retry_after=verdict.retry_after)
@@ -198,7 +216,8 @@ def _first(repository: Repository, tag: str, rule: Rule, seen: Observation, now:
                 write = PinWrite(None, pin, change)
                 return Decision(Answer.SERVE, seen.digest, verdict.reasons, write=write, valid_until=verdict.valid_until)
             if verdict.outcome is Outcome.REFUSED:
-                return Decision(Answer.DENY, None, (f"{name} ({seen.digest}) does not pass {rule}", *verdict.reasons))
+                reasons = (f"{name} ({seen.digest}) does not pass {rule}", *verdict.reasons)
+                return Decision(Answer.DENY, None, reasons, refusal=Refusal(seen.digest, Cause.VERDICT))
             reasons = (f"whether {name} ({seen.digest}) passes {rule} cannot be told now", *verdict.reasons)
             return Decision(Answer.UNAVAILABLE, None, reasons, retry_after=verdict.retry_after)
         case Upstream.ABSENT:
@@ -287,7 +306,8 @@ def _held(
     if answer is OnOverwrite.SERVE_PINNED:
         reasons = (event, *why)
         return Decision(Answer.SERVE, pin.digest, reasons, "; ".join((*reasons, "the pinned digest is served")), write)
-    return Decision(Answer.DENY, None, (event, *why, _way_out(pin, candidate, tags, far)), write=write)
+    refusal = Refusal(candidate, Cause.OVERWRITTEN)
+    return Decision(Answer.DENY, None, (event, *why, _way_out(pin, candidate, tags, far)), write=write, refusal=refusal)
 
 
 def _way_out(pin: Pin, candidate: Digest, tags: TagRule, far: Progress) -> str:
@@ -302,6 +322,7 @@ def _way_out(pin: Pin, candidate: Digest, tags: TagRule, far: Progress) -> str:
 
 def _revoked(pin: Pin, rule: Rule, verdict: Verdict, now: datetime) -> Decision:
     reasons = (f"{pin.name} is pinned to {pin.digest}, which no longer passes {rule}", *verdict.reasons)
+    refusal = Refusal(pin.digest, Cause.REVOKED)
     if pin.state is PinState.REVOKED:
-        return Decision(Answer.DENY, None, reasons)
-    return Decision(Answer.DENY, None, reasons, write=writes.revoked(pin, rule, verdict, reasons, now))
+        return Decision(Answer.DENY, None, reasons, refusal=refusal)
+    return Decision(Answer.DENY, None, reasons, write=writes.revoked(pin, rule, verdict, reasons, now), refusal=refusal)

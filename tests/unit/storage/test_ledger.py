@@ -20,6 +20,7 @@ from storage.ledger import PAGE, Ledger
 from storage.merkle import EMPTY_ROOT, leaf_hash, node_hash, verify_consistency, verify_inclusion
 from storage.pins import PinStore
 from storage.records import Block, PinAction, PinChange
+from storage.tiles import Tile
 from tests.unit.storage.older import database_of_0002
 from tests.unit.storage.test_merkle import tree_hash
 from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, revert, unpin
@@ -111,9 +112,9 @@ async def test_the_tree_is_that_of_rfc_6962_over_the_bytes_of_the_entries(ledger
     for old in (0, 1, 257, 512, 600):
         proof = await ledger.consistency(old, 600)
         assert verify_consistency(old, 600, tree_hash(leaves[:old]), root, proof)
-    assert await ledger.tile(0, 1, 256) == b"".join(map(leaf_hash, leaves[256:512]))
-    assert await ledger.tile(1, 0, 2) == tree_hash(leaves[:256]) + tree_hash(leaves[256:512])
-    assert await ledger.bundle(2, 88) == b"".join(struct.pack(">H", len(leaf)) + leaf for leaf in leaves[512:])
+    assert await ledger.tile(Tile(0, 1)) == b"".join(map(leaf_hash, leaves[256:512]))
+    assert await ledger.tile(Tile(1, 0, 2)) == tree_hash(leaves[:256]) + tree_hash(leaves[256:512])
+    assert await ledger.tile(Tile(None, 2, 88)) == b"".join(struct.pack(">H", len(leaf)) + leaf for leaf in leaves[512:])
 
 
 async def test_entries_are_found_by_kind_image_and_time(database: Database, ledger: Ledger) -> None:
@@ -147,14 +148,14 @@ async def test_a_tree_that_cannot_be_gone_on_with_stops_what_must_be_recorded(da
     await ledger.append(*notes(3))
     edit(database, "UPDATE ledger SET hashes = substr(hashes, 1, 20) WHERE number = 2")
     with pytest.raises(DatabaseUnavailable, match="entry 2: the hashes"):
-        await ledger.tile(0, 0, 3)
+        await ledger.tile(Tile(0, 0, 3))
     edit(database, "DELETE FROM ledger WHERE number = 1")
     with pytest.raises(LedgerDamaged, match=r"damaged at entry 1: it is missing .*tagstone ledger verify"):
         await pins.apply(first_pin())
     assert await pins.get(APP, "v1") is None
     assert await pins.history(APP, "v1") == []
     with pytest.raises(LedgerDamaged, match="entry 1: it is missing"):
-        await ledger.bundle(0, 3)
+        await ledger.tile(Tile(None, 0, 3))
 
 
 async def test_an_entry_that_was_edited_does_not_read(database: Database, ledger: Ledger) -> None:

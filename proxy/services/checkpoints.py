@@ -1,0 +1,173 @@
+"""Signing checkpoints of the ledger: what has been signed for cannot be written anew without anybody noticing.
+
+Before it signs, the signer convinces itself: the tree must go on from the last checkpoint, which one of its own keys must have
+signed, and every entry since then must be what was hashed when it was written. Where it is not, nothing is signed any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from proxy.services.revision import Clock
+from storage import keyring
+from storage.checkpoints import Checkpoints, Kept
+from storage.entries import Entry, EntryKind
+from storage.errors import LedgerDamaged, StorageError
+from storage.events import EventStore
+from storage.keyring import Keyring
+from storage.ledger import PAGE, Ledger, Recorded
+from storage.merkle import Frontier, leaf_hash
+from storage.notes import Checkpoint, Note, UnverifiedNote
+from storage.records import Event, EventType
+
+log = structlog.get_logger("tagstone.checkpoints")
+
+#: The key's file in the data directory.
+KEY_FILE = "ledger.key"
+#: The subject of events about the ledger as a whole.
+SUBJECT = "ledger"
+
+
+class Signer:
+    """Signs what has come since the last checkpoint. Safe to run twice at a time: both sign the same tree.
+
+    ``origin``: the log's name where its key is yet to be made; None: one that nobody else has.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        checkpoints: Checkpoints,
+        events: EventStore,
+        key_file: Path,
+        clock: Clock,
+        *,
+        origin: str | None,
+        interval: float,
+    ) -> None:
+        self._ledger = ledger
+        self._checkpoints = checkpoints
+        self._events = events
+        self._key_file = key_file
+        self._clock = clock
+        self._origin = origin
+        self._interval = interval
+        self._trouble = ""  #: what was told last, so that it is told once
+
+    async def step(self) -> None:
+        """Sign if there is anything to sign, then wait for the interval. What goes wrong is told, and tried again then."""
+        try:
+            kept = await self.sign()
+        except LedgerDamaged as error:
+            await self._damaged(error)
+        except StorageError as error:
+            self._tell("ledger.unsigned", str(error))
+        else:
+            if self._trouble:
+                await self._recovered()
+            if kept is not None:
+                log.debug("ledger.signed", size=kept.size)
+        await asyncio.sleep(self._interval)
+
+    async def sign(self) -> Kept | None:
+        """Sign a checkpoint over all entries; None when the last one is over all of them.
+
+        Raises LedgerDamaged when the tree is not the one that was signed before, with more entries behind it, and other errors
+        of the storage when it cannot be told.
+        """
+        ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+        await self._enter(ring)
+        last = await self._checkpoints.newest()
+        size = await self._ledger.size()
+        if last is not None and size < last.size:
+            raise LedgerDamaged(size, f"it is missing: a checkpoint was signed for {last.size} entries, and there are {size}")
+        frontier = Frontier() if last is None else await self._signed(last, ring)
+        if last is not None and size == last.size:
+            return None
+        while frontier.size < size:
+            page = await self._ledger.entries(frontier.size, min(size, frontier.size + PAGE))
+            frontier = await asyncio.to_thread(_extended, frontier, page)
+        now = self._clock()
+        text = Checkpoint(ring.current.name, size, frontier.root()).text()
+        kept = Kept(size, now, bytes(Note.signed(text, ring.signers(now))))
+        await self._checkpoints.keep(kept)
+        return kept
+
+    async def rotate(self, *, by: str, reason: str, overlap: timedelta) -> Keyring:
+        """Sign by a new key from here on, for ``overlap`` by the present one as well; the keys as they are then.
+
+        A last checkpoint by the present key alone comes first, and the entry that hands over is under both.
+        """
+        await self.sign()
+        before = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+        now = self._clock()
+        after = before.rotated(now, now + overlap)
+        await asyncio.to_thread(keyring.store, self._key_file, after)
+        old, new = str(before.current.verifier), str(after.current.verifier)
+        await self._ledger.append(Entry(EntryKind.KEY, before.current.name, now, by, reason, old, new))
+        await self.sign()
+        return after
+
+    async def _enter(self, ring: Keyring) -> None:
+        """Have the ledger say by which key it is signed, where it does not: at first, and after a rotation that broke off."""
+        newest = await self._ledger.newest(EntryKind.KEY)
+        before = newest[0].read().to if newest else None
+        after = str(ring.current.verifier)
+        if before != after:
+            reason = "the first key" if before is None else "another key was found in the file"
+            await self._ledger.append(Entry(EntryKind.KEY, ring.current.name, self._clock(), "server", reason, before, after))
+
+    async def _signed(self, last: Kept, ring: Keyring) -> Frontier:
+        """Where the tree of the last checkpoint goes on; its root is the signed one."""
+        note, checkpoint = last.read()
+        try:
+            note.verified_by(ring.verifiers)
+        except UnverifiedNote as error:
+            raise LedgerDamaged(max(0, last.size - 1), f"the checkpoint that ends with it is not good: {error}") from error
+        frontier = await self._ledger.frontier(last.size)
+        if (checkpoint.origin, checkpoint.root) != (ring.current.name, frontier.root()):
+            raise LedgerDamaged(max(0, last.size - 1), "the tree that ends with it is not the one that was signed")
+        return frontier
+
+    # -- telling --------------------------------------------------------------------------------------------------------
+
+    async def _damaged(self, error: LedgerDamaged) -> None:
+        if self._tell("ledger.damaged", str(error)):
+            message = f"{error}; no checkpoint is signed until it is mended"
+            try:
+                await self._events.record(Event(EventType.LEDGER_DAMAGED, SUBJECT, None, message, self._clock()))
+            except StorageError as problem:
+                self._trouble = ""
+                log.warning("ledger.untold", error=str(problem))
+
+    async def _recovered(self) -> None:
+        self._trouble = ""
+        await self._events.close(SUBJECT, (EventType.LEDGER_DAMAGED,), self._clock())
+        log.info("ledger.signed.again")
+
+    def _tell(self, event: str, problem: str) -> bool:
+        """Log, unless it was the last thing that was logged."""
+        if problem == self._trouble:
+            return False
+        self._trouble = problem
+        log.error(event, error=problem)
+        return True
+
+
+def _extended(frontier: Frontier, page: Sequence[Recorded]) -> Frontier:
+    """The frontier with these entries; raises LedgerDamaged at the first that is not as it was written."""
+    if not page:
+        raise LedgerDamaged(frontier.size, "it is missing")
+    for recorded in page:
+        if recorded.index != frontier.size:
+            raise LedgerDamaged(frontier.size, "it is missing")
+        recorded.read()
+        frontier, completed = frontier.grown(leaf_hash(recorded.body))
+        if recorded.hashes != completed or recorded.root != frontier.root():
+            raise LedgerDamaged(recorded.index, "its bytes are not those that were hashed when it was written")
+    return frontier
