@@ -12,11 +12,14 @@ import structlog
 from proxy import __version__
 from proxy.configuration import Configuration
 from proxy.configuration.access import AccessConfiguration, read_passwords
+from proxy.configuration.identity import policy_hash
 from proxy.routing import Router
 from proxy.services.admission import Admission
 from proxy.services.alerts import Alerts
 from proxy.services.authentication import Authenticator
 from proxy.services.background import forever
+from proxy.services.bookkeeper import Bookkeeper
+from proxy.services.checkpoints import KEY_FILE, Signer
 from proxy.services.classification import Classifier, Classifying
 from proxy.services.duty import Duty
 from proxy.services.gate import Gate
@@ -41,11 +44,13 @@ from proxy.verify.pipeline import Pipeline, default_verifiers
 from proxy.web.admin import AdminApi
 from proxy.web.admission import AdmissionApi
 from proxy.web.fairness import Fairness
+from proxy.web.ledger import LedgerApi
 from proxy.web.listener import Handler
 from proxy.web.login import Door
 from proxy.web.pulls import PullLog
 from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
+from storage.checkpoints import Checkpoints
 from storage.classifications import ClassificationStore
 from storage.database import Database
 from storage.deliveries import Deliveries
@@ -53,6 +58,7 @@ from storage.errors import BlobStoreUnavailable, StorageError
 from storage.events import EventStore
 from storage.filesystem import FilesystemBlobStore
 from storage.leases import Leases
+from storage.ledger import Ledger
 from storage.notices import EVERYTHING, Notices
 from storage.outbox import OUTBOX_NOTICE
 from storage.pins import PIN_NOTICE, PinStore
@@ -91,6 +97,14 @@ def issuers_of(configuration: Configuration, before: Issuers | None = None) -> I
 def upstreams_of(configuration: Configuration) -> Upstreams:
     """The clients of the configured upstreams; nothing is dialled yet."""
     return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=_USER_AGENT)
+
+
+def signer_of(
+    configuration: Configuration, data_dir: Path, ledger: Ledger, checkpoints: Checkpoints, events: EventStore
+) -> Signer:
+    """Who signs the ledger's checkpoints."""
+    written = configuration.settings.ledger
+    return Signer(ledger, checkpoints, events, data_dir / KEY_FILE, utc_now, origin=written.origin, interval=written.interval)
 
 
 async def _session_key(data_dir: Path) -> bytes:
@@ -132,7 +146,9 @@ class Application:
         self._admission = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now)
         self._revocations = revocations_of(configuration)
         revision = revision_of(configuration, self._number, self._revocations)
-        self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now)
+        self._bookkeeper = Bookkeeper(self.database, utc_now, settings.ledger.refusals)
+        refused = self._bookkeeper.refused
+        self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now, refused)
         access = configuration.access
         self._data_dir = data_dir
         self._issuers = issuers_of(configuration)
@@ -162,6 +178,10 @@ class Application:
         )
         self._scrubbing = Duty("scrub", self._scrubber.step, leases, utc_now)
         self._recorder = Recorder(PullStore(self.database), leases, settings.pulls.kept, utc_now)
+        ledger, checkpoints = Ledger(self.database), Checkpoints(self.database)
+        signer = signer_of(configuration, data_dir, ledger, checkpoints, self.events)
+        self._signer = Duty("ledger", signer.step, leases, utc_now)
+        books = LedgerApi(ledger, checkpoints, limits.request_timeout)
         self._api = RegistryApi(
             self.gate,
             self._router,
@@ -175,9 +195,10 @@ class Application:
             fairness,
             rehash=settings.cache.serve == "rehash",
             tombstones=settings.refusal == "tombstone",
+            ledger=books if settings.ledger.public else None,
         )
         operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
-        self._admin_api = AdminApi(self.trouble, self.metrics, operators, self.alerts.look)
+        self._admin_api = AdminApi(self.trouble, self.metrics, operators, self.alerts.look, books)
         self._passwords = FileWatch((), self._read_passwords, self._refuse_passwords)
         self._since = 0  #: the last notice that was heeded
         self._watcher: asyncio.Task[None] | None = None
@@ -208,6 +229,10 @@ class Application:
             exits.push_async_callback(self._news.close)
             await self._recorder.start()
             exits.push_async_callback(self._recorder.close)
+            await self._bookkeeper.start()
+            exits.push_async_callback(self._bookkeeper.close)
+            await self._signer.start()
+            exits.push_async_callback(self._signer.close)
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
             exits.push_async_callback(self._reviewer.close)
@@ -230,6 +255,7 @@ class Application:
             exits.push_async_callback(self._refresher.close)
             await self._refresher.start(self._current.repositories, self._current.settings.trust.refresh)
             self._exits = exits.pop_all()
+        self._record_policy("a server started")
 
     async def close(self) -> None:
         """Let fetches in flight end (``limits.drain_timeout``), close everything in reverse order."""
@@ -248,7 +274,7 @@ class Application:
         self._recorder.adopt(configuration.settings.pulls.kept)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         old, new = self._configuration.settings, configuration.settings
-        fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "workers")
+        fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "ledger", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
         if configuration.upstreams != self._configuration.upstreams:
             waiting.append("upstreams")
@@ -257,6 +283,7 @@ class Application:
             self._api.adopt(self._router)
         self._reviews.adopt(configuration.reviews, self._router)
         self.alerts.follow(configuration.alerts)
+        self._record_policy("the configuration was reloaded")
         self._follow(access)
         return tuple(waiting)
 
@@ -267,6 +294,9 @@ class Application:
         self.gate.adopt(revision)
         self._reviewer.adopt(revision)
         self.classifier.adopt(revision)
+
+    def _record_policy(self, reason: str) -> None:
+        self._bookkeeper.decides_by(policy_hash(self._current), reason, {"rules": len(self._current.rules)})
 
     async def _learn(self, states: Mapping[str, State]) -> None:
         """Take over what has become known of TUF repositories, if anything is decided differently by it."""

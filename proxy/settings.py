@@ -320,6 +320,28 @@ class Log(Model):
     )
 
 
+class LedgerSettings(Model):
+    """The ledger: every decision that changed something, in a Merkle tree whose checkpoints are signed."""
+
+    origin: Annotated[str, Field(pattern=r"^[!-*,-~]{1,255}$")] | None = Field(
+        None,
+        description="The log's name, which its first key is made for and which stays: by custom the address of the ledger "
+        "without scheme, such as `mirror.example/ledger`. By default a name that nobody else has.",
+    )
+    interval: Timeout = Field(60.0, description="How often a checkpoint is signed, where anything was entered since the last.")
+    public: bool = Field(
+        False,
+        description="Serve the ledger below `/ledger/` of the registry listener too, to anybody who reaches it. The admin "
+        "listener always does.",
+    )
+    refusals: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Most refusals that are entered in an hour, each once for its image, digest and cause. 0 enters none.",
+    )
+
+
 class Cache(Model):
     """How stored blobs are served."""
 
@@ -405,4 +427,5 @@ class Settings(Model):
     scrub: Scrub = Field(Scrub(), description="Stored blobs are hashed again in the background.")
     log: Log = Field(Log(), description="How the log is written.")
     cache: Cache = Field(Cache(), description="How stored blobs are served.")
+    ledger: LedgerSettings = Field(LedgerSettings(), description="The log of decisions.")
     workers: int = Field(1, ge=1, le=256, description="Processes that share the port and the data directory.")

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from storage.errors import KeyUnusable
+from storage.files import owner_of
 from storage.notes import MalformedNote, SignerKey, VerifierKey
 
 #: Bytes of the longest key file that is read: some hundred rotations.
@@ -108,6 +109,8 @@ def _write(path: Path, keyring: Keyring, *, replace: bool) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                if (owner := owner_of(path, path.parent)) is not None:
+                    owner.take(file.fileno())  # root turns the key; the server, who is somebody else, has to read it
                 file.write("".join(f"{line}\n" for line in lines))
                 file.flush()
                 os.fsync(file.fileno())

@@ -12,6 +12,7 @@ each with its line and the way out. In between::
     access     who may pull: grants, credentials, issuers
     admission  how Kubernetes' reviews are answered
     alerts     who is told of events
+    identity   one hash for everything that decides
     wellknown  the rules that ``extends`` brings
     schema     the JSON Schema, for editors and for "did you mean"
     reference  the tables of docs/configuration.md

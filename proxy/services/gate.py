@@ -12,14 +12,14 @@ import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
 from proxy.content import ListedReferrer
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.manifest import OCI_INDEX
-from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
+from proxy.policy.decision import Answer, Decision, Observation, Refusal, Upstream, decide, decide_digest
 from proxy.policy.rules import Never, Rule
 from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
@@ -46,6 +46,10 @@ _RACES = 5
 _UNAVAILABLE_RETRY = 10.0
 
 _T = TypeVar("_T")
+
+
+#: Told that a pull was refused: what was asked for (``registry/repository:tag`` or ``…@digest``), what was judged, and why.
+OnRefused: TypeAlias = Callable[[str, Refusal, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,10 @@ class Gate:
         upstreams: Upstreams,
         limits: Limits,
         clock: Clock,
+        on_refused: OnRefused | None = None,
     ) -> None:
         self._revision = revision
+        self._on_refused = on_refused
         self._admission = admission
         self._pins = pins
         self._blobs = blobs
@@ -275,6 +281,7 @@ class Gate:
         self, ask: _Ask, tag: str, decision: Decision, interval: float, generation: int
     ) -> ServedManifest | Refused:
         if decision.answer is not Answer.SERVE or decision.digest is None:
+            self._note_refusal(f"{ask.repository}:{tag}", decision)
             return Refused.of(decision)
         held = await self._hold(ask.repository, decision.digest)
         if isinstance(held, Refused):
@@ -296,6 +303,7 @@ class Gate:
             return self._upstream_refusal(name, error, Thing.MANIFEST)
         decision = decide_digest(repository, digest, ask.rule, verdict)
         if decision.answer is not Answer.SERVE:
+            self._note_refusal(name, decision)
             return Refused.of(decision)
         served = await self._hold(repository, digest)
         if isinstance(served, ServedManifest):
@@ -441,6 +449,10 @@ class Gate:
         return served
 
     # -- shared ---------------------------------------------------------------------------------------------------------
+
+    def _note_refusal(self, subject: str, decision: Decision) -> None:
+        if self._on_refused is not None and decision.refusal is not None:
+            self._on_refused(subject, decision.refusal, "; ".join(decision.reasons))
 
     def _ask(self, repository: Repository) -> _Ask:
         revision = self._revision

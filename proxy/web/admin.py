@@ -1,4 +1,4 @@
-"""The admin listener: health, readiness, metrics. Nothing here leads to image content.
+"""The admin listener: health, readiness, metrics, the ledger. Nothing here leads to image content.
 
 Where tokens are configured, one of them must be shown. Only that the process is alive, and ready or not, is told to anybody:
 those who look after processes have no tokens.
@@ -14,10 +14,12 @@ from aiohttp import hdrs, web
 from proxy.errors import LoginError
 from proxy.services.authentication import Authenticator
 from proxy.services.metrics import Metrics
+from proxy.web.ledger import LedgerApi
 
 
 class AdminApi:
-    """``/healthz`` says that the process answers, ``/readyz`` that it can decide pulls, ``/metrics`` counts (Prometheus text).
+    """``/healthz`` says that the process answers, ``/readyz`` that it can decide pulls, ``/metrics`` counts (Prometheus text),
+    and below ``/ledger/`` is the ledger.
 
     ``authenticator`` None: whoever reaches the listener may ask.
     ``look`` is called before metrics are shown: it reads what is not kept in this process.
@@ -29,7 +31,9 @@ class AdminApi:
         metrics: Metrics,
         authenticator: Authenticator | None = None,
         look: Callable[[], Awaitable[None]] | None = None,
+        ledger: LedgerApi | None = None,
     ) -> None:
+        self._ledger = ledger
         self._ready = ready
         self._metrics = metrics
         self._authenticator = authenticator
@@ -42,6 +46,8 @@ class AdminApi:
         if request.path not in {"/healthz", "/readyz"} and not await self._known(request):
             headers = {"WWW-Authenticate": 'Bearer realm="Tagstone admin"'}
             return web.Response(text="show one of admin.tokens\n", status=401, headers=headers)
+        if self._ledger is not None and self._ledger.serves(request):
+            return await self._ledger.handle(request)
         match request.path:
             case "/healthz":
                 return web.Response(text="ok\n")
@@ -57,7 +63,7 @@ class AdminApi:
                 text, content_type = self._metrics.exposition()
                 return web.Response(body=text, headers={"Content-Type": content_type})
             case _:
-                return web.Response(status=404, text="here are /healthz, /readyz and /metrics\n")
+                return web.Response(status=404, text="here are /healthz, /readyz, /metrics and /ledger/\n")
 
     async def _known(self, request: web.BaseRequest) -> bool:
         if self._authenticator is None:

@@ -40,6 +40,7 @@ from proxy.settings import Limits
 from proxy.web import responses, streaming
 from proxy.web.admission import AdmissionApi
 from proxy.web.fairness import Client, Crowded, Fairness
+from proxy.web.ledger import LedgerApi
 from proxy.web.login import OPEN, TOKEN_PATH, Door, TurnedAway
 from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
 from proxy.web.tombstones import Tombstones
@@ -76,7 +77,9 @@ class RegistryApi:
         *,
         rehash: bool = False,
         tombstones: bool = False,
+        ledger: LedgerApi | None = None,
     ) -> None:
+        self._ledger = ledger
         self._gate = gate
         self._tombstones = Tombstones(wanted=tombstones)
         self._door = door
@@ -115,6 +118,8 @@ class RegistryApi:
                 return await self._reviews.handle(request)
             reason = f"{request.method[:20]} is not served: this proxy hands out images, it does not take any"
             return responses.error(405, "UNSUPPORTED", (reason,), {"Allow": "GET, HEAD"})
+        if self._ledger is not None and self._ledger.serves(request):
+            return await self._published(request, self._ledger)
         try:
             asked, repository = self._target(request)
         except MalformedRequest as problem:
@@ -133,6 +138,17 @@ class RegistryApi:
             if repository is None:
                 return responses.ping()
             return await self._of(request, asked, repository, pull, head=head)
+        finally:
+            self._fairness.leave(share)
+
+    async def _published(self, request: web.BaseRequest, ledger: LedgerApi) -> web.StreamResponse:
+        """The ledger, which is for everybody, in the turn of the address that asks."""
+        client = request.remote or "nobody"
+        share = self._fairness.enter(client) or await self._share(client)
+        if isinstance(share, Refused):
+            return responses.refused(share, _NO_NAMESPACE)
+        try:
+            return await ledger.handle(request)
         finally:
             self._fairness.leave(share)
 
