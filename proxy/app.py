@@ -36,6 +36,9 @@ from proxy.services.scrubber import Scrubber
 from proxy.services.sessions import Sessions, session_key
 from proxy.services.snapshots import Snapshots
 from proxy.services.watched import FileWatch
+from proxy.services.watching.lane import Tools
+from proxy.services.watching.tags import TagLists
+from proxy.services.watching.watcher import Watcher
 from proxy.tuf.state import State
 from proxy.upstream.client import Upstreams
 from proxy.upstream.keysets import fetch_key_set
@@ -64,6 +67,7 @@ from storage.outbox import OUTBOX_NOTICE
 from storage.pins import PIN_NOTICE, PinStore
 from storage.progress import ProgressStore
 from storage.pulls import PullStore
+from storage.watching import WatchStore
 
 log = structlog.get_logger("tagstone.app")
 
@@ -149,6 +153,11 @@ class Application:
         self._bookkeeper = Bookkeeper(self.database, utc_now, settings.ledger.refusals)
         refused = self._bookkeeper.refused
         self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now, refused)
+        watches = WatchStore(self.database)
+        lists = TagLists(self.gate, self.upstreams, watches, self.metrics, utc_now)
+        tools = Tools(self.gate, self.upstreams, watches, self.events, lists, self.metrics, utc_now)
+        rates = {name: upstream.watch_rate for name, upstream in configuration.upstreams.items()}
+        self.watcher = Watcher(tools, rates, settings.watch, Leases(self.database))
         access = configuration.access
         self._data_dir = data_dir
         self._issuers = issuers_of(configuration)
@@ -252,6 +261,8 @@ class Application:
             self._since = await self._notices.latest()
             self._watcher = asyncio.create_task(forever("notices", self._watch), name="notices")
             exits.push_async_callback(self._end_watch)
+            await self.watcher.start()
+            exits.push_async_callback(self.watcher.close)
             exits.push_async_callback(self._refresher.close)
             await self._refresher.start(self._current.repositories, self._current.settings.trust.refresh)
             self._exits = exits.pop_all()
@@ -273,6 +284,7 @@ class Application:
         self._scrubber.adopt(configuration.settings.scrub)
         self._recorder.adopt(configuration.settings.pulls.kept)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
+        self.watcher.adopt(configuration.settings.watch)
         old, new = self._configuration.settings, configuration.settings
         fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "ledger", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
@@ -351,6 +363,7 @@ class Application:
                     self.gate.notice(notice)
                 if notice.kind in {PIN_NOTICE, EVERYTHING}:
                     self._classifying.wake()
+                self.watcher.notice(notice)
         except Exception as error:
             # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
             self.gate.forget()
@@ -382,6 +395,7 @@ class Application:
             ("upstream",),
             tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
         )
+        yield from self.watcher.readings()
         yield from _root_readings(self._current)
         yield from self.alerts.readings()
 

@@ -4,7 +4,8 @@ Scalars reach these types as text, as they stand in the file (:mod:`proxy.config
 text means, so that ``on``, ``1:30``, ``0123`` or a date can never turn into something that nobody wrote. Values built from
 code may be numbers, dates or paths as well.
 
-Durations are seconds (``float``), sizes are bytes (``int``), moments are aware datetimes in UTC.
+Durations are seconds, rates so many in a second, shares parts of 1 (all ``float``), sizes are bytes (``int``), moments are aware
+datetimes in UTC.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _LONGEST = 3650 * 86400.0
 _SIZE = re.compile(r"(\d{1,19})\s*(B|KiB|MiB|GiB|TiB)?", re.ASCII)
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _LARGEST = 1 << 60
+_FASTEST = 1000.0
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)\s*%", re.ASCII)
+_RATE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*/\s*([smh])", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -141,6 +145,45 @@ def format_size(size: int) -> str:
     return str(size)
 
 
+def parse_share(value: Any) -> Any:
+    """``10%`` → 0.1. Numbers, from code, are shares of 1."""
+    share: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        share = float(value)
+    elif isinstance(value, str) and (found := _SHARE.fullmatch(value.strip())):
+        share = float(found[1]) / 100
+    if share is None or not 0 <= share <= 1:
+        raise ValueError("write a share, such as 10% or 50%")
+    return share
+
+
+def format_share(share: float) -> str:
+    """0.1 → ``10%``: the text that :func:`parse_share` reads back."""
+    return f"{share * 100:.3f}".rstrip("0").rstrip(".") + "%"
+
+
+def parse_rate(value: Any) -> Any:
+    """``10/s`` → 10.0, ``30/m`` → 0.5: so many in a second. Only 0 goes without a unit. Numbers, from code, are in a second."""
+    rate: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        rate = float(value)
+    elif isinstance(value, str) and (found := _RATE.fullmatch(value.strip())):
+        rate = float(found[1]) / _SECONDS[found[2]]
+    elif value == "0":
+        rate = 0.0
+    if rate is None or not 0 <= rate <= _FASTEST:
+        raise ValueError("write a rate with its unit, such as 10/s, 30/m or 500/h, of at most 1000/s")
+    return rate
+
+
+def format_rate(rate: float) -> str:
+    """10.0 → ``10/s``: the text that :func:`parse_rate` reads back."""
+    if not rate:
+        return "0"
+    unit = next((unit for unit in "sm" if rate * _SECONDS[unit] >= 1), "h")
+    return f"{rate * _SECONDS[unit]:.3f}".rstrip("0").rstrip(".") + f"/{unit}"
+
+
 _DURATION_SCHEMA = {
     "type": ["string", "integer"],
     "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$|^0$",
@@ -154,6 +197,14 @@ _SIZE_SCHEMA = {
     "pattern": r"^\d+\s*(B|KiB|MiB|GiB|TiB)?$",
     "minimum": 0,
     "format": "tagstone-size",
+}
+_SHARE_SCHEMA = {"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})?\s*%$", "format": "tagstone-share"}
+_RATE_SCHEMA = {
+    "type": ["string", "integer"],
+    "pattern": r"^\d{1,6}(\.\d{1,3})?\s*/\s*[smh]$|^0$",
+    "maximum": 0,
+    "minimum": 0,
+    "format": "tagstone-rate",
 }
 _write_duration = PlainSerializer(format_duration, return_type=str, when_used="json")
 
@@ -170,6 +221,19 @@ Size = Annotated[
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str, when_used="json"),
     WithJsonSchema(_SIZE_SCHEMA),
+]
+
+Share = Annotated[
+    float,
+    BeforeValidator(parse_share),
+    PlainSerializer(format_share, return_type=str, when_used="json"),
+    WithJsonSchema(_SHARE_SCHEMA),
+]
+Rate = Annotated[
+    float,
+    BeforeValidator(parse_rate),
+    PlainSerializer(format_rate, return_type=str, when_used="json"),
+    WithJsonSchema(_RATE_SCHEMA),
 ]
 
 

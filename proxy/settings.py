@@ -13,12 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from proxy.manifest import Bounds
 from proxy.policy.document import RuleSettings, Trust
 from proxy.policy.sinks import AlertsSettings
-from proxy.schema import Duration, EmptyMapping, End, FilePath, Interval, Listen, Model, Name, Secret, Size, Switch, Timeout
+from proxy.schema import (
+    Duration,
+    EmptyMapping,
+    End,
+    FilePath,
+    Interval,
+    Listen,
+    Model,
+    Name,
+    Rate,
+    Secret,
+    Share,
+    Size,
+    Switch,
+    Timeout,
+)
 
 # -- upstreams ------------------------------------------------------------------------------------------------------
 
@@ -77,6 +92,7 @@ class Upstream(Model):
     min_rate: Size = Field(1 << 10, description="Bytes a second below which a body, over `stall_timeout`, counts as stalled.")
     retries: int = Field(3, ge=0, le=10, description="How often a request that failed is tried again, where that is safe.")
     connections: int = Field(16, ge=1, le=1000, description="Most connections at a time.")
+    watch_rate: Rate | None = Field(None, description="`watch.rate` for this upstream. 0: its tags are not watched.")
     queue_timeout: Timeout = Field(300.0, description="Longest wait of a blob for one of them.")
     breaker_failures: int = Field(5, ge=1, le=1000, description="Failures in a row after which the upstream is left alone.")
     breaker_cooldown: Duration = Field(10.0, description="How long it is left alone.")
@@ -373,6 +389,51 @@ class Scrub(Model):
     rate: Annotated[Size, Field(ge=4096)] = Field(20 << 20, description="Most bytes that are read for it in a second.")
 
 
+def _check_jitter(value: float) -> float:
+    if value > 0.25:
+        raise ValueError("must be at most 25%")
+    return value
+
+
+def _check_rate(value: float) -> float:
+    if value == 0:
+        raise ValueError("must be more than 0; to watch nothing: `interval: never`")
+    return value
+
+
+class Watch(Model):
+    """Pinned tags are asked about on a schedule, so that an overwrite is told also where nobody pulls."""
+
+    interval: Interval = Field(
+        3600.0, description="Within this time the upstream is asked what each pinned tag names. `never`: pulls alone ask."
+    )
+    jitter: Annotated[Share, AfterValidator(_check_jitter)] = Field(
+        0.1,
+        description="By what share of `interval` it varies when a tag is asked about. A tag that was asked about for a pull, so "
+        "short a time before, is not asked about again. 25% at most.",
+    )
+    tags_interval: Interval = Field(
+        21600.0,
+        description="How often the lists of tags of repositories with pins are read, for tags that are new there. `never`: not "
+        "at all.",
+    )
+    tags: int = Field(
+        20_000, ge=1, le=1_000_000, description="Of how many tags of one repository notice is taken: the first by their names."
+    )
+    rate: Annotated[Rate, AfterValidator(_check_rate)] = Field(
+        10.0, description="Most requests to one upstream. An upstream may have its own, `watch_rate`."
+    )
+    concurrency: int = Field(4, ge=1, le=64, description="Most requests to one upstream at a time.")
+    reserve: Share = Field(
+        0.5,
+        description="Which share of an upstream's rate limit, where it tells of one, is left to pulls: when no more is left, it "
+        "is asked once a minute at most.",
+    )
+    unreachable_after: Duration = Field(
+        600.0, description="How long an upstream must have answered nothing that was asked until that is told."
+    )
+
+
 def _extends_form(value: Any) -> str:
     return "<word>" if isinstance(value, str) else "<list>"
 
@@ -426,6 +487,7 @@ class Settings(Model):
     pulls: PullRecords = Field(PullRecords(), description="Records of who was handed which image.")
     scrub: Scrub = Field(Scrub(), description="Stored blobs are hashed again in the background.")
     log: Log = Field(Log(), description="How the log is written.")
+    watch: Watch = Field(Watch(), description="Asking about pinned tags on a schedule.")
     cache: Cache = Field(Cache(), description="How stored blobs are served.")
     ledger: LedgerSettings = Field(LedgerSettings(), description="The log of decisions.")
     workers: int = Field(1, ge=1, le=256, description="Processes that share the port and the data directory.")

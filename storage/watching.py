@@ -129,7 +129,7 @@ class WatchStore:
 
         The first list of a repository is what there was before, and is not told. Of one that was cut, only the tags up to where
         it ended are known: those behind it are new to us, not to the world. ``lately``: since when an overwrite of another tag
-        counts. A repository that has no pins any more is forgotten with its tags.
+        counts. A list with nothing in it is not believed. A repository that has no pins any more is forgotten with its tags.
         """
         return await self._database.write(_listed, repository, tags, complete, at, lately, tell)
 
@@ -230,6 +230,10 @@ def _listed(
     if not connection.execute(select(exists().where(pins.c.name >= prefix, pins.c.name < prefix + _AFTER_ASCII))).scalar_one():
         connection.execute(delete(known_tags).where(known_tags.c.repository_id == number))
         connection.execute(delete(table).where(table.c.id == number))
+        return []
+    if complete and not tags and row["listed_at"] is not None:
+        # It has pins, so that it had tags: if that were believed, all of them would be news again at the next list.
+        connection.execute(update(table).where(table.c.id == number).values(soon=False, listed_at=at))
         return []
     listing = {"number": number, "tags": json.dumps(tags)}
     new = sorted(connection.execute(KNOW_TAGS, listing | {"at": at}).scalars())

@@ -134,8 +134,10 @@ class Proxy:
         (self.folder / "release.pub").write_bytes(self.signer.public_pem)
         interval = "" if "check_interval" in self._top else "check_interval: 0s\n"
         admin = "" if "admin:" in self._top else "admin: {listen: 127.0.0.1:0}\n"
+        # Nobody asks the upstream but the test.
+        watch = "" if "watch:" in self._top else "watch: {interval: never, tags_interval: never}\n"
         self.config.write_text(
-            f"listen: 127.0.0.1:0\n{admin}data_dir: {self.data_dir}\n{interval}{self._top}\n"
+            f"listen: 127.0.0.1:0\n{admin}{watch}data_dir: {self.data_dir}\n{interval}{self._top}\n"
             f"upstreams:\n  {self.name}: {{url: {self.upstream.url}, allow_private: true{self._options}}}\n"
             f"{indent(self._upstreams, '  ')}\n"
             f"trust:\n  keys:\n    release-key: {{file: {self.folder}/release.pub{self._key_options}}}\n"

@@ -18,6 +18,8 @@ _FORMATS = {
     "tagstone-duration": "duration",
     "tagstone-interval": "duration or `never`",
     "tagstone-size": "size",
+    "tagstone-share": "share",
+    "tagstone-rate": "rate",
     "tagstone-moment": "date or time",
     "path": "path",
 }

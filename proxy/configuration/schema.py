@@ -10,11 +10,17 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from proxy.configuration.source import Location, is_mark
-from proxy.schema import format_duration, format_interval, format_size
+from proxy.schema import format_duration, format_interval, format_rate, format_share, format_size
 from proxy.settings import Settings
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_FORMATS = {"tagstone-duration": format_duration, "tagstone-interval": format_interval, "tagstone-size": format_size}
+_FORMATS = {
+    "tagstone-duration": format_duration,
+    "tagstone-interval": format_interval,
+    "tagstone-size": format_size,
+    "tagstone-share": format_share,
+    "tagstone-rate": format_rate,
+}
 
 
 class _Generator(GenerateJsonSchema):

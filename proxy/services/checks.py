@@ -23,6 +23,7 @@ class Result(StrEnum):
     UNREACHABLE = "unreachable"  #: nothing clear was to be had
     DENIED = "denied"  #: the upstream gives no access, or there is no such repository
     MISBEHAVED = "misbehaved"  #: what the upstream sent breaks a promise of the protocol
+    CREATED = "created"  #: of a list of tags: there are new ones in it
 
 
 #: What says nothing about the tag.

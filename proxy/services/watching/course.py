@@ -49,8 +49,8 @@ class Course:
 
 
 # A turn takes `interval * (1 - jitter)`. Whoever was seen to less than `interval * jitter` ago is passed over: nobody waits
-# longer than `interval`. And whoever had a turn is moved by less than that, to either side: either the next turn comes so much
-# earlier, or the hand comes by at once and passes over, and the next turn is so much later.
+# longer than `interval`. And whoever had a turn is moved by less than that (the hand may be late), to either side: either the
+# next turn comes so much earlier, or the hand comes by at once and passes over, and the next turn is so much later.
 
 
 def turn_of(interval: float, jitter: float) -> float:
@@ -65,5 +65,5 @@ def seen_lately(at: datetime | None, now: datetime, interval: float, jitter: flo
 
 def moved(phase: int, jitter: float) -> int:
     """Another place for somebody who had a turn, so that nobody can foretell when the next one is."""
-    most = round(PHASES * jitter / (1 - jitter))
+    most = round(PHASES * 0.75 * jitter / (1 - jitter))
     return (phase + secrets.randbelow(2 * most) - most) % PHASES if most else phase

@@ -71,7 +71,7 @@ class Health:
     def __init__(self) -> None:
         self._failures = 0
         self._since: datetime | None = None
-        self._told = False
+        self.told = False  #: whether its silence is; to be set by whoever does so
         self.error = ""
 
     @property
@@ -86,7 +86,7 @@ class Health:
 
     def answered(self) -> None:
         """It said something about what it was asked."""
-        self._failures, self._since, self._told = 0, None, False
+        self._failures, self._since, self.told = 0, None, False
 
     def failed(self, now: datetime, error: str, *, outage: bool = True) -> None:
         """It did not. What is no ``outage`` (it gives no access) is none of a reason to ask it less often."""
@@ -99,9 +99,6 @@ class Health:
         longest: float = min(LAST, FIRST * 2 ** min(10, self._failures - FAILURES))
         return longest * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load, guards nothing
 
-    def to_tell(self, now: datetime, after: float) -> bool:
-        """Whether it is to be told now, and was not, that no answer has come for ``after`` seconds. True once."""
-        if self._told or self._since is None or now - self._since < timedelta(seconds=after):
-            return False
-        self._told = True
-        return True
+    def silent(self, now: datetime, after: float) -> bool:
+        """Whether no answer has come for ``after`` seconds, and that is not ``told``."""
+        return not self.told and self._since is not None and now - self._since >= timedelta(seconds=after)

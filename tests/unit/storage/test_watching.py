@@ -139,6 +139,17 @@ async def test_the_first_list_is_what_was_there_before(pins: PinStore, watch: Wa
     assert [event.details["tags"] for event in await EventStore(database).list()] == [["v3"], ["v3", "v4"]]
 
 
+async def test_an_empty_list_is_not_believed(pins: PinStore, watch: WatchStore) -> None:
+    """A repository that has pins has tags: that none is listed makes none of them news later, but one that was never seen is."""
+    await pinned(pins, first_pin())
+    await watch.listed(APP, [], complete=True, at=AT, lately=AT, tell=told)
+    (event,) = await watch.listed(APP, ["v1", "v2"], complete=True, at=AT, lately=AT, tell=told)
+    assert event.details["tags"] == ["v1", "v2"], "the very first one is what there was"
+    assert await watch.listed(APP, [], complete=True, at=LATER, lately=AT, tell=told) == []
+    (event,) = await watch.listed(APP, ["v1", "v2", "v3"], complete=True, at=LATER, lately=AT, tell=told)
+    assert event.details["tags"] == ["v3"]
+
+
 async def test_behind_the_end_of_a_cut_list_nothing_is_news(pins: PinStore, watch: WatchStore) -> None:
     """Only up to where the last list ended it is known what was there; and a cut list is no word on what is gone."""
     await pinned(pins, first_pin())

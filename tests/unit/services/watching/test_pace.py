@@ -92,14 +92,15 @@ def test_an_upstream_is_away_after_some_failures_in_a_row() -> None:
 def test_silence_is_told_once_when_it_has_lasted() -> None:
     """Not before its time, not twice; after an answer, a new silence is news again."""
     health = Health()
-    assert not health.to_tell(NOW, 0)
+    assert not health.silent(NOW, 0)
     health.failed(NOW, "no route")
-    assert not health.to_tell(NOW + timedelta(seconds=59), 60)
-    assert health.to_tell(NOW + timedelta(seconds=60), 60)
-    assert not health.to_tell(NOW + timedelta(seconds=61), 60)
+    assert not health.silent(NOW + timedelta(seconds=59), 60)
+    assert health.silent(NOW + timedelta(seconds=60), 60)
+    health.told = True
+    assert not health.silent(NOW + timedelta(seconds=61), 60)
     health.answered()
     health.failed(NOW, "no route")
-    assert health.to_tell(NOW + timedelta(seconds=60), 60)
+    assert health.silent(NOW + timedelta(seconds=60), 60)
 
 
 def test_no_access_is_silence_but_no_outage() -> None:
@@ -108,4 +109,4 @@ def test_no_access_is_silence_but_no_outage() -> None:
     for _ in range(2 * FAILURES):
         health.failed(NOW, "denied", outage=False)
     assert not health.away
-    assert health.to_tell(NOW + timedelta(hours=1), 60)
+    assert health.silent(NOW + timedelta(hours=1), 60)
