@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli import common
+from proxy.cli import common, pins_diff
 from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
 from proxy.configuration import Configuration
 from proxy.services.operators import Act, Result, Signed
@@ -14,7 +14,11 @@ from storage.digest import Digest
 from storage.errors import MalformedName
 from storage.records import Pin, PinChange, PinState
 
-app = typer.Typer(no_args_is_help=True, help="List, show, approve, reject and remove pins.")
+if TYPE_CHECKING:
+    from proxy.policy.changes import Change
+
+app = typer.Typer(no_args_is_help=True, help="List, show, compare, approve, reject and remove pins.")
+app.command("diff")(pins_diff.diff)
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="registry/repository:tag")]
 DigestOption = Annotated[str | None, typer.Option("--digest", help="sha256:… or sha512:…", show_default=False)]
@@ -64,17 +68,23 @@ def show(image: ImageArgument, config: ConfigOption = None, data_dir: DataDirOpt
     configuration = common.load(config, data_dir)
     reference, tag = common.tagged(image, configuration)
 
-    async def work() -> tuple[Pin | None, list[PinChange]]:
+    async def work() -> tuple[Pin | None, list[PinChange], Change | None]:
         async with common.house(configuration, data_dir, dry=True) as house:
             pin = await house.pins.get(reference.repository, tag)
-            return pin, await house.pins.history(reference.repository, tag)
+            change = None
+            if pin is not None and pin.candidate is not None:
+                change = await pins_diff.classifier_of(house).known(pin.repository, pin.digest, pin.candidate)
+            return pin, await house.pins.history(reference.repository, tag), change
 
-    pin, history = common.run(work)
+    pin, history, change = common.run(work)
     if as_json:
+        from proxy.policy.changes import details_of
+
         shown = {"name": str(reference), "state": "unpinned"} if pin is None else pin_json(pin)
-        common.show_json({**shown, "history": [change_json(change) for change in history]})
+        changed = None if change is None else {"severity": change.severity, **details_of(change)}
+        common.show_json({**shown, "changed": changed, "history": [change_json(each) for each in history]})
     else:
-        for line in _lines(str(reference), pin, history):
+        for line in _lines(str(reference), pin, history, change):
             print(line)
     if pin is None:
         raise typer.Exit(common.REFUSED)
@@ -203,7 +213,7 @@ def change_json(change: PinChange) -> dict[str, object]:
     }
 
 
-def _lines(name: str, pin: Pin | None, history: list[PinChange]) -> list[str]:
+def _lines(name: str, pin: Pin | None, history: list[PinChange], changed: Change | None) -> list[str]:
     if pin is None:
         lines = [f"{name} is not pinned; its first accepted pull pins it"]
     else:
@@ -217,6 +227,7 @@ def _lines(name: str, pin: Pin | None, history: list[PinChange]) -> list[str]:
         if pin.candidate is not None:
             rejected = " (rejected)" if pin.candidate == pin.rejected else ""
             lines.append(f"  upstream    {pin.candidate}{rejected}, seen {common.moment(pin.candidate_seen_at)}")
+            lines.append(f"  changed     {'not told yet' if changed is None else changed.summary}; tagstone pins diff {pin.name}")
             if not rejected:
                 lines.append(f"  accept it   tagstone pins approve {pin.name} --digest {pin.candidate} --by NAME --reason WHY")
                 lines.append(f"  refuse it   tagstone pins reject {pin.name} --digest {pin.candidate} --by NAME --reason WHY")

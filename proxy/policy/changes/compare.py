@@ -32,6 +32,8 @@ RATIO = 1.5
 LEAST = 1 << 20
 #: Differences of one platform that are kept.
 _SHOWN = 128
+#: Entries of one list that are shown.
+_MANY = 20
 #: Lines for people that are kept.
 _LINES = 40
 _ELSEWHERE = "(differs where it is not shown)"
@@ -318,7 +320,8 @@ def _run(old: Config, new: Config, found: _Found) -> None:
     """What is one value each."""
 
     def many(values: Sequence[str]) -> str | None:
-        return "[" + ", ".join(hide(value) for value in values[:20]) + (", …]" if len(values) > 20 else "]") if values else None
+        shown = ", ".join(f'"{hide(value)}"' for value in values[:_MANY])
+        return f"[{shown}{', …' if len(values) > _MANY else ''}]" if values else None
 
     def one(value: str) -> str | None:
         return hide(value) or None

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from proxy.policy.changes import (
     details_of,
     document_of,
     not_known_yet,
+    table,
 )
 from storage.digest import Digest
 from storage.records import Severity
@@ -387,3 +389,8 @@ def test_a_document_of_another_version_is_not_read() -> None:
 def test_every_kind_has_its_meaning() -> None:
     """None is missing in the table that severities and docs are made of."""
     assert set(MEANINGS) == set(Kind)
+
+
+def test_the_docs_have_the_table() -> None:
+    """Whoever is on call reads the severities that hold."""
+    assert table() in (Path(__file__).parents[4] / "docs" / "overwrites.md").read_text()
