@@ -167,7 +167,7 @@ class Application:
         dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
         classifications, snapshots = ClassificationStore(self.database), Snapshots(self.catalog, dry.holdings, self.blobs)
         self.classifier = Classifier(classifications, snapshots, revision, utc_now)
-        self._classifying = Classifying(self.classifier, classifications, utc_now)
+        self._classifying = Classifying(self.classifier, classifications)
         self._classification = Duty("classification", self._classifying.step, leases, utc_now)
         self.alerts = Alerts(
             configuration.alerts,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -20,7 +21,7 @@ from proxy.services.snapshots import Snapshots
 from storage.classifications import SETTLED, ClassificationStore, Classified, Unclassified
 from storage.digest import Digest
 from storage.errors import StorageError
-from storage.records import Event, EventType
+from storage.records import Event, EventType, Severity
 from storage.reference import Repository
 
 log = structlog.get_logger("tagstone.classification")
@@ -91,8 +92,17 @@ class Classifier:
         pinned = await self._store.pinned(event.subject, event.digest)
         if pinned is None:  # it moved on meanwhile
             return event
-        change = await self.of(*pinned, event.digest)
-        return replace(event, severity=change.severity or event.severity, details={**event.details, **details_of(change)})
+        severity, details = self.told(await self.of(*pinned, event.digest), event.at)
+        return replace(event, severity=severity or event.severity, details={**event.details, **details})
+
+    def told(self, change: Change, since: datetime) -> tuple[Severity | None, dict[str, Any]]:
+        """What the event says that was opened at ``since``: its severity (None: as it is) and details.
+
+        What nobody knows yet says nothing of how much it matters. What may mend is not settled before it had the time to.
+        """
+        mending = bool(MENDING & set(change.kinds)) and self._clock() - since < MENDS_WITHIN
+        severity = None if change.kinds == (Kind.NOT_KNOWN_YET,) else change.severity
+        return severity, {**details_of(change), SETTLED: change.settled and not mending}
 
     async def _compare(self, pair: _Pair) -> Change:
         repository, before, after = pair
@@ -130,10 +140,9 @@ class _Try:
 class Classifying:
     """Lets the open events about overwritten tags say what changed; the step of a duty (:mod:`proxy.services.duty`)."""
 
-    def __init__(self, classifier: Classifier, store: ClassificationStore, clock: Clock) -> None:
+    def __init__(self, classifier: Classifier, store: ClassificationStore) -> None:
         self._classifier = classifier
         self._store = store
-        self._clock = clock
         self._tries: dict[int, _Try] = {}
         self._news = asyncio.Event()
 
@@ -167,11 +176,8 @@ class Classifying:
         classifier, again = self._classifier, waiting.number in self._tries
         ask = classifier.again if again else classifier.of
         change = await ask(waiting.repository, waiting.before, waiting.after)
-        mending = bool(MENDING & set(change.kinds)) and self._clock() - waiting.at < MENDS_WITHIN
-        settled = change.settled and not mending
-        details = {**details_of(change), SETTLED: settled}
-        # What nobody knows yet says nothing of how much it matters: the event keeps the severity that it has.
-        severity = None if change.kinds == (Kind.NOT_KNOWN_YET,) else change.severity
+        severity, details = classifier.told(change, waiting.at)
+        settled = details[SETTLED]
         if await self._store.tell(waiting.number, severity, details) and settled:
             log.warning(
                 "overwrite.classified",

@@ -39,7 +39,6 @@ def details_of(change: Change) -> dict[str, Any]:
         "change": change.summary,
         "kinds": list(change.kinds),
         "lines": [line[:500] for line in change.lines[:_TOLD]],
-        "settled": change.settled,
     }
 
 
