@@ -18,6 +18,8 @@ from storage.records import EventType, Severity
 from storage.reference import Repository
 from storage.tables import classifications, events, pins
 
+#: The events that say what changed.
+TYPES = (EventType.TAG_OVERWRITTEN, EventType.TAG_ROTATION_PENDING)
 #: How an event says that nothing more is going to be told of its change.
 SETTLED = "settled"
 #: Details are text that only this package writes, in one spelling; null where there are none.
@@ -37,10 +39,11 @@ class Unclassified:
     """An open event about an overwritten tag of which not all is told."""
 
     number: int  #: the event's
+    type: EventType
     repository: Repository
     before: Digest
     after: Digest
-    at: datetime  #: when the overwrite was first seen
+    at: datetime  #: when it was told
 
 
 class ClassificationStore:
@@ -87,9 +90,9 @@ def _put(connection: Connection, repository: Repository, before: Digest, after: 
 
 def _unclassified(connection: Connection, limit: int) -> list[Unclassified]:
     query = (
-        select(events.c.id, pins.c.repository, pins.c.digest, pins.c.candidate, events.c.at)
+        select(events.c.id, events.c.type, pins.c.repository, pins.c.digest, pins.c.candidate, events.c.at)
         .join_from(events, pins, and_(pins.c.name == events.c.subject, pins.c.candidate == events.c.digest))
-        .where(events.c.type == EventType.TAG_OVERWRITTEN, events.c.closed_at.is_(None), _UNSETTLED)
+        .where(events.c.type.in_(TYPES), events.c.closed_at.is_(None), _UNSETTLED)
         .order_by(events.c.id)
         .limit(limit)
     )

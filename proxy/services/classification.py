@@ -18,7 +18,7 @@ from proxy.policy.changes import Change, Kind, change_of, classify, details_of, 
 from proxy.services.flights import Flights
 from proxy.services.revision import Clock, Revision
 from proxy.services.snapshots import Snapshots
-from storage.classifications import SETTLED, ClassificationStore, Classified, Unclassified
+from storage.classifications import SETTLED, TYPES, ClassificationStore, Classified, Unclassified
 from storage.digest import Digest
 from storage.errors import StorageError
 from storage.records import Event, EventType, Severity
@@ -87,26 +87,37 @@ class Classifier:
 
     async def enrich(self, event: Event) -> Event:
         """The event with what changed, where it is about an overwritten tag. Raises StorageError."""
-        if event.type is not EventType.TAG_OVERWRITTEN or event.digest is None:
+        if event.type not in TYPES or event.digest is None:
             return event
         pinned = await self._store.pinned(event.subject, event.digest)
         if pinned is None:  # it moved on meanwhile
             return event
-        severity, details = self.told(await self.of(*pinned, event.digest), event.at)
+        severity, details = self.told(await self.of(*pinned, event.digest), event.type, event.at)
         return replace(event, severity=severity or event.severity, details={**event.details, **details})
 
-    def told(self, change: Change, since: datetime) -> tuple[Severity | None, dict[str, Any]]:
-        """What the event says that was opened at ``since``: its severity (None: as it is) and details.
+    def told(self, change: Change, kind: EventType, since: datetime) -> tuple[Severity | None, dict[str, Any]]:
+        """What the event of this type says that was opened at ``since``: its severity (None: as it is) and details.
 
-        What nobody knows yet says nothing of how much it matters. What may mend is not settled before it had the time to.
+        What nobody knows yet says nothing of how much it matters. What may mend is not settled before it had the time to. What
+        is about to rotate by rule is no more than good to know, unless it is critical.
         """
         mending = bool(MENDING & set(change.kinds)) and self._clock() - since < MENDS_WITHIN
         severity = None if change.kinds == (Kind.NOT_KNOWN_YET,) else change.severity
+        if kind is EventType.TAG_ROTATION_PENDING and severity is not Severity.CRITICAL:
+            severity = None
         return severity, {**details_of(change), SETTLED: change.settled and not mending}
 
     async def _compare(self, pair: _Pair) -> Change:
-        repository, before, after = pair
         now = self._clock()
+        change = await self._compared(pair, now)
+        if not change.settled and (kept := await self.known(*pair)) is not None and kept.settled:
+            return kept  # an outage takes nothing back that was told
+        if self._record:
+            await self._store.put(*pair, Classified(document_of(change), now))
+        return change
+
+    async def _compared(self, pair: _Pair, now: datetime) -> Change:
+        repository, before, after = pair
         try:
             async with asyncio.timeout(TIMEOUT):
                 one, other, unknown = await self._snapshots.of(self._revision, repository, before, after, now)
@@ -114,12 +125,7 @@ class Classifier:
             return not_known_yet(before, after, (f"comparing took longer than {TIMEOUT:g} s; the upstream is slow",))
         if one is None or other is None:
             return not_known_yet(before, after, unknown)
-        change = await asyncio.to_thread(classify, one, other, unknown)
-        if not change.settled and (before_now := await self.known(repository, before, after)) is not None and before_now.settled:
-            return before_now  # an outage takes nothing back that was told
-        if self._record:
-            await self._store.put(repository, before, after, Classified(document_of(change), now))
-        return change
+        return await asyncio.to_thread(classify, one, other, unknown)
 
 
 def _read(kept: Classified) -> Change | None:
@@ -176,7 +182,7 @@ class Classifying:
         classifier, again = self._classifier, waiting.number in self._tries
         ask = classifier.again if again else classifier.of
         change = await ask(waiting.repository, waiting.before, waiting.after)
-        severity, details = classifier.told(change, waiting.at)
+        severity, details = classifier.told(change, waiting.type, waiting.at)
         settled = details[SETTLED]
         if await self._store.tell(waiting.number, severity, details) and settled:
             log.warning(
