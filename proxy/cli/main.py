@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import access, alerts, block, client, config, doctor, drift, pins, pulls, serve, trust, verify
+from proxy.cli import access, alerts, block, client, config, doctor, drift, ledger, pins, pulls, serve, trust, verify
 
 app = typer.Typer(
     name="tagstone",
@@ -24,6 +24,7 @@ app.command()(block.block)
 app.command()(block.unblock)
 app.command()(pulls.pulls)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(trust.app, name="trust")
 app.add_typer(access.app, name="access")
 app.command()(client.client)

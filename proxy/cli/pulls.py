@@ -46,12 +46,12 @@ def pulls(
     """
     configuration = common.load(config, data_dir)
     wanted = None if digest is None else parse_digest(digest)
-    reference = None if image is None else _image(image, configuration)
+    reference = None if image is None else image_of(image, configuration)
     if reference is not None and reference.digest is not None:
         if wanted not in {None, reference.digest}:
             common.fail(f"--digest {wanted} and --image {image} name two digests", common.USAGE)
         wanted = reference.digest
-    start = None if since is None else _moment(since)
+    start = None if since is None else moment_of(since)
     found = common.run(lambda: _find(configuration, data_dir, wanted, reference, start, limit))
     if as_json:
         common.show_json({"pulls": [_json(record) for record in found], "complete": len(found) < limit})
@@ -61,14 +61,15 @@ def pulls(
         raise typer.Exit(common.REFUSED)
 
 
-def _image(text: str, configuration: Configuration) -> Reference:
+def image_of(text: str, configuration: Configuration) -> Reference:
     """As everywhere, but that an image without a tag means all of its tags."""
     reference = common.parse_reference(text, configuration)
     named = ":" in text.rpartition("/")[2].partition("@")[0]
     return Reference(reference.repository, reference.tag if named else None, reference.digest)
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str) -> datetime:
+    """A moment, or how long ago it was; ends with 2 for anything else."""
     from proxy.schema import parse_duration, parse_start
 
     try:
