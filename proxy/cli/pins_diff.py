@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from proxy.configuration import Configuration
+    from proxy.drift.between import FileChange
     from proxy.policy.changes import Change, Difference, PlatformChange
     from proxy.services.classification import Classifier
+    from proxy.services.snapshots import Snapshots
+    from storage.reference import Repository
 
 #: Columns where the output is no terminal, which has none.
 _WIDE = 160
 _COLOUR = {Severity.INFO: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
+_FILE_MARK = {"added": "+", "removed": "-", "changed": "~"}
+#: Files that are shown.
+_FILES = 500
 _MARK = {"same": " ", "before": "-", "after": "+"}
 
 
@@ -44,6 +50,9 @@ def diff(
         str | None,
         typer.Option("--platform", metavar="OS/ARCH", help="Show the details of this platform only.", show_default=False),
     ] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Show which files differ, too. Layers that are not stored are fetched for it.")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
@@ -56,33 +65,39 @@ def diff(
     reference = common.parse_reference(image, configuration)
     asked = _Asked(reference, _digest(before), _digest(after) or reference.digest)
 
-    async def work() -> Change | str:
+    async def work() -> tuple[Change | str, _Files | None]:
         async with common.house(configuration, data_dir, dry=True) as house:
             classifier = classifier_of(house)
             try:
                 pair = await _pair(house, configuration, asked)
                 if isinstance(pair, str):
-                    return pair
-                return await classifier.of(reference.repository, *pair)
+                    return pair, None
+                change = await classifier.of(reference.repository, *pair)
+                if platform is not None:
+                    change = _of_platform(change, platform)
+                return change, await _listed(house, reference.repository, change) if files else None
             finally:
                 await classifier.close()
 
-    change = common.run(work)
+    change, listed = common.run(work)
     if isinstance(change, str):
         if as_json:
             common.show_json({"image": image, "severity": None, "summary": change})
         else:
             print(change)
         raise typer.Exit(0)
-    if platform is not None:
-        change = _of_platform(change, platform)
     if as_json:
         from proxy.policy.changes import document_of
 
-        common.show_json({"image": str(reference), **document_of(change)})
+        told = {} if listed is None else {"files": listed.told()}
+        common.show_json({"image": str(reference), **document_of(change), **told})
     else:
         labels = ("pinned" if asked.before is None else "from", "upstream" if asked.after is None else "to")
         _show(str(reference), change, labels)
+        for line in () if listed is None else listed.lines():
+            print(line)
+    if listed is not None and listed.trouble:
+        raise typer.Exit(common.UNKNOWN)
     known_different = any(kind != "not-known-yet" for kind in change.kinds)
     raise typer.Exit(1 if known_different else 0 if change.settled else common.UNKNOWN)
 
@@ -94,15 +109,55 @@ class _Asked:
     after: Digest | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Which files differ for one platform, or why that cannot be said."""
+
+    platform: str
+    changes: tuple[FileChange, ...] = ()
+    trouble: str = ""
+
+    def told(self) -> dict[str, object]:
+        """As scripts read it."""
+        return {"platform": self.platform, "trouble": self.trouble or None, "changes": [each.told() for each in self.changes]}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if self.trouble:
+            return ["", f"files: cannot be told: {self.trouble}"]
+        shown = [f"  {_FILE_MARK[each.mark]} {each.path}  {each.what}" for each in self.changes[:_FILES]]
+        more = [f"  and {len(self.changes) - _FILES} more (--json has all)"] if len(self.changes) > _FILES else []
+        return ["", f"{self.platform or 'image'}: {len(self.changes)} files differ", *shown, *more]
+
+
+async def _listed(house: House, repository: Repository, change: Change) -> _Files:
+    from proxy.cli.pins_files import FileLists, Unlisted, chosen
+
+    one = chosen(change.platforms)
+    if one is None:
+        those = ", ".join(each.platform or "the image" for each in change.platforms)
+        told = f"say which platform's: --platform ({those})" if those else "no image differs"
+        return _Files("", trouble=told)
+    try:
+        return _Files(one.platform, tuple(await FileLists(house, snapshots_of(house), repository).between(one)))
+    except Unlisted as error:
+        return _Files(one.platform, trouble=str(error))
+
+
+def snapshots_of(house: House) -> Snapshots:
+    """What reads images for comparison."""
+    from proxy.services.snapshots import Snapshots
+
+    return Snapshots(house.catalog, house.admission.holdings, house.blobs)
+
+
 def classifier_of(house: House) -> Classifier:
     """What compares, with what is kept of earlier comparisons; keeps nothing itself."""
     from proxy.services.classification import Classifier
     from proxy.services.revision import utc_now
-    from proxy.services.snapshots import Snapshots
     from storage.classifications import ClassificationStore
 
-    snapshots = Snapshots(house.catalog, house.admission.holdings, house.blobs)
-    return Classifier(ClassificationStore(house.database), snapshots, house.revision, utc_now, record=False)
+    return Classifier(ClassificationStore(house.database), snapshots_of(house), house.revision, utc_now, record=False)
 
 
 async def _pair(house: House, configuration: Configuration, asked: _Asked) -> tuple[Digest, Digest] | str:

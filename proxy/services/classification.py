@@ -18,6 +18,7 @@ from proxy.policy.changes import Change, Kind, change_of, classify, details_of, 
 from proxy.services.flights import Flights
 from proxy.services.revision import Clock, Revision
 from proxy.services.snapshots import Snapshots
+from proxy.verify.asking import all_of
 from storage.classifications import SETTLED, TYPES, ClassificationStore, Classified, Unclassified
 from storage.digest import Digest
 from storage.errors import StorageError
@@ -35,7 +36,9 @@ MENDS_WITHIN = timedelta(hours=1)
 KEPT = timedelta(minutes=5)
 #: The first pause before a pair is compared again, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=15), timedelta(hours=1)
-_PAGE = 50
+_PAGE = 48
+#: Pairs that are compared side by side: an upstream that is slow holds up few others, and none has to bear many at once.
+_AT_A_TIME = 4
 #: Seconds between two looks at the events when nobody says that there is news.
 _POLL = 5.0
 
@@ -165,8 +168,8 @@ class Classifying:
             self._tries = {number: tried for number, tried in self._tries.items() if number in numbers}
             now = asyncio.get_running_loop().time()
             due = [each for each in waiting if each.number not in self._tries or self._tries[each.number].at <= now]
-            for each in due[:_PAGE]:
-                await self._tell(each)
+            for start in range(0, min(len(due), _PAGE), _AT_A_TIME):
+                await all_of([self._tell(each) for each in due[start : min(start + _AT_A_TIME, _PAGE)]])
         except StorageError as error:
             log.error("classification.database", error=str(error))
             await asyncio.sleep(_POLL)

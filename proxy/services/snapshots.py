@@ -117,6 +117,17 @@ class Snapshots:
         sides = await all_of([self._vouched(comparison, top, read) for top in (one, other)])
         return sides[0], sides[1], tuple(comparison.unknown)
 
+    async def image(
+        self, revision: Revision, repository: Repository, digest: Digest, now: datetime
+    ) -> tuple[Image | None, tuple[str, ...]]:
+        """One image manifest with its config; None where it is none, or cannot be had: why. Raises only StorageError."""
+        comparison = _Comparison(repository, revision.rule(repository), revision, now)
+        top = await self._top(comparison, digest)
+        if top is None:
+            return None, tuple(comparison.unknown)
+        (child, *more) = top.snapshot.children or (Child("", digest, 0),)
+        return None if more else child.image, (child.trouble,) if child.trouble else ()
+
     # -- manifests ------------------------------------------------------------------------------------------------------
 
     async def _top(self, comparison: _Comparison, digest: Digest) -> _Top | None:

@@ -148,3 +148,46 @@ async def test_one_platform_of_many(tmp_path: Path) -> None:
         assert [each["platform"] for each in one["platforms"]] == ["linux/arm64"]
         same = json.loads((await pins(proxy, "diff", NAME, "--platform", "linux/amd64", "--json")).stdout)
         assert (same["platforms"], same["same"], same["severity"]) == ([], ["linux/amd64"], "critical")
+
+
+async def test_the_files_that_differ(tmp_path: Path) -> None:
+    """Layers that are not stored are fetched for it, and are not stored by it; what cannot be had is told: exit 3."""
+    async with noted(tmp_path) as (upstream, proxy):
+        result = await pins(proxy, "diff", NAME, "--files")
+        assert result.exit_code == 1, result.output
+        assert "linux/amd64: 2 files differ" in result.stdout
+        assert "  ~ /seed  content: " in result.stdout
+        found = json.loads((await pins(proxy, "diff", NAME, "--files", "--json")).stdout)["files"]
+        assert [(each["change"], each["path"]) for each in found["changes"]] == [("changed", "/data"), ("changed", "/seed")]
+        kept = {path.name for path in (proxy.data_dir / "blobs").rglob("*")}
+        assert not kept & {layer.digest.hex for layer in AFTER.layers}
+        forged = AFTER.layers[-1]
+        upstream.forge("acme/app", forged.digest, b"x" * forged.size)
+        broken = await pins(proxy, "diff", NAME, "--files")
+        assert broken.exit_code == 3
+        assert "files: cannot be told: the layers of " in broken.stdout
+        await upstream.stop()
+        offline = json.loads((await pins(proxy, "diff", NAME, "--files", "--json")).stdout)["files"]
+        assert "cannot be fetched" in offline["trouble"]
+
+
+async def test_the_files_of_one_platform(tmp_path: Path) -> None:
+    """Of many platforms it is the one that is named; of one that is not on both sides there is nothing to tell."""
+    before, after = platforms(OLD), platforms(TROJAN)
+    more = index([*before.images, replace(OLD, platform="linux/s390x").image()])
+    async with noted(tmp_path, before, after) as (upstream, proxy):
+        named = json.loads((await pins(proxy, "diff", NAME, "--files", "--platform", "linux/arm64", "--json")).stdout)["files"]
+        assert (named["platform"], len(named["changes"])) == ("linux/arm64", 2)
+        upstream.add("acme/app", more)
+        added = await pins(proxy, "diff", NAME, "--to", more.digest, "--files")
+        assert added.exit_code == 3
+        assert "say which platform's: --platform (linux/s390x)" in added.stdout
+
+
+async def test_layers_that_are_too_large_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a bound for both images together."""
+    monkeypatch.setattr("proxy.cli.pins_files.MOST", 10)
+    async with noted(tmp_path) as (_, proxy):
+        result = await pins(proxy, "diff", NAME, "--files")
+        assert result.exit_code == 3
+        assert "are fetched in all" in result.stdout
