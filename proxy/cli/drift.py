@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from proxy.cli import common, drift_rootfs
+from proxy.cli import common, drift_processes, drift_rootfs
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -15,6 +15,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 clean; 1 drift; 2 usage or configuration; 3 could not tell.",
 )
 app.command("rootfs")(drift_rootfs.rootfs)
+app.command("processes")(drift_processes.processes)
 
 
 @app.callback()

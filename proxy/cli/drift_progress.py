@@ -36,6 +36,10 @@ class Progress:
         """So many entries were looked at."""
         self.say(f"{count} entries")
 
+    def processes(self, count: int) -> None:
+        """So many processes were looked at."""
+        self.say(f"{count} processes")
+
     def say(self, text: str) -> None:
         """What is being done. From any thread."""
         if self._status is not None:

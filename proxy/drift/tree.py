@@ -18,6 +18,8 @@ _WHITEOUT = b".wh."
 _META = b".wh..wh."  #: AUFS' own; only the opaque one means something
 _OPAQUE = b".wh..wh..opq"
 _MAX_LINKS = 40
+#: Components of links' targets that are followed in one layer: honest ones have few, though each entry may go through links.
+_MAX_FOLLOWED = 4_000_000
 
 
 @dataclass(slots=True)
@@ -97,6 +99,7 @@ class Layer:
         self._lower = lower
         self.root = Node()
         self.contents: dict[bytes, bytes] = {}
+        self._followed = 0
 
     def add(self, member: Member) -> None:
         """Apply one entry. Raises :class:`LayerRefused` where runtimes could not."""
@@ -172,7 +175,11 @@ class Layer:
                     raise LayerRefused(f"{absolute(about)}: too many symbolic links on its way")
                 if target.startswith(b"/"):
                     here = here[:1]
-                todo += target.split(b"/")[::-1]
+                parts = target.split(b"/")
+                self._followed += len(parts)
+                if self._followed > _MAX_FOLLOWED:
+                    raise LayerRefused("its entries go through too many links")
+                todo += parts[::-1]
                 continue
             if seen is not None and not seen.is_directory:
                 raise LayerRefused(f"{absolute(about)}: what is above it is no directory")

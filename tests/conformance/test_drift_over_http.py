@@ -19,11 +19,12 @@ from typer.testing import CliRunner, Result
 from proxy.cli.main import app
 from storage.digest import Digest
 from storage.records import EventType
-from tests.harness import Proxy
+from tests.harness import Proxy, until
 from tests.simulator import images
 from tests.simulator.images import Blob, Image
 from tests.simulator.registry import Registry
-from tests.unit.drift.trees import Put, archive, file, folder, symlink, unpack
+from tests.simulator.trees import Put, archive, file, folder, symlink, unpack
+from tests.tools import need
 
 BASE = [
     folder("etc"),
@@ -224,3 +225,53 @@ async def test_watching_tells_what_changed_and_raises_the_event(proxy: Proxy, up
     os.unlink(root / "bin/new")
     assert (await tagstone(proxy, *words)).exit_code == 0
     assert await open_events() == []
+
+
+async def test_processes_are_held_against_layers(proxy: Proxy, upstream: Registry, tmp_path: Path) -> None:
+    """A program that a layer has at its path is clean; deleted, it is found; the document is what the documentation says."""
+    program = tmp_path / "busybox"
+    program.write_bytes(Path(need("busybox")).read_bytes())
+    program.chmod(0o755)
+    await publish(proxy, upstream, image_of([file(str(program), program.read_bytes(), 0o755)]))
+    child = await asyncio.create_subprocess_exec(program, "sleep", "1000")
+    words = ("drift", "processes", "--pid", child.pid, "--image", "reg.example/open/app:v1")
+    try:
+        await until(lambda: os.readlink(f"/proc/{child.pid}/exe") == str(program), 30)
+        clean = await tagstone(proxy, *words, "--json")
+        assert clean.exit_code == 0, clean.stdout
+        Draft202012Validator(schema()).validate(json.loads(clean.stdout))
+        program.unlink()
+        found = await tagstone(proxy, *words, "--json", "--record")
+        assert found.exit_code == 1
+        document = json.loads(found.stdout)
+        Draft202012Validator(schema()).validate(document)
+        assert [(each["wrong"], each["path"]) for each in document["findings"]] == [("deleted", str(program))]
+        (event,) = [each for each in await proxy.events(open_only=True) if each.type is EventType.RUNTIME_DRIFT]
+        assert event.subject == f"reg.example/open/app:v1@pid {child.pid}"
+        assert f"deleted  {child.pid} busybox" in (await tagstone(proxy, *words)).stdout
+    finally:
+        child.kill()
+        await child.wait()
+    ended = await tagstone(proxy, *words)
+    assert ended.exit_code == 3
+    assert "cannot be opened" in ended.stderr
+
+
+async def test_which_container_is_to_be_said(proxy: Proxy) -> None:
+    """One of both; and of a process that is in no container, the image."""
+    for words, code, told in (
+        ((), 2, "--pid P, or --container ID"),
+        (("--pid", 1, "--container", "x"), 2, "--pid P, or --container ID"),
+        (("--pid", os.getpid()), 3, "--image"),
+        (("--container", "no-such-container"), 3, "no running container"),
+    ):
+        result = await tagstone(proxy, "drift", "processes", *words)
+        assert (result.exit_code, told in result.stderr) == (code, True), result.stderr
+
+
+async def test_the_group_says_what_there_is() -> None:
+    """The commands of the group."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["drift", "--help"])
+    assert result.exit_code == 0
+    assert "rootfs" in result.stdout
+    assert "processes" in result.stdout

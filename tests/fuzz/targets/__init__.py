@@ -7,6 +7,7 @@ from tests.fuzz.targets import (
     changes,
     clients,
     configuration,
+    drift,
     kubernetes,
     login,
     notation,
@@ -27,4 +28,5 @@ TARGETS: tuple[Target, ...] = (
     *clients.TARGETS,
     *kubernetes.TARGETS,
     *changes.TARGETS,
+    *drift.TARGETS,
 )

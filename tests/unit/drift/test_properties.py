@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.examples import examples
-from tests.unit.drift.trees import CAPABILITY, ROOT, Put, archive, changes, file_list, folder, look, unpack
+from tests.simulator.trees import CAPABILITY, ROOT, Put, archive, folder, unpack
+from tests.unit.drift.reading import changes, file_list, look
 
 _NAMES = ("a", "b", "c", "é", "odd\udcff name\n")
 _FILE_MODES = (0o644, 0o755, 0o600, 0o4755, 0o2711)

@@ -18,8 +18,9 @@ from backports import zstd
 from proxy.drift.model import Bounds, Kind
 from proxy.drift.tar import Member
 from proxy.errors import LayerRefused
+from tests.simulator.trees import CAPABILITY, Put, archive, file, folder, hardlink, symlink
 from tests.tools import need
-from tests.unit.drift.trees import CAPABILITY, Put, archive, file, folder, hardlink, read, symlink
+from tests.unit.drift.reading import read
 
 LONG = "/".join(["d" * 90] * 5) + "/end"
 ENTRIES = [

@@ -9,7 +9,8 @@ import pytest
 from proxy.drift.model import Kind
 from proxy.drift.tree import FileList
 from proxy.errors import LayerRefused
-from tests.unit.drift.trees import Put, file, file_list, folder, hardlink, symlink
+from tests.simulator.trees import Put, file, folder, hardlink, symlink
+from tests.unit.drift.reading import file_list
 
 
 def paths(files: FileList) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Trees of files: as entries of layers, as archives, and unpacked by the real ``tar`` as container runtimes do."""
+"""Trees of files: as entries of layers, as archives, and unpacked by the real ``tar``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.drift.compare import Report
-from proxy.drift.disk import Disk
-from proxy.drift.model import Bounds
-from proxy.drift.rootfs import Examination, Options
-from proxy.drift.tar import Member, members
-from proxy.drift.tree import FileList, assemble
-from proxy.drift.unpacking import Budget, Plain, unpacked
 from tests.tools import need
 
 ROOT = os.geteuid() == 0
@@ -71,40 +64,15 @@ def hardlink(path: str, target: str, mode: int = 0o644) -> Put:
     return Put(path, tarfile.LNKTYPE, mode=mode, link=target)
 
 
-def archive(entries: Iterable[Put], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar archive."""
+def archive(entries: Iterable[Put], form: int = tarfile.PAX_FORMAT, records: Mapping[str, str] | None = None) -> bytes:
+    """A tar archive; ``records`` are added to the pax headers of all entries."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=form) as tar:
         for entry in entries:
-            tar.addfile(entry.info(), io.BytesIO(entry.content))
+            info = entry.info()
+            info.pax_headers = {**info.pax_headers, **(records or {})}
+            tar.addfile(info, io.BytesIO(entry.content))
     return plain.getvalue()
-
-
-def read(data: bytes, bounds: Bounds | None = None, piece: int = 700) -> list[Member]:
-    """The entries of a (packed) archive, which comes in pieces of an awkward size."""
-    budget = Budget(bounds or Bounds())
-    pieces = iter([data[start : start + piece] for start in range(0, len(data), piece)])
-    return list(members(Plain(unpacked(pieces, budget)), budget))
-
-
-def file_list(*layers: Sequence[Put] | bytes, follow: bool = False) -> FileList:
-    """The file list of layers."""
-    archives = [each if isinstance(each, bytes) else archive(each) for each in layers]
-    return assemble([read(each) for each in archives], follow=follow)
-
-
-def look(root: Path, files: FileList, options: Options | None = None) -> Report:
-    """Compare."""
-    with Disk.open(root) as disk:
-        return Examination(disk, files, options or Options(ignores=())).run()
-
-
-def changes(report: Report) -> dict[str, str]:
-    """What was found: path → what became of it, with the aspects."""
-    return {
-        finding.path.decode("utf-8", "surrogateescape"): " ".join([finding.change.value, *map(str, finding.aspects)])
-        for finding in report.findings
-    }
 
 
 def unpack(root: Path, *layers: Sequence[Put]) -> None:
