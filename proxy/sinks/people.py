@@ -22,6 +22,8 @@ from storage.records import Event, Message, Severity
 
 #: Messages in one digest, and URLs in one sink.
 DIGEST, URLS = 5000, 32
+#: Seconds for which apprise may be waited for beyond the time that it keeps itself.
+PATIENCE = 1.0
 _STATUS = re.compile(r"\berror[=: ]+(\d{3})\b")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,59}")
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
@@ -48,13 +50,13 @@ class PeopleSink:
         self._timeout = timeout
         self._digest = digest
         self.batch = DIGEST if digest else 1
-        self._running: threading.Thread | None = None
+        self._busy = False  #: a thread is at work, one that nobody waits for any more perhaps
         #: Which URLs have taken what is being tried: where one of them fails, the others are not sent it again.
         self._taken: tuple[tuple[str, ...], set[str]] = ((), set())
 
     async def send(self, messages: Sequence[Message]) -> Answer:
         """Send to every URL."""
-        if self._running is not None and self._running.is_alive():
+        if self._busy:
             return Answer(Kind.FAILED, "an earlier attempt has still not ended")
         try:
             urls = parse_urls(await read(self._target.urls))
@@ -110,14 +112,15 @@ class PeopleSink:
                 result = work()
             except Exception as error:  # any plugin may raise anything, with the URL in its words
                 result = [f"apprise failed ({type(error).__name__})"]
+            self._busy = False
             try:
                 loop.call_soon_threadsafe(finish, result)
             except RuntimeError:
                 return  # the loop has ended meanwhile; nobody waits
 
-        self._running = threading.Thread(target=run, name="apprise", daemon=True)
-        self._running.start()
-        async with asyncio.timeout(self._timeout + 1.0):  # apprise keeps the time itself, too
+        self._busy = True
+        threading.Thread(target=run, name="apprise", daemon=True).start()
+        async with asyncio.timeout(self._timeout + PATIENCE):
             return await done
 
 

@@ -1,0 +1,137 @@
+"""Services for people, by apprise, against a receiver of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.policy.alerts import Apprise, SecretSource
+from proxy.sinks import people
+from proxy.sinks.model import Kind
+from proxy.sinks.people import PeopleSink, parse_urls
+from storage.records import EventType, Severity
+from tests.simulator.sink import Receiver, Reply
+from tests.tools import free_port
+from tests.unit.sinks.values import message
+
+
+def json_url(receiver: Receiver, path: str = "token-s3cret") -> str:
+    """A URL of apprise for a receiver, with a secret in its path."""
+    return f"json://{receiver.url.removeprefix('http://').removesuffix('hook')}{path}"
+
+
+def sink(folder: Path, *urls: str, digest: bool = False, timeout: float = 30) -> PeopleSink:
+    """A sink with these URLs in a file."""
+    (folder / "urls").write_text("# for the team\n" + "\n".join(urls))
+    return PeopleSink(Apprise(SecretSource(folder / "urls")), timeout, digest=digest)
+
+
+async def test_an_event_is_one_message_to_each_service(tmp_path: Path) -> None:
+    """Title, text and how grave it is."""
+    async with Receiver() as one, Receiver() as two:
+        answer = await sink(tmp_path, json_url(one), json_url(two)).send([message(severity=Severity.CRITICAL)])
+        assert answer.kind is Kind.TAKEN
+        assert answer.words == "2 services took it"
+        for receiver in (one, two):
+            (post,) = receiver.posts
+            assert post.json["title"] == "[critical] tag.overwritten: docker.io/library/nginx:1.27"
+            assert post.json["message"].startswith("it was overwritten")
+            assert post.json["type"] == "failure"
+
+
+async def test_a_digest_is_one_message_for_many_events(tmp_path: Path) -> None:
+    """With a table."""
+    async with Receiver() as receiver:
+        many = [message(1), message(2, EventType.TAG_CREATED, subject="docker.io/library/nginx:new"), message(3, resolved=True)]
+        assert (await sink(tmp_path, json_url(receiver), digest=True).send(many)).taken
+        (post,) = receiver.posts
+    assert post.json["title"] == "Tagstone: 3 events (2 warning, 1 info)"
+    assert "docker.io/library/nginx:new" in post.json["message"]
+
+
+async def test_only_what_failed_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two services one is down: the other is not told twice; why is said without a word of the URLs."""
+    caplog.set_level(logging.DEBUG)
+    down = [True]
+    async with Receiver() as good, Receiver(lambda _: Reply(500 if down[0] else 200, body="s3cret")) as bad:
+        asked = sink(tmp_path, json_url(good), json_url(bad))
+        answer = await asked.send([message()])
+        assert answer.kind is Kind.FAILED
+        assert answer.words == "JSON answered 500"
+        down[0] = False
+        assert (await asked.send([message()])).taken
+        assert (len(good.posts), len(bad.posts)) == (1, 2)
+        assert (await asked.send([message(2)])).taken
+        assert (len(good.posts), len(bad.posts)) == (2, 3)
+    assert "s3cret" not in caplog.text
+
+
+async def test_outages_are_failures_without_secrets(tmp_path: Path) -> None:
+    """Nobody there; a URL that apprise does not know; a file that is not there, or holds something else."""
+    gone = await sink(tmp_path, f"json://127.0.0.1:{free_port()}/s3cret").send([message()])
+    unknown = await sink(tmp_path, "nosuchservice://s3cret").send([message()])
+    other = await sink(tmp_path, "s3cret").send([message()])
+    missing = PeopleSink(Apprise(SecretSource(tmp_path / "missing")), 20, digest=False)
+    absent = await missing.send([message()])
+    answers = {"gone": gone, "unknown": unknown, "other": other, "absent": absent}
+    assert all(answer.kind is Kind.FAILED and "s3cret" not in answer.words for answer in answers.values())
+    assert gone.words == "JSON did not take it"
+    assert unknown.words == "URL 1 is none that apprise knows"
+    assert "holds something else than apprise URLs" in other.words
+    assert "cannot be read" in absent.words
+
+
+async def test_promise_23_no_redirect_is_followed(tmp_path: Path) -> None:
+    """Nor by apprise, whose own default is to follow."""
+    async with Receiver() as other, Receiver(lambda _: Reply(302, {"Location": other.url})) as receiver:
+        answer = await sink(tmp_path, json_url(receiver)).send([message()])
+        assert answer.kind is Kind.FAILED
+        assert other.posts == []
+
+
+async def test_a_service_that_hangs_keeps_only_itself_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt ends in time; while its thread lives no second one is begun, and then one is."""
+    release, begun = threading.Event(), []
+
+    def hang(urls: Sequence[str], told: dict[str, Any], timeout: float, taken: set[str]) -> list[str]:
+        begun.append(urls)
+        release.wait(60)
+        return []
+
+    monkeypatch.setattr(people, "_notify", hang)
+    monkeypatch.setattr(people, "PATIENCE", 0.0)
+    asked = sink(tmp_path, "json://x", timeout=0.1)
+    first = await asked.send([message()])
+    assert (first.kind, first.words) == (Kind.FAILED, "no answer within 0.1 s")
+    second = await asked.send([message()])
+    assert (second.kind, second.words) == (Kind.FAILED, "an earlier attempt has still not ended")
+    release.set()
+    async with asyncio.timeout(20):
+        while not (await asked.send([message()])).taken:
+            await asyncio.sleep(0.02)
+    assert len(begun) == 2
+
+
+async def test_whatever_a_plugin_raises_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name of its kind only: its words may hold the URL."""
+
+    def fail(*_: object) -> list[str]:
+        raise RuntimeError("json://token-s3cret")
+
+    monkeypatch.setattr(people, "_notify", fail)
+    answer = await sink(tmp_path, "json://x").send([message()])
+    assert (answer.kind, answer.words) == (Kind.FAILED, "apprise failed (RuntimeError)")
+
+
+def test_urls_are_read_from_lines_and_blanks() -> None:
+    """Each once; comments and empty lines are passed over."""
+    assert parse_urls("# team\njson://a json://b\n\n  # more\njson://a\n") == ("json://a", "json://b")
+    for text in ("", "# only a comment", " ".join(f"json://{number}" for number in range(33))):
+        with pytest.raises(ValueError, match="write 1 to 32"):
+            parse_urls(text)
