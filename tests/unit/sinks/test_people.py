@@ -62,7 +62,8 @@ def logged() -> Iterator[list[str]]:
 
     class Listening(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
+            if record.name != "aiohttp.access":  # the receiver's own
+                lines.append(record.getMessage())
 
     root, handler = logging.getLogger(), Listening()
     level = root.level
