@@ -30,7 +30,7 @@ class Answering(BaseHTTPRequestHandler):
 
     seen: list[dict[str, Any]]
 
-    def do_POST(self) -> None:  # noqa: N802  (its name in the standard library)
+    def do_POST(self) -> None:
         """Answer."""
         self.seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(int(self.path.strip("/")))
