@@ -64,7 +64,7 @@ clean: ## Remove caches and build output; leave .venv and DATA alone
 
 .PHONY: packages
 packages:
-	@.ci/packages git curl docker-registry skopeo podman containerd docker.io nftables nginx wrk busybox-static gnupg
+	@.ci/packages git curl docker-registry skopeo podman containerd docker.io nftables nginx wrk busybox-static gnupg prometheus-alertmanager
 
 # venv installs pip last: where pip is, the environment is whole.
 $(BIN)/pip:
