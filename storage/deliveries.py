@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, func, or_, select, update
@@ -34,6 +34,17 @@ class Assignment:
     sink: str
     message: Message
     due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how long a message is tried: ``time`` while nothing gets through to the sink, ``attempts`` where others do.
+
+    Time is what the pauses between attempts come to: a clock that leaps makes nothing old.
+    """
+
+    time: timedelta
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +108,15 @@ class Deliveries:
         now: datetime,
         retry_at: datetime,
         error: str,
-        *,
-        forsaken: datetime,
-        tell: Event | None,
+        patience: Patience,
+        tell: Event | None = None,
     ) -> tuple[int, bool]:
         """An attempt failed: try these again at their times, and the sink not before ``retry_at``.
 
-        What waits since before ``forsaken`` is given up. ``tell`` is opened unless it is open. How many were given up, and
-        whether it was news.
+        What was tried for too long is given up. ``tell`` is opened unless it is open. How many were given up, and whether it
+        was news.
         """
-        return await self._database.write(_postponed, sink, dict(due), now, retry_at, error, forsaken, tell)
+        return await self._database.write(_postponed, sink, dict(due), now, retry_at, error, patience, tell)
 
     async def refused(self, sink: str, ids: Sequence[int], now: datetime, error: str, tell: Event | None) -> bool:
         """The sink will never take these. Whether ``tell`` was news."""
@@ -140,7 +150,8 @@ class Deliveries:
 def _register(connection: Connection, sinks: Collection[str], now: datetime) -> None:
     newest: int = connection.execute(select(func.max(outbox.c.sequence))).scalar_one() or 0
     for name in sinks:
-        values = {"name": name, "position": newest, "seen_at": now, "delivered": 0, "rejected": 0, "failures": 0}
+        values = {"name": name, "position": newest, "seen_at": now, "delivered": 0, "rejected": 0}
+        values |= {"failures": 0, "paused": 0}
         upsert = insert_or(alert_sinks).values(values)
         connection.execute(upsert.on_conflict_do_update(index_elements=["name"], set_={"seen_at": now}))
 
@@ -220,7 +231,7 @@ def _delivered(connection: Connection, sink: str, ids: Sequence[int], now: datet
     count = connection.execute(update(deliveries).where(done, _WAITING).values(values)).rowcount
     mine = alert_sinks.c.name == sink
     was = connection.execute(select(alert_sinks.c.failures).where(mine)).scalar_one_or_none()
-    values = {"failures": 0, "failing_since": None, "retry_at": None, "error": None, "delivered_at": now}
+    values = {"failures": 0, "paused": 0, "failing_since": None, "retry_at": None, "error": None, "delivered_at": now}
     connection.execute(update(alert_sinks).where(mine).values(values | {"delivered": alert_sinks.c.delivered + count}))
     recovered = close_events(connection, sink_subject(sink), (EventType.SINK_FAILING,), now) > 0
     if recovered and was:
@@ -237,18 +248,24 @@ def _postponed(
     now: datetime,
     retry_at: datetime,
     error: str,
-    forsaken: datetime,
+    patience: Patience,
     tell: Event | None,
 ) -> tuple[int, bool]:
     for number, at in due.items():
         values = {"attempts": deliveries.c.attempts + 1, "due_at": at, "error": error}
         connection.execute(update(deliveries).where(_mine(sink, (number,)), _WAITING).values(values))
+    mine = alert_sinks.c.name == sink
+    paused: int = connection.execute(select(alert_sinks.c.paused).where(mine)).scalar_one_or_none() or 0
+    paused += round((retry_at - now).total_seconds())
     since = func.coalesce(alert_sinks.c.failing_since, now)
     state = {"failures": alert_sinks.c.failures + 1, "failing_since": since, "retry_at": retry_at, "error": error}
-    connection.execute(update(alert_sinks).where(alert_sinks.c.name == sink).values(state))
-    old = select(outbox.c.sequence).where(outbox.c.sequence == deliveries.c.sequence, outbox.c.at < forsaken).exists()
+    connection.execute(update(alert_sinks).where(mine).values(state | {"paused": paused}))
+    too_long = deliveries.c.attempts >= patience.attempts
+    if paused >= patience.time.total_seconds():
+        early = outbox.c.at < now - patience.time
+        too_long = or_(too_long, select(outbox.c.sequence).where(outbox.c.sequence == deliveries.c.sequence, early).exists())
     values = {"state": DeliveryState.FAILED, "ended_at": now, "due_at": None, "error": func.coalesce(deliveries.c.error, error)}
-    lost = connection.execute(update(deliveries).where(deliveries.c.sink == sink, _WAITING, old).values(values)).rowcount
+    lost = connection.execute(update(deliveries).where(deliveries.c.sink == sink, _WAITING, too_long).values(values)).rowcount
     if lost:
         _count_rejected(connection, sink, lost)
     return lost, tell is not None and bool(open_events(connection, (tell,)))

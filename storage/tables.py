@@ -376,6 +376,7 @@ alert_sinks = Table(
     Column("delivered", _ID, nullable=False),
     Column("rejected", _ID, nullable=False),
     Column("failures", _ID, nullable=False),
+    Column("paused", _ID, nullable=False),  # seconds that it was left alone since it last took something
     Column("failing_since", Instant),
     Column("retry_at", Instant),
     Column("error", Text),

@@ -19,7 +19,7 @@ from proxy.policy.alerts import FAILING_AFTER, LONGEST_PAUSE, LONGEST_RETRY_AFTE
 from proxy.services.background import PAUSE
 from proxy.services.revision import Clock
 from proxy.sinks.model import Answer, Kind, Sink
-from storage.deliveries import Deliveries, Work
+from storage.deliveries import Deliveries, Patience, Work
 from storage.errors import StorageError
 from storage.events import EventStore
 from storage.records import Delivery, Event, EventType, sink_subject
@@ -55,7 +55,7 @@ class Deliverer:
         self._deliveries = deliveries
         self._events = events
         self._clock = clock
-        self._give_up = give_up
+        self._patience = Patience(give_up, max(FAILING_AFTER, round(give_up.total_seconds() / LONGEST_PAUSE)))
         self._chance = chance
         self._woken = asyncio.Event()
         self._reminded_at: float | None = None  # monotonic
@@ -163,14 +163,11 @@ class Deliverer:
         if failures >= FAILING_AFTER or gone:
             since = work.failing_since or now
             tell = self._failing(f"has not taken alerts {failures} times in a row: {answer.words}", since)
-        lost, news = await self._deliveries.postponed(
-            self._name, due, now, retry_at, answer.words, forsaken=now - self._give_up, tell=tell
-        )
+        lost, news = await self._deliveries.postponed(self._name, due, now, retry_at, answer.words, self._patience, tell)
         if news:
             log.error("alerts.sink_failing", sink=self._name, reason=answer.words)
         if lost:
-            days = self._give_up.total_seconds() / 86400
-            log.error("alerts.given_up", sink=self._name, messages=lost, after_days=round(days, 2))
+            log.error("alerts.given_up", sink=self._name, messages=lost, answer=answer.words)
 
     def _failing(self, words: str, since: datetime | None) -> Event:
         details = {"sink": self._name} | ({} if since is None else {"failing_since": since.isoformat(timespec="seconds")})

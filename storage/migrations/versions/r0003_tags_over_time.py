@@ -47,6 +47,7 @@ def _alerts() -> None:
         sa.Column("delivered", _ID, nullable=False),
         sa.Column("rejected", _ID, nullable=False),
         sa.Column("failures", _ID, nullable=False),
+        sa.Column("paused", _ID, nullable=False),
         sa.Column("failing_since", _TIME),
         sa.Column("retry_at", _TIME),
         sa.Column("error", sa.Text),

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from proxy.cli.alerts import app
 from storage.database import Database
-from storage.deliveries import Assignment, Deliveries
+from storage.deliveries import Assignment, Deliveries, Patience
 from storage.events import EventStore
 from storage.records import DeliveryState, Event, EventType
 from tests.tools import free_port
@@ -98,9 +98,8 @@ class House:
         await deliveries.refused("a", [two.id], NOW, "400: bad label", None)
         (first, _) = (await deliveries.work("b", NOW, NOW, 10)).batch
         due = {first.id: NOW + timedelta(minutes=5)}
-        await deliveries.postponed(
-            "b", due, NOW, NOW + timedelta(minutes=1), "refuses connections", forsaken=NOW - timedelta(days=7), tell=None
-        )
+        patience = Patience(timedelta(days=7), 600)
+        await deliveries.postponed("b", due, NOW, NOW + timedelta(minutes=1), "refuses connections", patience)
         await database.close()
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from storage import tables
 from storage.database import Database
-from storage.deliveries import GONE, Assignment, Deliveries, Work
+from storage.deliveries import GONE, Assignment, Deliveries, Patience, Work
 from storage.events import EventStore
 from storage.notices import Notices
 from storage.outbox import OUTBOX_NOTICE
@@ -22,6 +22,7 @@ from tests.unit.storage.values import AT, LATER, digest, first_pin, overwrite, p
 
 FAR = timedelta(minutes=15)
 DAY = timedelta(days=1)
+PATIENCE = Patience(7 * DAY, 600)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ async def test_the_end_of_an_event_waits_for_its_beginning(deliveries: Deliverie
     first = await work(deliveries)
     assert subjects(first.batch) == ["1", "2"]
     later = LATER + timedelta(seconds=30)
-    await deliveries.postponed("a", {first.batch[0].id: later}, LATER, LATER, "no", forsaken=AT - DAY, tell=None)
+    await deliveries.postponed("a", {first.batch[0].id: later}, LATER, LATER, "no", PATIENCE)
     assert subjects((await work(deliveries)).batch) == ["2"]
     assert subjects((await work(deliveries, in_order=False)).batch) == ["2", "1!"]
     assert (await work(deliveries)).next_at == later
@@ -224,7 +225,7 @@ async def test_promise_55_what_a_wrong_clock_put_off_is_due(deliveries: Deliveri
     await assign(deliveries, "a")
     (waiting,) = (await work(deliveries)).batch
     due = {waiting.id: LATER + timedelta(days=365)}
-    await deliveries.postponed("a", due, LATER, LATER, "no", forsaken=AT - DAY, tell=None)
+    await deliveries.postponed("a", due, LATER, LATER, "no", PATIENCE)
     assert subjects((await work(deliveries)).batch) == ["1"]
 
 
@@ -239,7 +240,7 @@ async def test_a_failure_is_counted_and_told_once_and_so_is_the_recovery(deliver
     for number, expected in ((1, True), (2, False)):
         due = {one.id: LATER + timedelta(seconds=60)}
         retry = LATER + timedelta(seconds=number)
-        assert await deliveries.postponed("a", due, LATER, retry, f"no {number}", forsaken=AT - DAY, tell=tell) == (0, expected)
+        assert await deliveries.postponed("a", due, LATER, retry, f"no {number}", PATIENCE, tell) == (0, expected)
     found = await work(deliveries)
     assert (found.failures, found.failing_since, found.retry_at) == (2, LATER, LATER + timedelta(seconds=2))
     assert [each.id for each in found.batch] == [two.id]
@@ -285,7 +286,7 @@ async def test_retrying_does_not_wait_for_the_sink(deliveries: Deliveries, event
     await assign(deliveries, "a")
     (one,) = (await work(deliveries)).batch
     due = {one.id: LATER + timedelta(seconds=60)}
-    await deliveries.postponed("a", due, LATER, LATER + DAY, "no", forsaken=AT - DAY, tell=None)
+    await deliveries.postponed("a", due, LATER, LATER + DAY, "no", PATIENCE)
     assert await deliveries.retry("a") == 1
     found = await work(deliveries)
     assert found.retry_at is None
@@ -293,17 +294,41 @@ async def test_retrying_does_not_wait_for_the_sink(deliveries: Deliveries, event
 
 
 async def test_what_waited_too_long_is_given_up_at_the_next_failure(deliveries: Deliveries, events: EventStore) -> None:
-    """All of it, and only then: a sink that is back in time gets everything, however old."""
+    """All of it, and only then: a sink that is back in time gets everything, however old. What is newer waits on."""
     await deliveries.register(("a",), AT)
     await events.record(act(1, AT))
-    await events.record(act(2, LATER))
+    await events.record(act(2, LATER + DAY))
     await assign(deliveries, "a")
-    now = LATER + DAY
+    now, day = LATER + DAY, Patience(DAY, 600)
     _, two = (await work(deliveries, now=now)).batch
-    assert await deliveries.postponed("a", {two.id: now}, now, now, "down", forsaken=LATER, tell=None) == (1, False)
+    half = now + DAY / 2
+    assert await deliveries.postponed("a", {two.id: now}, now, half, "down", day) == (0, False)
+    assert await deliveries.postponed("a", {two.id: now}, now, half, "down", day) == (1, False)
     assert subjects((await work(deliveries, now=now)).batch) == ["2"]
     (given_up, _) = await deliveries.list()
     assert (given_up.state, given_up.error, given_up.ended_at) == (DeliveryState.FAILED, "down", now)
+
+
+async def test_promise_55_a_clock_that_leaps_makes_nothing_old(deliveries: Deliveries, events: EventStore) -> None:
+    """What was told before the clock was mended is not given up at the next failure: nobody has waited that long for it."""
+    await deliveries.register(("a",), AT)
+    await events.record(act(1, AT - 365 * DAY))
+    await assign(deliveries, "a")
+    (one,) = (await work(deliveries)).batch
+    assert await deliveries.postponed("a", {one.id: LATER}, LATER, LATER, "down", PATIENCE) == (0, False)
+
+
+async def test_what_only_this_message_does_ends_too(deliveries: Deliveries, events: EventStore) -> None:
+    """A sink that takes all others, and fails at this one again and again: it is given up after so many attempts."""
+    await deliveries.register(("a",), AT)
+    await events.record(act(1, LATER))
+    await assign(deliveries, "a")
+    (one,) = (await work(deliveries)).batch
+    outcomes = []
+    for _ in range(3):
+        outcomes.append(await deliveries.postponed("a", {one.id: LATER}, LATER, LATER, "500", Patience(DAY, 3)))
+        await deliveries.delivered("a", [], LATER)
+    assert outcomes == [(0, False), (0, False), (1, False)]
 
 
 # -- looking after ------------------------------------------------------------------------------------------------------
@@ -342,7 +367,7 @@ async def test_a_sink_that_nobody_has_any_more_is_forgotten(
     await assign(deliveries, "a")
     (one,) = (await work(deliveries)).batch
     tell = Event(EventType.SINK_FAILING, sink_subject("a"), None, "a fails", AT)
-    await deliveries.postponed("a", {one.id: LATER}, LATER, LATER, "no", forsaken=AT - DAY, tell=tell)
+    await deliveries.postponed("a", {one.id: LATER}, LATER, LATER, "no", PATIENCE, tell)
     now = AT + 2 * DAY
     await deliveries.prune(now, ended_before=AT, unseen_since=now - DAY)
     (failed,) = await deliveries.list()
