@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.drift.between import FileChange, between
-from tests.unit.drift.trees import CAPABILITY, Put, file, file_list, folder, symlink
+from tests.simulator.trees import CAPABILITY, Put, file, folder, symlink
+from tests.unit.drift.reading import file_list
 
 PASSWD = file("etc/passwd", b"root", uid=0, gid=0)
 
