@@ -24,6 +24,8 @@ from tests.simulator.images import Blob, Image, index
 from tests.simulator.registry import Registry
 from tests.simulator.sigstore import Signing
 
+#: An upstream that is asked however often it failed.
+PATIENT = "retries: 0, breaker_failures: 1000"
 APP = Repository.of("reg.example", "acme/app")
 OLD, NEW = nginx(), nginx("2026-06-01")
 ONE = OLD.image()
@@ -111,7 +113,7 @@ async def test_an_outage_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.
     """What was told of a pair is told again while the upstream is down, and compared anew only where it may have mended."""
     clock = WallClock()
     monkeypatch.setattr("proxy.app.utc_now", clock)
-    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
+    async with Registry() as upstream, Proxy(tmp_path, upstream, upstream_options=PATIENT) as proxy:
         for image, by in ((ONE, True), (NEW.image(), False)):
             upstream.add("acme/app", image)
             if by:
@@ -226,7 +228,7 @@ async def test_signed_provenance_is_compared(
 
 async def test_nobody_says_that_a_signature_is_lost_while_nobody_can_tell(tmp_path: Path) -> None:
     """Signatures that cannot be asked for are not known yet; what is kept of the pinned image suffices for its own side."""
-    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
+    async with Registry() as upstream, Proxy(tmp_path, upstream, upstream_options=PATIENT) as proxy:
         for image in (ONE, NEW.image()):
             upstream.add("acme/app", image)
             upstream.sign("acme/app", image.digest, proxy.signer)

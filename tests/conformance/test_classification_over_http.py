@@ -24,6 +24,8 @@ OLD, NEW = nginx(), nginx("2026-06-01")
 TROJAN = replace(
     OLD, steps=(*OLD.steps, ON_TOP), run={**OLD.run, "Entrypoint": ["/usr/local/bin/xmrig", "/docker-entrypoint.sh"]}
 )
+#: An upstream that is asked however often it failed.
+PATIENT = "retries: 0, breaker_failures: 1000"
 APP = Repository.of("reg.example", "acme/app")
 
 
@@ -111,7 +113,7 @@ async def test_an_outage_is_told_as_such_and_tried_again(tmp_path: Path, monkeyp
     monkeypatch.setattr("proxy.services.classification.FIRST_PAUSE", _moments(0.05))
     monkeypatch.setattr("proxy.services.classification._POLL", 0.05)
     before, after = OLD.image(), replace(OLD, run={**OLD.run, "Entrypoint": ["/x"]}).image()
-    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
+    async with Registry() as upstream, Proxy(tmp_path, upstream, upstream_options=PATIENT) as proxy:
         for image in (before, after):
             upstream.add("acme/app", image, "v1")
             upstream.sign("acme/app", image.digest, proxy.signer)
