@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tests.integration.conftest import Upstream, config_of
 from tests.integration.processes import Reply, Tagstone, ask_on, until
 from tests.simulator import images
+from tests.simulator.builds import Step, nginx
 from tests.simulator.images import Image
 from tests.tools import free_port
 
@@ -95,6 +97,33 @@ def test_pins_are_listed_and_shown(pair: Tagstone, workers: Workers, upstream: U
     ]
     text = pair.run("pins", "show", name).stdout
     assert f"tagstone pins approve {name} --digest {second.digest}" in text
+
+
+def test_what_an_overwrite_changed_is_shown(pair: Tagstone, workers: Workers, upstream: Upstream, repository: str) -> None:
+    """A layer on top and another entrypoint: told by the running server by itself, and side by side by ``pins diff`` (exit 1)."""
+    before = nginx()
+    on_top = Step("COPY xmrig /usr/local/bin/ # buildkit", "xmrig", 3000)
+    after = replace(before, steps=(*before.steps, on_top), run={**before.run, "Entrypoint": ["/usr/local/bin/xmrig"]})
+    upstream.signed(repository, "v1", before.image())
+    path = f"/v2/reg.example/{repository}/manifests/v1"
+    everywhere(workers, path, lambda reply: reply.digest == str(before.image().digest))
+    upstream.push(repository, "v1", after.image())
+    everywhere(workers, path, lambda reply: reply.status == 403)
+    name = f"reg.example/{repository}:v1"
+    changed = until(lambda: pair.json("pins", "show", name)["changed"], 30)
+    assert changed["severity"] == "critical"
+    assert set(changed["kinds"]) == {"layers-added", "entrypoint", "signature-lost"}
+    done = pair.run("pins", "diff", name, "--files")
+    assert done.returncode == 1, done.stderr
+    text = done.stdout
+    assert changed["change"] in text
+    assert on_top.command in text
+    assert "no longer signed by key release-key" in text
+    assert "~ /seed  content: " in text
+    for digest in (after.image().digest, after.image().config.digest, after.image().layers[-1].digest):
+        kind = "manifests" if digest == after.image().digest else "blobs"
+        asked = f"/v2/reg.example/{repository}/{kind}/{digest}"
+        assert all(ask_on(connection, "GET", asked).status == 403 for connection in workers)
 
 
 def test_an_approval_moves_the_pin_in_every_worker(pair: Tagstone, workers: Workers, upstream: Upstream, repository: str) -> None:
