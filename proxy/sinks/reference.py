@@ -53,12 +53,13 @@ def entries() -> Mapping[EventType, Entry]:
     """Every type."""
     pinned, upstream = str(_OLD), str(_NEW)
     moved = f"{_TAG} was overwritten upstream: pinned to {_OLD}, upstream now names {_NEW}"
-    waiting = f"{_TAG}: upstream now names {_NEW}, which passes; pinned to {_OLD} until it rotates; cooldown"
+    held = "it is in its cooldown until 2026-03-17 09:26 UTC"
+    waiting = f"{_TAG}: upstream now names {_NEW}, which passes; pinned to {_OLD} until it rotates; {held}"
     told = {
         EventType.TAG_CREATED: Entry(
             "A new tag appeared upstream in a repository that has pins.",
             "Nothing, if a release was due. Whoever can overwrite tags can add some, too.",
-            _event(EventType.TAG_CREATED, f"{_IMAGE}:1.28", _NEW, f"{_IMAGE}:1.28 is new upstream and names {_NEW}"),
+            _event(EventType.TAG_CREATED, f"{_IMAGE}:1.28", None, f"{_IMAGE}:1.28 is new upstream", tags=["1.28"]),
         ),
         EventType.TAG_OVERWRITTEN: Entry(
             "The upstream names another digest than the pinned one. Pulls get the pinned one or a refusal, as the rule says.",
@@ -123,7 +124,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.PIN_STALE,
                 _TAG,
                 _NEW,
-                f"{_TAG} is pinned to {_OLD} still: {_NEW} has waited for 7 days; one approval is missing",
+                f"{_TAG} is pinned to {_OLD} still: {_NEW} has waited for 7 days; it needs 1 more approval (of 1)",
                 pinned=pinned,
                 upstream=upstream,
             ),
@@ -131,17 +132,46 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.PIN_APPROVED: Entry(
             "An operator approved a digest for a tag.",
             "Nothing.",
-            _event(EventType.PIN_APPROVED, _TAG, _NEW, f"olga approved {_NEW} for {_TAG}: release 1.27.4", by="olga"),
+            _event(
+                EventType.PIN_APPROVED,
+                _TAG,
+                _NEW,
+                f"olga approved {_NEW} for {_TAG}: release 1.27.4",
+                pinned=pinned,
+                upstream=upstream,
+                by="olga",
+                reason="release 1.27.4",
+                approvals=1,
+                needed=1,
+                moved=True,
+            ),
         ),
         EventType.PIN_REJECTED: Entry(
             "An operator said no to what the upstream names now.",
             "Nothing.",
-            _event(EventType.PIN_REJECTED, _TAG, _NEW, f"olga rejected {_NEW} for {_TAG}: not announced", by="olga"),
+            _event(
+                EventType.PIN_REJECTED,
+                _TAG,
+                _NEW,
+                f"olga rejected {_NEW} for {_TAG}, which stays pinned to {_OLD}: not announced",
+                pinned=pinned,
+                upstream=upstream,
+                by="olga",
+                reason="not announced",
+            ),
         ),
         EventType.PIN_REMOVED: Entry(
             "An operator removed a pin: the next accepted pull pins the tag anew.",
             "Nothing, if it was meant.",
-            _event(EventType.PIN_REMOVED, _TAG, _OLD, f"olga removed the pin of {_TAG}: retired", by="olga"),
+            _event(
+                EventType.PIN_REMOVED,
+                _TAG,
+                _OLD,
+                f"olga removed the pin of {_TAG} (it was {_OLD}): retired",
+                pinned=pinned,
+                by="olga",
+                reason="retired",
+            ),
         ),
         EventType.SIGNATURE_LOST: Entry(
             "A signature or attestation that a pin leant on is not to be had upstream any more. The pin is served on.",
@@ -156,12 +186,21 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.DIGEST_BLOCKED: Entry(
             "An operator blocked a digest: it is refused everywhere, with all that only it reaches.",
             "`tagstone pulls --digest` says who has it.",
-            _event(EventType.DIGEST_BLOCKED, str(_NEW), _NEW, f"olga blocked {_NEW}: backdoor", by="olga", reason="backdoor"),
+            _event(
+                EventType.DIGEST_BLOCKED, str(_NEW), _NEW, f"{_NEW} was blocked by olga: backdoor", by="olga", reason="backdoor"
+            ),
         ),
         EventType.DIGEST_UNBLOCKED: Entry(
             "An operator took a block back.",
             "Nothing, if it was meant.",
-            _event(EventType.DIGEST_UNBLOCKED, str(_NEW), _NEW, f"olga unblocked {_NEW}: false alarm", by="olga"),
+            _event(
+                EventType.DIGEST_UNBLOCKED,
+                str(_NEW),
+                _NEW,
+                f"{_NEW} was unblocked by olga: false alarm",
+                by="olga",
+                reason="false alarm",
+            ),
         ),
         EventType.BLOB_TAMPERED: Entry(
             "An upstream, or something on the way to it, sent bytes that do not hash to the digest that was asked for. They were "
@@ -177,7 +216,12 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.UPSTREAM_UNREACHABLE: Entry(
             "An upstream does not answer. Pinned tags are served on, nothing new is let in.",
             "Check the network, credentials and the registry's own status page.",
-            _event(EventType.UPSTREAM_UNREACHABLE, "docker.io", None, "docker.io has not answered for 10 minutes: timeout"),
+            _event(
+                EventType.UPSTREAM_UNREACHABLE,
+                "docker.io",
+                None,
+                "docker.io has answered no question about a tag since 2026-03-14 09:16 UTC: no answer within 20 s",
+            ),
         ),
         EventType.UPSTREAM_MISBEHAVING: Entry(
             "An upstream breaks promises of the protocol: digests that do not fit, redirects to where none may lead.",
@@ -186,7 +230,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.UPSTREAM_MISBEHAVING,
                 "docker.io",
                 None,
-                "docker.io redirects to 10.0.0.7, which is not a public address",
+                "docker.io breaks promises of the protocol: it redirects to 10.0.0.7, which is not a public address",
             ),
         ),
         EventType.RUNTIME_DRIFT: Entry(
@@ -194,10 +238,11 @@ def entries() -> Mapping[EventType, Entry]:
             "Take the workload out of service, keep it for an examination.",
             _event(
                 EventType.RUNTIME_DRIFT,
-                "container:web-1",
+                f"{_TAG}@web-1",
                 _OLD,
                 f"web-1 is not what {_TAG} was approved to be: 2 differences",
                 container="web-1",
+                command="drift rootfs",
                 count=2,
                 findings=["added /usr/local/bin/xmrig", "changed /etc/passwd"],
             ),
