@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, not_, or_, select, type_coerce, update
+from sqlalchemy import Connection, String, and_, delete, not_, or_, select, type_coerce, update
 
 from storage.database import Database, insert_or
 from storage.digest import Digest
@@ -18,6 +18,8 @@ from storage.records import EventType, Severity
 from storage.reference import Repository
 from storage.tables import classifications, events, pins
 
+#: How many pairs of one repository are kept: whoever overwrites a tag again and again fills nobody's disk.
+KEPT = 200
 #: The events that say what changed.
 TYPES = (EventType.TAG_OVERWRITTEN, EventType.TAG_ROTATION_PENDING)
 #: How an event says that nothing more is going to be told of its change.
@@ -57,11 +59,11 @@ class ClassificationStore:
         return await self._database.read(_get, repository, before, after)
 
     async def put(self, repository: Repository, before: Digest, after: Digest, classified: Classified) -> None:
-        """Keep what is known of a pair, in place of what was known before."""
+        """Keep what is known of a pair, in place of what was known before; of each repository the newest :data:`KEPT`."""
         await self._database.write(_put, repository, before, after, classified)
 
     async def unclassified(self, limit: int) -> list[Unclassified]:
-        """At most ``limit`` open events about overwritten tags of which not all is told, the oldest first."""
+        """At most ``limit`` open events about overwritten tags of which not all is told, the newest first."""
         return await self._database.read(_unclassified, limit)
 
     async def pinned(self, name: str, candidate: Digest) -> tuple[Repository, Digest] | None:
@@ -86,6 +88,9 @@ def _put(connection: Connection, repository: Repository, before: Digest, after: 
     values = {"document": classified.document, "at": classified.at}
     upsert = insert_or(classifications).values(key | values)
     connection.execute(upsert.on_conflict_do_update(index_elements=list(key), set_=values))
+    mine = classifications.c.repository == repository
+    newest = select(classifications.c.at).where(mine).order_by(classifications.c.at.desc()).offset(KEPT).limit(1)
+    connection.execute(delete(classifications).where(mine, classifications.c.at <= newest.scalar_subquery()))
 
 
 def _unclassified(connection: Connection, limit: int) -> list[Unclassified]:
@@ -93,7 +98,7 @@ def _unclassified(connection: Connection, limit: int) -> list[Unclassified]:
         select(events.c.id, events.c.type, pins.c.repository, pins.c.digest, pins.c.candidate, events.c.at)
         .join_from(events, pins, and_(pins.c.name == events.c.subject, pins.c.candidate == events.c.digest))
         .where(events.c.type.in_(TYPES), events.c.closed_at.is_(None), _UNSETTLED)
-        .order_by(events.c.id)
+        .order_by(events.c.id.desc())
         .limit(limit)
     )
     return [Unclassified(*row) for row in connection.execute(query)]

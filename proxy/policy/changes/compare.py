@@ -31,7 +31,7 @@ from proxy.policy.changes.words import hide, plain, size, variable
 RATIO = 1.5
 LEAST = 1 << 20
 #: Differences of one platform that are kept.
-_SHOWN = 128
+_SHOWN = 100
 #: Entries of one list that are shown.
 _MANY = 20
 #: Lines for people that are kept.

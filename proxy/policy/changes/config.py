@@ -43,6 +43,7 @@ _RUN = (
 )
 _STEP = ("created", "created_by", "author", "comment", "empty_layer")
 _ROOTFS = ("type", "diff_ids")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 #: Fractions of seconds are written with up to nine digits; Python reads six.
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 #: Dates before this are no dates: reproducible builds write the epoch, or the first day that a ZIP file knows.
@@ -97,8 +98,11 @@ class Config:
 
 
 def platform(os: str, architecture: str, variant: str = "") -> str:
-    """One spelling for one platform: the variants that are meant without being named are left out, or named (arm is v7)."""
-    if not os or not architecture:
+    """One spelling for one platform: the variants that are meant without being named are left out, or named (arm is v7).
+
+    Empty where it is not said in plain words.
+    """
+    if not (_PLAIN.fullmatch(os) and _PLAIN.fullmatch(architecture) and (not variant or _PLAIN.fullmatch(variant))):
         return ""
     implied = {"arm64": "v8", "amd64": "v1"}.get(architecture)
     if architecture == "arm" and not variant:

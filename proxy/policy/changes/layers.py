@@ -11,7 +11,7 @@ from proxy.policy.changes.words import hide
 from storage.records import Descriptor
 
 #: Layers of either side that are shown.
-_SHOWN = 256
+_SHOWN = 200
 _COMMAND = 160
 #: What differs between two builds of the same step: hashes of what was copied, and dates in seconds.
 _HASH = re.compile(r"(?:sha256:)?[0-9a-f]{32,128}|@\d{9,11}(?!\d)")

@@ -37,6 +37,8 @@ def _snapshot(config: Config, what: str) -> Snapshot:
 def config(data: bytes) -> bool:
     """However odd: it differs from nothing as much as from itself, from another one in printable words, and is kept whole."""
     read = read_config(data)
+    assert read.platform.isprintable()
+    assert len(read.platform) < 100
     one, other = _snapshot(read, "one"), _snapshot(_OTHER, "other")
     assert classify(one, one).severity is None
     for change in (classify(one, other), classify(other, one)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from storage.database import Database
 from storage.events import EventStore
 from storage.pins import PinStore
 from storage.records import Severity
-from tests.unit.storage.values import APP, AT, LATER, digest, first_pin, overwrite, revert
+from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, revert
 
 ONE, TWO = digest("one"), digest("two")
 
@@ -68,3 +69,15 @@ async def test_what_is_over_is_not_told(database: Database) -> None:
     assert await store.unclassified(10) == []
     assert not await store.tell(waiting.number, Severity.INFO, {"change": "x"})
     assert await store.pinned(f"{APP}:v1", TWO) is None
+
+
+async def test_of_a_repository_the_newest_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often its tags are overwritten; of other repositories nothing goes."""
+    monkeypatch.setattr("storage.classifications.KEPT", 3)
+    store = ClassificationStore(database)
+    await store.put(OTHER, ONE, TWO, Classified({}, AT))
+    for number in range(6):
+        await store.put(APP, ONE, digest(number), Classified({}, AT + timedelta(seconds=number)))
+    kept = [await store.get(APP, ONE, digest(number)) is not None for number in range(6)]
+    assert kept == [False, False, False, True, True, True]
+    assert await store.get(OTHER, ONE, TWO) is not None

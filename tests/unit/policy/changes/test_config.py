@@ -119,6 +119,8 @@ def test_root(user: str, root: bool) -> None:
         ("linux/arm", "linux/arm/v7"),
         ("linux/arm/v6", "linux/arm/v6"),
         ("linux", ""),
+        ("linux/\x1b[31m", ""),
+        ("linux/amd64/" + "v" * 40, ""),
         ("", ""),
     ],
 )
