@@ -157,7 +157,7 @@ class Application:
         lists = TagLists(self.gate, self.upstreams, watches, self.metrics, utc_now)
         tools = Tools(self.gate, self.upstreams, watches, self.events, lists, self.metrics, utc_now)
         rates = {name: upstream.watch_rate for name, upstream in configuration.upstreams.items()}
-        self.watcher = Watcher(tools, rates, settings.watch, Leases(self.database))
+        self.watcher = Watcher(tools, rates, settings.watch, leases)
         access = configuration.access
         self._data_dir = data_dir
         self._issuers = issuers_of(configuration)

@@ -109,6 +109,10 @@ class WatchStore:
         """Keep where the hand is, when the upstream answered about which pins, and who has another phase now. By names."""
         await self._database.write(_turned, registry, which, hand, checked, moved)
 
+    async def noted(self, checked: Mapping[str, datetime]) -> None:
+        """Keep when the upstream answered about which pins, by their names, out of their turn."""
+        await self._database.write(_noted, checked)
+
     # -- tags -----------------------------------------------------------------------------------------------------------
 
     async def soon(self, registry: str, before: datetime, limit: int) -> list[Repository]:
@@ -185,6 +189,12 @@ def _count(connection: Connection, registry: str, which: Round, start: int, reac
     return found
 
 
+def _noted(connection: Connection, checked: Mapping[str, datetime]) -> None:
+    if checked:
+        noted = update(pins).where(pins.c.name == bindparam("of")).values(checked_at=bindparam("to"))
+        connection.execute(noted, [{"of": name, "to": at} for name, at in checked.items()])
+
+
 def _turned(
     connection: Connection,
     registry: str,
@@ -194,9 +204,7 @@ def _turned(
     moved: Mapping[str, int],
 ) -> None:
     table = _table(which)
-    if checked:
-        noted = update(pins).where(pins.c.name == bindparam("of")).values(checked_at=bindparam("to"))
-        connection.execute(noted, [{"of": name, "to": at} for name, at in checked.items()])
+    _noted(connection, checked)
     if moved:
         shifted = update(table).where(table.c.name == bindparam("of")).values(phase=bindparam("to"))
         connection.execute(shifted, [{"of": name, "to": phase} for name, phase in moved.items()])

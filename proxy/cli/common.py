@@ -26,6 +26,7 @@ from storage.reference import Reference
 if TYPE_CHECKING:
     from proxy.configuration import Configuration
     from proxy.services.admission import Admission
+    from proxy.services.gate import Gate
     from proxy.services.operators import Operators
     from proxy.services.revision import Revision
     from proxy.upstream.client import Upstreams
@@ -128,6 +129,7 @@ class House:
     revision: Revision
     operators: Operators
     blobs: FilesystemBlobStore
+    gate: Gate
 
 
 @asynccontextmanager
@@ -139,6 +141,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
     from proxy.app import DATABASE, revision_of, revocations_of, upstreams_of
     from proxy.log import configure
     from proxy.services.admission import Admission
+    from proxy.services.gate import Gate
     from proxy.services.operators import Operators
     from proxy.services.revision import utc_now
     from storage.catalog import Catalog
@@ -171,7 +174,9 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
             cleanup.push_async_callback(admission.close)
             revision = revision_of(configuration, 0, revocations)
             operators = Operators(pins, catalog, admission, revision, utc_now)
-            yield House(database, pins, catalog, admission, upstreams, revision, operators, blobs)
+            gate = Gate(revision, admission, pins, blobs, upstreams, limits, utc_now)
+            cleanup.push_async_callback(gate.close)
+            yield House(database, pins, catalog, admission, upstreams, revision, operators, blobs, gate)
 
 
 def show_json(value: object) -> None:

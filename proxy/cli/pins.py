@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli import common, pins_diff
+from proxy.cli import common, pins_check, pins_diff
 from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
 from proxy.configuration import Configuration
 from proxy.services.operators import Act, Result, Signed
@@ -22,6 +22,8 @@ app.command("diff")(pins_diff.diff)
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="registry/repository:tag")]
 DigestOption = Annotated[str | None, typer.Option("--digest", help="sha256:… or sha512:…", show_default=False)]
+
+app.command()(pins_check.check)
 
 _EXIT = {Result.DONE: 0, Result.REFUSED: common.REFUSED, Result.UNKNOWN: common.UNKNOWN}
 _PAGE = 500

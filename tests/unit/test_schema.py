@@ -19,9 +19,13 @@ from proxy.schema import (
     check_name,
     format_duration,
     format_moment,
+    format_rate,
+    format_share,
     format_size,
     parse_duration,
     parse_end,
+    parse_rate,
+    parse_share,
     parse_size,
     parse_start,
     parse_switch,
@@ -273,3 +277,44 @@ def test_models_are_frozen_and_an_empty_section_is_its_defaults() -> None:
     assert Section.model_validate(None) == Section()
     with pytest.raises(ValidationError, match="frozen"):
         Section().number = 4  # type: ignore[misc]  # that it cannot be set is what is shown
+
+
+# -- shares and rates ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("written", "share"), [("10%", 0.1), ("0%", 0.0), ("100 %", 1.0), ("2.5%", 0.025), (0.25, 0.25)])
+def test_shares_are_parts_of_one(written: object, share: float) -> None:
+    """Text says per cent, numbers from code are parts of 1; both are shown as they are written."""
+    assert parse_share(written) == pytest.approx(share)
+    assert parse_share(format_share(share)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("written", ["10", "0.1", "101%", "-1%", "", None, True, [], 1.5, "%"])
+def test_shares_in_other_forms_are_refused(written: object) -> None:
+    """Whether 0.5 is half or half a per cent would be a guess."""
+    with pytest.raises(ValueError, match="write a share"):
+        parse_share(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "rate", "text"),
+    [
+        ("10/s", 10.0, "10/s"),
+        ("30/m", 0.5, "30/m"),
+        ("500 / h", 500 / 3600, "8.333/m"),
+        ("6/h", 6 / 3600, "6/h"),
+        ("0", 0.0, "0"),
+    ],
+)
+def test_rates_are_in_a_second(written: object, rate: float, text: str) -> None:
+    """And are shown by the unit in which at least one comes out."""
+    assert parse_rate(written) == pytest.approx(rate)
+    assert format_rate(rate) == text
+    assert parse_rate(rate) == rate
+
+
+@pytest.mark.parametrize("written", ["10", "10/d", "-1/s", "1001/s", 1001, "", None, True, [], "s"])
+def test_rates_in_other_forms_are_refused(written: object) -> None:
+    """A rate needs its unit, and has an end."""
+    with pytest.raises(ValueError, match="write a rate"):
+        parse_rate(written)

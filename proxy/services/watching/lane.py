@@ -16,7 +16,7 @@ from proxy.services.checks import UNTOLD, Result
 from proxy.services.gate import Gate
 from proxy.services.metrics import Metrics
 from proxy.services.revision import Clock
-from proxy.services.watching.course import CATCH_UP, Course, moved, seen_lately, turn_of
+from proxy.services.watching.course import CATCH_UP, STRIDE, Course, moved, seen_lately, turn_of
 from proxy.services.watching.pace import Health, Pace, Slow
 from proxy.services.watching.tags import TagLists
 from proxy.settings import Watch
@@ -56,6 +56,7 @@ class Tools:
     metrics: Metrics
     clock: Clock
     mono: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ class Lane:
             self._tell_pace()
             if wait > _PATIENCE:
                 return wait
-            await asyncio.sleep(wait)
+            await self._tools.sleep(wait)
         self._tell_pace()
         self._pace.spent(self._tools.mono())
         return 0.0
@@ -307,7 +308,7 @@ class Lane:
         """How many wait, and whether it is too many."""
         late = course.late(self._tools.clock(), turn)
         self.due = len(turns)
-        if len(turns) == PAGE:
+        if len(turns) == PAGE or late > 2 * STRIDE:  # there are more than those who have their turn now
             reach = round(PHASES * late / turn)
             self.due = await self._tools.store.count(self.registry, Round.PINS, course.hand.position, reach)
         if late < 0.98 * turn:
@@ -352,8 +353,8 @@ class Lane:
             message = f"{self.registry} breaks promises of the protocol: {self._misbehaved}"
             await self._open(Event(EventType.UPSTREAM_MISBEHAVING, self.registry, None, message, now))
             self._misbehaviour_told = True
-        elif self._misbehaved_at is not None and (now - self._misbehaved_at).total_seconds() > self._settings.interval > 0:
-            # Everything had its turn since, and was as it should be.
+        elif self._misbehaved_at is not None and (now - self._misbehaved_at).total_seconds() > 1.5 * self._settings.interval > 0:
+            # Everything had its turn since, also where that was late, and was as it should be.
             await open_and_close.close(self.registry, {EventType.UPSTREAM_MISBEHAVING}, now)
             self._misbehaved_at, self._misbehaved, self._misbehaviour_told = None, "", False
 
