@@ -11,6 +11,7 @@ Storage has its own root (:mod:`storage.errors`). Here::
     EvidenceMalformed             evidence that does not hold: why, in words
     LayerRefused                  an image's layer that is broken, ambiguous or beyond the bounds
     Unexaminable                  what runs cannot be looked at: it is gone, or the system refuses
+    WorkloadsMalformed            what is no account of what runs, from any program that is known
     ManifestRefused               a document that is no acceptable manifest (schema 1, ambiguous, layer urls, bounds)
     ConfigMalformed               an image's config that cannot be read; only told of: nothing is served or refused by it
     MalformedRequest              a client's request that the specification does not allow; carries an OCI code and a status
@@ -67,6 +68,10 @@ class LayerRefused(Exception):
 
 class Unexaminable(Exception):
     """A root filesystem or a process cannot be looked at: why, in words. Never a verdict on what runs."""
+
+
+class WorkloadsMalformed(Exception):
+    """What somebody printed about what runs cannot be read: why, in words."""
 
 
 class ManifestRefused(Exception):

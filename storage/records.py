@@ -403,3 +403,34 @@ class PullRecord:
     fetched: int  #: answers with the manifest itself
     resolved: int  #: answers with its digest alone (HEAD, not modified)
     contains: bool = False  #: in an answer about another digest: this manifest reaches that one
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One manifest that a reported digest stands for: itself, or one whose config it is.
+
+    ``lineage`` holds the indexes above, the verdicts under the asked fingerprint, and in ``blocked_needs`` the blocks on its
+    config and layers. ``below`` are the blocks on manifests that it lists, or on what these need.
+    """
+
+    lineage: Lineage
+    recorded: bool = False  #: whether anything is recorded of the reported digest in this repository
+    once_accepted: bool = False  #: it, or an index above, was accepted under whatever question
+    below: tuple[Block, ...] = ()
+
+    @property
+    def digests(self) -> frozenset[Digest]:
+        """The manifest and all above it."""
+        return frozenset((self.lineage.digest, *(edge.parent for edge in self.lineage.edges)))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is known of all that was asked for. ``known`` has at least one entry for each pair."""
+
+    known: Mapping[tuple[Repository, Digest], tuple[Known, ...]] = field(default_factory=dict)
+    pins: Mapping[Repository, tuple[Pin, ...]] = field(default_factory=dict)
+    #: Of these repositories' tags, when one of the known digests ceased to be their pin; oldest first.
+    moves: Mapping[Repository, tuple[PinChange, ...]] = field(default_factory=dict)
+    #: Every repository in which a digest is recorded.
+    places: Mapping[Digest, tuple[Repository, ...]] = field(default_factory=dict)
