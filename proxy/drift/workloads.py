@@ -101,7 +101,10 @@ class Inventory:
         held: dict[Digest, list[Held]] = {}
         for image in self.held:
             held.setdefault(image.id, []).append(image)
-        once = {(each.key, each.id): each for each in self.workloads}
+        once: dict[object, Workload] = {}
+        for each in self.workloads:
+            if each.claims or (each.key, each.id) not in once:
+                once[each.key, each.id] = each
         return tuple(_completed(each, held) for each in once.values())
 
 

@@ -1,4 +1,4 @@
-"""What kubectl, crictl, docker and podman print about a container: the keys that these versions give, shortened where they repeat."""
+"""What kubectl, crictl, docker and podman print about a container: the keys that they give, shortened where they repeat."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ def pod(
 ) -> Object:
     """``kubectl get pod -o json``, version 1.30: name of each container → the image of its spec, and its status if it has one."""
     lists = {"containers": containers, "initContainers": init or {}, "ephemeralContainers": ephemeral or {}}
-    spec: Object = {"nodeName": "node-1", "restartPolicy": "Always", "volumes": [{"name": "tmp", "emptyDir": {}}, *(volumes or [])]}
+    spec: Object = {
+        "nodeName": "node-1",
+        "restartPolicy": "Always",
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *(volumes or [])],
+    }
     told: Object = {"phase": phase, "hostIP": "10.0.0.4", "podIP": "10.1.0.9", "qosClass": "BestEffort", "conditions": []}
     for key, listed in lists.items():
         spec[key] = [{"name": each, "image": image, "imagePullPolicy": "IfNotPresent"} for each, (image, _) in listed.items()]
