@@ -24,6 +24,7 @@ class _ByDefault(TyperGroup):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
 
+
 app = typer.Typer(
     cls=_ByDefault,
     help="Compare what runs with what was approved. Without the name of a command: workloads.",
