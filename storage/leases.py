@@ -25,6 +25,8 @@ class Leases:
         """Take or renew the lease ``name`` until ``now + duration``. False while somebody else's has not ended.
 
         One whose end lies further ahead than anybody would have written it now comes from a clock that was wrong, and is taken.
+        That is twice ``duration``: whoever asks may have waited for its turn since it looked at the clock, and clocks of replicas
+        differ a little.
         """
         return await self._database.write(_hold, name, holder, now, duration)
 
@@ -35,7 +37,7 @@ class Leases:
 
 def _hold(connection: Connection, name: str, holder: str, now: datetime, duration: timedelta) -> bool:
     until = now + duration
-    free = or_(leases.c.holder == holder, leases.c.until <= now, leases.c.until > until)
+    free = or_(leases.c.holder == holder, leases.c.until <= now, leases.c.until > until + duration)
     upsert = insert_or(leases).values(name=name, holder=holder, until=until)
     taken = upsert.on_conflict_do_update(index_elements=["name"], set_={"holder": holder, "until": until}, where=free)
     return connection.execute(taken).rowcount > 0

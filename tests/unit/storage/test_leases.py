@@ -33,6 +33,12 @@ async def test_one_at_a_time_has_a_lease(leases: Leases) -> None:
     assert await leases.hold("scrub", "two", AT, MINUTE)
 
 
+async def test_whoever_waited_for_its_turn_takes_no_lease_away(leases: Leases) -> None:
+    """Two ask at the same moment; the one that looked at the clock first writes last: the lease is the other's."""
+    assert await leases.hold("watch", "one", AT + timedelta(seconds=1), MINUTE)
+    assert not await leases.hold("watch", "two", AT, MINUTE)
+
+
 async def test_a_lease_that_is_not_renewed_ends(leases: Leases) -> None:
     """After its end anybody may take it, and then its holder of before is told no."""
     assert await leases.hold("watch", "one", AT, MINUTE)
