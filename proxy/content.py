@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from storage.records import Descriptor
 
 @dataclass(frozen=True, slots=True)
 class FetchedManifest:
-    """A manifest as it came: raw bytes, the digest computed over them, the Content-Type header without parameters."""
+    """A manifest as it came: raw bytes, the digest computed over them, the Content-Type header without parameters.
+
+    ``at``: what time it was at the upstream, by its own word.
+    """
 
     body: bytes
     digest: Digest
     media_type: str
+    at: datetime | None = None
 
 
 class ReferrersSource(StrEnum):

@@ -40,6 +40,7 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)\s*%", re.ASCII)
 _RATE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*/\s*([smh])", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
+_CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00", re.ASCII)
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", re.ASCII)
@@ -334,6 +335,20 @@ _write_moment = PlainSerializer(format_moment, return_type=str, when_used="json"
 
 Start = Annotated[datetime, BeforeValidator(parse_start), _write_moment, WithJsonSchema(_MOMENT_SCHEMA)]
 End = Annotated[datetime, BeforeValidator(parse_end), _write_moment, WithJsonSchema(_MOMENT_SCHEMA)]
+
+
+# -- times of the day -----------------------------------------------------------------------------------------------
+
+
+def parse_clock(value: Any) -> Any:
+    """``22:00``: hours and minutes on a wall clock, ``24:00`` being the end of a day. It stays text."""
+    if not isinstance(value, str) or not _CLOCK.fullmatch(value.strip()):
+        raise ValueError("write a time of the day such as 06:30 or 22:00, or 24:00 for its end")
+    return value.strip()
+
+
+_CLOCK_SCHEMA = {"type": "string", "pattern": r"^(([01]\d|2[0-3]):[0-5]\d|24:00)$", "format": "tagstone-clock"}
+Clock = Annotated[str, BeforeValidator(parse_clock), WithJsonSchema(_CLOCK_SCHEMA)]
 
 
 # -- listening addresses --------------------------------------------------------------------------------------------

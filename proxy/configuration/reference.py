@@ -21,6 +21,7 @@ _FORMATS = {
     "tagstone-share": "share",
     "tagstone-rate": "rate",
     "tagstone-moment": "date or time",
+    "tagstone-clock": "time of the day",
     "path": "path",
 }
 _TYPES = {"string": "text", "boolean": "`true` or `false`", "object": "mapping", "array": "list"}

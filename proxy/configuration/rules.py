@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, assert_never
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from proxy.configuration.report import Report
 from proxy.configuration.source import Location
@@ -28,6 +29,7 @@ from proxy.policy.document import (
     SignatureForm,
     SignatureSettings,
     TagSettings,
+    WindowSettings,
 )
 from proxy.policy.patterns import Pattern, Regex
 from proxy.policy.rules import (
@@ -36,6 +38,7 @@ from proxy.policy.rules import (
     AnyOf,
     AtLeast,
     AttestationBy,
+    Continuity,
     FirstUse,
     Identity,
     Never,
@@ -43,6 +46,7 @@ from proxy.policy.rules import (
     OnOverwrite,
     OpenPgp,
     Requirement,
+    Rotation,
     Rule,
     SignatureBy,
     Signer,
@@ -50,6 +54,7 @@ from proxy.policy.rules import (
     TagRule,
     fingerprint,
 )
+from proxy.policy.windows import DAYS, Window
 from proxy.settings import Settings
 from storage.errors import MalformedName
 from storage.reference import DOCKER_HUB, MAX_NAME, parse_registry
@@ -62,6 +67,10 @@ MAX_DEPTH = 8
 #: The predicate type with which cosign says that an image is signed.
 SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 _WILDCARD = re.compile(r"[*?]")
+#: What goes with ``on_overwrite: rotate`` alone, and what holds where it is not written.
+_OF_ROTATION = ("cooldown", "signer", "otherwise", "window", "stale_after")
+_COOLDOWN = timedelta(hours=72)
+_STALE_AFTER = timedelta(days=7)
 #: Nobody's names, on a domain that is nobody's: a pattern that matches one of these names no domain, and so nobody in particular.
 _STRANGERS = (
     "nobody@strangers.invalid",
@@ -70,10 +79,6 @@ _STRANGERS = (
 )
 _REPOSITORY = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
-
-
-def _unavailable(what: str, way: str) -> str:
-    return f"`{what}` is known but not available in this version; {way}"
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ class RuleBuilder:
         """One rule; None where it does not check out, which is reported at ``location``."""
         self._check_match(written, (*location, "match"))
         require = self._requirement(written.require, (*location, "require"), 0)
-        tags = self._tags(written.tags, (*location, "tags"))
+        tags = self._tags(written.tags, written.require, (*location, "tags"))
         if require is None:
             return None
         return Rule(Pattern.compile(written.match), require, tags, fingerprint(require, self._trusted))
@@ -260,7 +265,7 @@ class RuleBuilder:
 
     # -- tags
 
-    def _tags(self, written: Iterable[TagSettings], location: Location) -> tuple[TagRule, ...]:
+    def _tags(self, written: Iterable[TagSettings], require: Require, location: Location) -> tuple[TagRule, ...]:
         tags: list[TagRule] = []
         seen: dict[str, Location] = {}
         for index, tag in enumerate(written):
@@ -270,15 +275,68 @@ class RuleBuilder:
                 told = f'"{tag.match[:100]}" matches no tag: tags are made of A–Z a–z 0–9 _ . -, and `*` and `?` stand for some'
                 self._report.error((*here, "match"), told)
             if tag.on_overwrite == "rotate":
-                told = _unavailable("rotate", "use `refuse` or `serve-pinned`")
-                self._report.error((*here, "on_overwrite"), told)
+                rotation = self._rotation(tag, require, here)
+                if rotation is not None:
+                    approvers = 0 if tag.approvers is None else tag.approvers
+                    tags.append(TagRule(Pattern.compile(tag.match), OnOverwrite.ROTATE, approvers, rotation))
                 continue
-            for field in ("cooldown", "otherwise"):
+            for field in _OF_ROTATION:
                 if getattr(tag, field) is not None:
-                    told = f"`{field}` goes with `on_overwrite: rotate`, which is not available in this version; remove it"
+                    told = f"`{field}` goes with `on_overwrite: rotate`; remove it, or let the tag rotate"
                     self._report.error((*here, field), told)
-            tags.append(TagRule(Pattern.compile(tag.match), OnOverwrite(tag.on_overwrite)))
+            if tag.approvers == 0:
+                told = (
+                    f"without anybody's approval no pin moves under `{tag.on_overwrite}`; write 1 or 2, or `on_overwrite: rotate`"
+                )
+                self._report.error((*here, "approvers"), told)
+                continue
+            tags.append(TagRule(Pattern.compile(tag.match), OnOverwrite(tag.on_overwrite), tag.approvers or 1))
         return tuple(tags)
+
+    def _rotation(self, tag: TagSettings, require: Require, location: Location) -> Rotation | None:
+        cooldown = _COOLDOWN if tag.cooldown is None else timedelta(seconds=tag.cooldown)
+        if require == "first-use":
+            if not cooldown and not tag.approvers:
+                told = "is no wait at all, and the rule requires nothing: whatever the upstream names is served, as without pins"
+                self._report.warn((*location, "cooldown"), told)
+            if tag.signer is not None:
+                self._report.warn((*location, "signer"), "makes no difference: nobody vouches for images on first use")
+        window: Window | None = None
+        if tag.window is not None:
+            window = self._window(tag.window, (*location, "window"))
+            if window is None:
+                return None
+        return Rotation(
+            cooldown,
+            Continuity(tag.signer or "same"),
+            OnOverwrite(tag.otherwise or "refuse"),
+            window,
+            _STALE_AFTER if tag.stale_after is None else timedelta(seconds=tag.stale_after),
+        )
+
+    def _window(self, written: WindowSettings, location: Location) -> Window | None:
+        zone: tzinfo | None = None
+        try:
+            zone = UTC if written.timezone == "UTC" else ZoneInfo(written.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            near = suggestion(written.timezone, _zones(), "the zones of this machine begin with")
+            self._report.error((*location, "timezone"), f"no time zone `{written.timezone[:60]}` is known here{near}")
+        if written.start == "24:00":
+            self._report.error((*location, "from"), "is the end of a day; write 00:00 for the beginning of the next one")
+            return None
+        if written.start == written.end:
+            told = "is when it opens: it would be open for no time; for whole days write `from: 00:00` and `to: 24:00`"
+            self._report.error((*location, "to"), told)
+            return None
+        if zone is None:
+            return None
+        days = frozenset(DAYS.index(day) for day in written.days)
+        end = None if written.end == "24:00" else time.fromisoformat(written.end)
+        return Window(days, time.fromisoformat(written.start), end, zone, written.timezone)
+
+
+def _zones() -> list[str]:
+    return sorted(available_timezones())
 
 
 # -- patterns -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Trust and rules as the file writes them: what may stand there, before it is known to make sense.
 
-:mod:`proxy.configuration` turns these into the values that decide (:mod:`proxy.policy.rules`). Some forms are known but not
-available in this version (:data:`UNAVAILABLE`): the file may be checked for spelling, and is refused with words that say so.
+:mod:`proxy.configuration` turns these into the values that decide (:mod:`proxy.policy.rules`).
 """
 
 from __future__ import annotations
@@ -11,11 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from proxy.schema import Duration, EmptyMapping, End, FilePath, Interval, Model, Name, Start, Switch
-
-#: What stands in the description of everything that is known but cannot be used yet.
-UNAVAILABLE = "Known, but not available in this version."
-
+from proxy.schema import Clock, Duration, EmptyMapping, End, FilePath, Interval, Model, Name, Start, Switch
 
 # -- trust ----------------------------------------------------------------------------------------------------------
 
@@ -383,6 +378,23 @@ AtLeastForm.model_rebuild()
 # -- rules ----------------------------------------------------------------------------------------------------------
 
 
+class WindowSettings(Model):
+    """When pins may rotate. A candidate that is due outside of it waits until it opens; the pinned digest is served."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        ("mon", "tue", "wed", "thu", "fri", "sat", "sun"), min_length=1, description="Days on which it opens."
+    )
+    start: Clock = Field("00:00", alias="from", description="When it opens, on a wall clock in `timezone`.")
+    end: Clock = Field(
+        "24:00",
+        alias="to",
+        description="When it closes; where that is earlier than `from`, on the day after. `24:00` is midnight.",
+    )
+    timezone: str = Field("UTC", description="Name of a time zone, such as `Europe/Berlin`, with its summer time.")
+
+
 class TagSettings(Model):
     """What may happen to the tags that match."""
 
@@ -392,11 +404,38 @@ class TagSettings(Model):
     on_overwrite: Literal["refuse", "serve-pinned", "rotate"] = Field(
         "refuse",
         description="What a pull is answered while the upstream's tag names another digest than the pin: `refuse` answers 403 "
-        "and names both digests, `serve-pinned` answers the pinned digest with a warning. `rotate` is known, but not available "
-        "in this version.",
+        "and names both digests, `serve-pinned` answers the pinned digest with a warning. `rotate` moves the pin when the new "
+        "digest passes its rule, its cooldown is over, and all else holds that is asked for below; the pinned digest is served "
+        "until then ([rotation.md](rotation.md)).",
     )
-    cooldown: Duration | None = Field(None, description=f"How long `rotate` waits. {UNAVAILABLE}")
-    otherwise: Literal["refuse", "serve-pinned"] | None = Field(None, description=f"What `rotate` falls back to. {UNAVAILABLE}")
+    cooldown: Duration | None = Field(
+        None,
+        description="With `rotate`: how long a new digest waits, from the moment it was first seen. `0s`: until it is judged. "
+        "Default: `72h`.",
+    )
+    signer: Literal["same", "any"] | None = Field(
+        None,
+        description="With `rotate`: who may vouch for the new digest. `same`: those who vouched for the pinned one; another "
+        "signer needs an approval. `any`: whoever the rule accepts. Default: `same`.",
+    )
+    otherwise: Literal["refuse", "serve-pinned"] | None = Field(
+        None,
+        description="With `rotate`: what is answered while the new digest fails its rule, is by another signer, was rejected, or "
+        "waits for approvals. Default: `refuse`.",
+    )
+    approvers: int | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="How many people must approve a new digest (`tagstone pins approve`) before the pin moves. Default: `0` with "
+        "`rotate`, else `1`.",
+    )
+    window: WindowSettings | None = Field(None, description="With `rotate`: pins move within it only. Default: at any time.")
+    stale_after: Duration | None = Field(
+        None,
+        description="With `rotate`: how long after its cooldown a new digest may wait for approvals or the window until that is "
+        "told (`pin.stale`). Default: `7d`.",
+    )
 
 
 class RuleSettings(Model):

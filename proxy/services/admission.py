@@ -7,6 +7,7 @@ live in the catalog, so admission survives restarts; a verdict answers one finge
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -80,17 +81,27 @@ class Admission:
         return await self._manifest(question, fetched, as_evidence=False)
 
     async def of_fetched(
-        self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest, *, as_evidence: bool
+        self,
+        revision: Revision,
+        rule: Rule,
+        repository: Repository,
+        fetched: FetchedManifest,
+        *,
+        as_evidence: bool,
+        by: Collection[str] | None = None,
     ) -> Verdict:
         """A fresh verdict on a manifest: judged by its evidence now, whatever was recorded; blocks hold all the same.
 
-        ``as_evidence``: pulled by digest it may also pass as evidence about an admitted image, never by tag.
+        ``as_evidence``: pulled by digest it may also pass as evidence about an admitted image, never by tag. ``by``: only what
+        these signers signed counts (lines of :mod:`proxy.policy.signers`).
         """
+        if isinstance(rule.require, Never):
+            return evaluate(rule.require, ())
         question = _Question(revision, rule, repository, fetched.digest)
         lineage = await self._catalog.lineage(
             repository, fetched.digest, rule.fingerprint, as_manifest=True, through_evidence=as_evidence
         )
-        verdict = await self._judge_alone(question, fetched, as_evidence=as_evidence)
+        verdict = await self._judge_alone(question, fetched, as_evidence=as_evidence, by=by)
         if verdict.accepted and (block := blocked(lineage)) is not None:
             return _blocked(block)
         if not verdict.accepted and (above := await self._from_above(question, lineage)) is not None and above.accepted:
@@ -110,6 +121,24 @@ class Admission:
             return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=False)
         except UpstreamAbsent:
             return Verdict(Outcome.REFUSED, (f"{repository}@{digest} does not exist upstream",))
+        except UpstreamError as error:
+            return _untold(error)
+
+    async def anew(
+        self,
+        revision: Revision,
+        rule: Rule,
+        repository: Repository,
+        what: Digest | FetchedManifest,
+        *,
+        by: Collection[str] | None = None,
+    ) -> Verdict:
+        """A fresh verdict on what a tag names or is pinned to (:meth:`of_fetched`). Raises nothing, as :meth:`of_candidate`."""
+        try:
+            fetched = await self.holdings.fetch(repository, what) if isinstance(what, Digest) else what
+            return await self.of_fetched(revision, rule, repository, fetched, as_evidence=False, by=by)
+        except UpstreamAbsent:
+            return Verdict(Outcome.REFUSED, (f"{repository}@{what} does not exist upstream",))
         except UpstreamError as error:
             return _untold(error)
 
@@ -241,7 +270,9 @@ class Admission:
             self._refusals.put(key, verdict, seconds=seconds, cost=1, generation=generation)
         return verdict
 
-    async def _judge_alone(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
+    async def _judge_alone(
+        self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool, by: Collection[str] | None = None
+    ) -> Verdict:
         """Judge one manifest by its own evidence: the upstream's, and where that does not suffice what was stored."""
         repository, rule = question.repository, question.rule
         fetched = fetched or await self.holdings.fetch(repository, question.digest)
@@ -254,12 +285,12 @@ class Admission:
         pipeline, now = question.revision.pipeline, self._clock()
         listed = manifest.manifests if manifest.is_index else None
         subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
-        verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now)
+        verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now, by=by)
         if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
-            from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now)
+            from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, by=by)
             if from_store.outcome is Outcome.UNKNOWN and (grounds := await self._grounds(question)):
                 kept = self.holdings.stored_only(grounds)
-                repeated, its_harvest = await pipeline.judge(kept, subject, rule, now, again=True)
+                repeated, its_harvest = await pipeline.judge(kept, subject, rule, now, again=True, by=by)
                 if repeated.accepted:
                     from_store, stored_harvest = repeated, its_harvest
             # What the store cannot tell now may be what would have been accepted: then nothing is told.

@@ -21,12 +21,23 @@ class Flights(Generic[_K, _V]):
 
         Raises what the work raises. A caller that is cancelled leaves the flight to the others.
         """
+        return await asyncio.shield(self._task(key, work))
+
+    def begin(self, key: _K, work: Callable[[], Coroutine[Any, Any, _V]]) -> None:
+        """Have ``work()`` done, unless a flight for ``key`` is under way. Nobody waits for it: it tells of its own failures."""
+        self._task(key, work)
+
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._tasks)
+
+    def _task(self, key: _K, work: Callable[[], Coroutine[Any, Any, _V]]) -> asyncio.Task[_V]:
         task = self._tasks.get(key)
         if task is None:
             task = asyncio.ensure_future(work())
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
-        return await asyncio.shield(task)
+        return task
 
     def _landed(self, key: _K, task: asyncio.Task[_V]) -> None:
         del self._tasks[key]

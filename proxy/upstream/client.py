@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import aiohttp.abc
@@ -170,7 +172,7 @@ class Upstreams:
             raise UpstreamMisbehaved(f"the bytes of {name} hash to {actual}, {exchange.endpoint.name} calls them {said}")
         if wanted is None and actual.algorithm != "sha256":
             actual = await _hash(answer.body, "sha256")
-        return FetchedManifest(answer.body, actual, answer.media_type)
+        return FetchedManifest(answer.body, actual, answer.media_type, _date(answer))
 
     @asynccontextmanager
     async def blob(self, repository: Repository, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[BlobStream]:
@@ -364,6 +366,15 @@ def _digest(answer: Answer) -> Digest | None:
         return Digest.parse(answer.headers.get("Docker-Content-Digest", ""))
     except MalformedName:
         return None
+
+
+def _date(answer: Answer) -> datetime | None:
+    """``Date`` (RFC 9110, section 6.6.1); None where there is none that can be read."""
+    try:
+        at = parsedate_to_datetime(answer.headers.get("Date", ""))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _next(answer: Answer) -> URL | None:

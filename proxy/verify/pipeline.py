@@ -16,7 +16,7 @@ Where a rule asks for attestations on each platform, what an index lists is sear
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,6 +28,7 @@ from proxy.content import Lookaside
 from proxy.manifest import IMAGE_TYPES, Entry, Manifest
 from proxy.policy.platforms import each_platform, of_index, of_platforms
 from proxy.policy.rules import AttestationBy, Identity, OpenPgp, Question, Rule, SignatureBy, Store, questions_of
+from proxy.policy.signers import belongs, signer_line
 from proxy.policy.verdicts import Evidence, Outcome, Verdict, evaluate
 from proxy.settings import Limits
 from proxy.verify.asking import Effort, Trouble, all_of, end
@@ -83,11 +84,19 @@ class Pipeline:
         self._limits = limits
 
     async def judge(
-        self, fetcher: Fetcher, subject: Subject, rule: Rule, now: datetime, *, again: bool = False
+        self,
+        fetcher: Fetcher,
+        subject: Subject,
+        rule: Rule,
+        now: datetime,
+        *,
+        again: bool = False,
+        by: Collection[str] | None = None,
     ) -> tuple[Verdict, Harvest]:
         """Find the evidence that the rule asks for and hold it against the rule.
 
-        ``again``: what is judged was accepted before, so roots that make no new decisions may repeat theirs.
+        ``again``: what is judged was accepted before, so roots that make no new decisions may repeat theirs. ``by``: only what
+        these signers signed counts (lines of :mod:`proxy.policy.signers`).
         Nothing is fetched where evidence would change nothing (``first-use``, ``deny``). The harvest holds what was fetched
         until the verdict was settled. Raises only what ``fetcher`` raises beyond :class:`proxy.errors.UpstreamError`.
         """
@@ -97,7 +106,7 @@ class Pipeline:
         questions, missing = _answerable(questions_of(rule.require), self._trusted, None if again else now)
         below = () if subject.listed is None else of_platforms(questions)
         until = asyncio.get_running_loop().time() + _ASKING_SHARE * self._limits.request_timeout
-        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, Effort(), self._inquirer, until)
+        search = _Search(fetcher, self._verifiers, self._trusted, self._limits, now, Effort(), self._inquirer, until, by)
 
         def settled(found: Sequence[Evidence]) -> Verdict | None:
             verdict = evaluate(rule.require, (*missing, *found), _NOT_YET)
@@ -158,6 +167,7 @@ class _Search:
     effort: Effort
     inquirer: Inquirer | None
     asking_until: float  #: on the loop's clock
+    by: Collection[str] | None = None  #: whose evidence counts, where not that of all
 
     async def about(
         self, subject: Subject, questions: Sequence[Question], settled: Callable[[Sequence[Evidence]], Verdict | None]
@@ -222,7 +232,7 @@ class _Search:
         subject, questions = inquiry.subject, inquiry.questions
         found = await asyncio.to_thread(judge_documents, self.verifiers, documents, subject, questions, self.trusted, self.now)
         _warn(subject, found)
-        return found
+        return found if self.by is None else tuple(_of_these(piece, self.by) for piece in found)
 
     async def _judge_answered(
         self, inquiry: Inquiry, documents: Sequence[Document], found: tuple[Evidence, ...]
@@ -279,6 +289,15 @@ async def _on_each(
     if not platforms:  # nothing to be run, and nothing that attestations could be about
         return evaluate(rule.require, evidence, harvest.unavailable, harvest.retry_after), whole
     return each_platform(platforms), whole
+
+
+def _of_these(piece: Evidence, signers: Collection[str]) -> Evidence:
+    """The evidence, as failed where somebody else accounts for it."""
+    if not piece.accepted or piece.about is None or piece.authority is None:
+        return piece
+    if belongs(signer_line(piece.about, piece.authority), signers):
+        return piece
+    return replace(piece, accepted=False, reason=f"{piece.reason}, but not by who vouched for the pinned digest")
 
 
 async def _next(sources: AsyncGenerator[tuple[int, Harvest], None]) -> tuple[int, Harvest] | None:

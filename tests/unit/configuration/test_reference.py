@@ -31,12 +31,6 @@ def test_every_model_has_its_table() -> None:
     assert shown == set(reference.models()) - NOT_SHOWN
 
 
-def test_the_page_names_every_key_that_is_not_available() -> None:
-    """As the models do."""
-    for word in ("rotate", "cooldown", "otherwise"):
-        assert f"{word}" in TEXT.partition("## Known, but not available")[2]
-
-
 def test_the_examples_of_the_page_check_out(folder: Folder) -> None:
     """A whole file as it stands, a part with what it needs."""
     for name in ("acme", "acme-security"):

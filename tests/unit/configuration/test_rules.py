@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -15,15 +16,18 @@ from proxy.policy.rules import (
     AnyOf,
     AtLeast,
     AttestationBy,
+    Continuity,
     FirstUse,
     Identity,
     Never,
     OnOverwrite,
     Requirement,
+    Rotation,
     SignatureBy,
     fingerprint,
     match,
 )
+from proxy.policy.windows import Window
 from storage.reference import Repository
 from tests.simulator.notation import issue
 from tests.unit.configuration.files import NOW, RULES, UPSTREAM, Folder
@@ -342,18 +346,76 @@ def test_tag_rules_become_values(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("tag", "told"),
     [
-        ("match: v1, on_overwrite: rotate", "on_overwrite: `rotate` is known but not available in this version; use `refuse` or `serve-pinned`"),
-        ("match: v1, on_overwrite: rotate, cooldown: 72h, otherwise: refuse", "on_overwrite: `rotate` is known but not available in this version; use `refuse` or `serve-pinned`"),
-        ("match: v1, cooldown: 72h", "cooldown: `cooldown` goes with `on_overwrite: rotate`, which is not available in this version; remove it"),
-        ("match: v1, otherwise: refuse", "otherwise: `otherwise` goes with `on_overwrite: rotate`, which is not available in this version; remove it"),
+        ("match: v1, cooldown: 72h", "cooldown: `cooldown` goes with `on_overwrite: rotate`; remove it, or let the tag rotate"),
+        ("match: v1, otherwise: refuse", "otherwise: `otherwise` goes with `on_overwrite: rotate`; remove it, or let the tag rotate"),
+        ("match: v1, on_overwrite: serve-pinned, signer: any", "signer: `signer` goes with `on_overwrite: rotate`; remove it, or let the tag rotate"),
+        ("match: v1, window: {}", "window: `window` goes with `on_overwrite: rotate`; remove it, or let the tag rotate"),
+        ("match: v1, stale_after: 1d", "stale_after: `stale_after` goes with `on_overwrite: rotate`; remove it, or let the tag rotate"),
+        ("match: v1, approvers: 0", "approvers: without anybody's approval no pin moves under `refuse`; write 1 or 2, or `on_overwrite: rotate`"),
+        ("match: v1, approvers: 3", "approvers: must be at most 2"),
+        ("match: v1, approvers: two", "approvers: write a whole number here"),
+        ("match: v1, on_overwrite: rotate, cooldown: 72", "cooldown: write a duration with its unit, such as 500ms, 60s, 15m, 72h or 7d"),
+        ("match: v1, on_overwrite: rotate, signer: other", "signer: `other` is not known here; the values here are: `same`, `any`"),
+        ("match: v1, on_overwrite: rotate, otherwise: rotate", "otherwise: `rotate` is not known here; the values here are: `refuse`, `serve-pinned`"),
+        ("match: v1, on_overwrite: rotate, window: {days: []}", "window.days: must not be empty"),
+        ("match: v1, on_overwrite: rotate, window: {days: [monday]}", "window.days[0]: `monday` is not known here; did you mean `mon`?"),
+        ("match: v1, on_overwrite: rotate, window: {from: 22:00, to: 22:00}", "window.to: is when it opens: it would be open for no time; for whole days write `from: 00:00` and `to: 24:00`"),
+        ("match: v1, on_overwrite: rotate, window: {from: 24:00, to: 06:00}", "window.from: is the end of a day; write 00:00 for the beginning of the next one"),
+        ("match: v1, on_overwrite: rotate, window: {from: 25:00}", "window.from: write a time of the day such as 06:30 or 22:00, or 24:00 for its end"),
+        ("match: v1, on_overwrite: rotate, window: {to: 6}", "window.to: write a time of the day such as 06:30 or 22:00, or 24:00 for its end"),
+        ("match: v1, on_overwrite: rotate, window: {timezone: Europe/Berln}", "window.timezone: no time zone `Europe/Berln` is known here; did you mean `Europe/Berlin`?"),
+        ("match: v1, on_overwrite: rotate, window: {timezone: ../../etc/passwd}", "window.timezone: no time zone `../../etc/passwd` is known here"),
+        ("match: v1, on_overwrite: rotate, window: {form: 22:00}", "window.form: unknown key `form`; did you mean `from`?"),
         ("match: a/b", 'match: "a/b" matches no tag: tags are made of A–Z a–z 0–9 _ . -, and `*` and `?` stand for some'),
         ("match: ''", 'match: "" matches no tag: tags are made of A–Z a–z 0–9 _ . -, and `*` and `?` stand for some'),
         ("match: 'sha256:abc'", 'match: "sha256:abc" matches no tag: tags are made of A–Z a–z 0–9 _ . -, and `*` and `?` stand for some'),
     ],
 )  # fmt: skip
 def test_tags_that_cannot_be_are_told(folder: Folder, tag: str, told: str) -> None:
-    """Rotation comes later, and says so; patterns that no tag can match are mistakes."""
-    assert errors_of(folder, f'match: "**", require: deny, tags: [{{{tag}}}]') == [f"4: rules[0].tags[0].{told}"]
+    """What goes with another rule, what no clock or calendar knows, patterns that no tag can match: each with its way out."""
+    (error,) = errors_of(folder, f'match: "**", require: deny, tags: [{{{tag}}}]')
+    assert error.startswith(f"4: rules[0].tags[0].{told}")
+
+
+def test_rotation_becomes_a_value(folder: Folder) -> None:
+    """As it is written, and as it is where nothing is."""
+    window = "{days: [fri, sat], from: 22:00, to: 06:00, timezone: Europe/Berlin}"
+    whole = f"cooldown: 1h, signer: any, otherwise: serve-pinned, approvers: 2, window: {window}, stale_after: 1d"
+    tags = (
+        f'[{{match: latest, on_overwrite: rotate, {whole}}}, {{match: "*", on_overwrite: rotate}}, {{match: v1, approvers: 2}}]'
+    )
+    (rule,) = folder.load(f'{UPSTREAM}rules: [{{match: "**", require: deny, tags: {tags}}}]\n').rules
+    latest, others, v1 = (rule.tag_rule(tag) for tag in ("latest", "x", "v1"))
+    nights = Window(frozenset({4, 5}), time(22), time(6), ZoneInfo("Europe/Berlin"), "Europe/Berlin")
+    assert latest.rotation == Rotation(timedelta(hours=1), Continuity.ANY, OnOverwrite.SERVE_PINNED, nights, timedelta(days=1))
+    assert others.rotation == Rotation(timedelta(hours=72), Continuity.SAME, OnOverwrite.REFUSE, None, timedelta(days=7))
+    assert (latest.approvers, others.approvers, v1.approvers) == (2, 0, 2)
+    assert (v1.on_overwrite, v1.rotation) == (OnOverwrite.REFUSE, None)
+
+
+def test_a_window_is_every_day_and_all_of_it_where_nothing_is_written(folder: Folder) -> None:
+    """In UTC; an empty mapping is one."""
+    tags = '[{match: "*", on_overwrite: rotate, window: {}}]'
+    (rule,) = folder.load(f'{UPSTREAM}rules: [{{match: "**", require: deny, tags: {tags}}}]\n').rules
+    rotation = rule.tag_rule("x").rotation
+    assert rotation is not None
+    assert str(rotation.window) == "every day 00:00–24:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        (
+            "cooldown: 0s",
+            "cooldown: is no wait at all, and the rule requires nothing: whatever the upstream names is served, as without pins",
+        ),
+        ("signer: same", "signer: makes no difference: nobody vouches for images on first use"),
+    ],
+)
+def test_what_rotates_without_any_hold_is_worth_a_word(folder: Folder, tag: str, told: str) -> None:
+    """On first use only time and people hold a candidate back."""
+    rule = f"match: ghcr.io/acme/**, require: first-use, tags: [{{match: x, on_overwrite: rotate, {tag}}}]"
+    assert warnings_of(folder, rule) == [f"4: rules[0].tags[0].{told}"]
 
 
 def test_a_tag_pattern_stands_once(folder: Folder) -> None:

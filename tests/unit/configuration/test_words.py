@@ -167,7 +167,8 @@ rules:
         - at_least: "1"
           of: [{signature: {notation: {store: n}}}]
         - attestation: {type: t, by: {key: k}, max_age: 1d}
-    tags: [{match: "*", on_overwrite: rotate, cooldown: 1s, otherwise: refuse}]
+    tags:
+      - {match: "*", on_overwrite: rotate, cooldown: 1s, otherwise: refuse, signer: any, approvers: "1", stale_after: 1d, window: {days: [mon], from: "01:00"}}
 log: {level: info}
 workers: "1"
 """
@@ -209,7 +210,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_lines(folder: Folder)
           - {match: docker.io/nginx, require: {signature: {key: broken}}}
           - {match: "**", require: {signature: {key: brokn}}, requires: 1}
           - {match: "**", require: {all: [x]}}
-          - {match: quay.io/a/b, require: {signature: {key: sound}}, tags: [{match: x, on_overwrite: rotate}]}
+          - {match: quay.io/a/b, require: {signature: {key: sound}}, tags: [{match: x, cooldown: 1s}]}
     """)
     assert [line.partition(": ")[0] + " " + line.split(": ")[1] for line in told] == [
         "1 listen",
@@ -221,7 +222,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_lines(folder: Folder)
         "12 rules[1].requires",
         "12 rules[1].require.signature.key",
         "13 rules[2].require.all[0]",
-        "14 rules[3].tags[0].on_overwrite",
+        "14 rules[3].tags[0].cooldown",
     ]
 
 
