@@ -19,6 +19,7 @@ from proxy.services.alerts import Alerts
 from proxy.services.authentication import Authenticator
 from proxy.services.background import forever
 from proxy.services.bookkeeper import Bookkeeper
+from proxy.services.candidates import Candidates, Judge
 from proxy.services.checkpoints import KEY_FILE, Signer
 from proxy.services.classification import Classifier, Classifying
 from proxy.services.duty import Duty
@@ -152,7 +153,9 @@ class Application:
         revision = revision_of(configuration, self._number, self._revocations)
         self._bookkeeper = Bookkeeper(self.database, utc_now, settings.ledger.refusals)
         refused = self._bookkeeper.refused
-        self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, limits, utc_now, refused)
+        judge = Judge(self._admission, self.pins)
+        candidates = Candidates(judge, self._admission, self.pins, self.upstreams, limits, utc_now)
+        self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, candidates, limits, utc_now, refused)
         watches = WatchStore(self.database)
         lists = TagLists(self.gate, self.upstreams, watches, self.metrics, utc_now)
         tools = Tools(self.gate, self.upstreams, watches, self.events, lists, self.metrics, utc_now)

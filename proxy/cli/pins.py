@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+<<<<<<< HEAD
 from proxy.cli import common, pins_check, pins_diff
+=======
+from proxy.cli import common, pins_diff
+from proxy.cli.candidates import candidate_json, candidate_lines, in_short, signers_line
+>>>>>>> a048e93 (Rotate pins: the gate has candidates judged, people approve, the CLI shows how far one has come)
 from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
 from proxy.configuration import Configuration
+from proxy.policy.rules import Rule, match
 from proxy.services.operators import Act, Result, Signed
 from storage.digest import Digest
 from storage.errors import MalformedName
@@ -52,15 +59,15 @@ def list_pins(
             return found
 
     pins = common.run(work)
+    rules, now = configuration.rules, datetime.now(UTC)
     if as_json:
-        common.show_json({"pins": [pin_json(pin) for pin in pins]})
+        found = [{**pin_json(pin), "waiting": candidate_json(pin, match(rules, pin.repository), now)} for pin in pins]
+        common.show_json({"pins": found})
         return
     width = max((len(pin.name) for pin in pins), default=0)
     for pin in pins:
-        print(
-            f"{pin.name:<{width}}  {pin.state.value:<10}  {pin.digest}"
-            + (f"  upstream: {pin.candidate}" if pin.candidate else "")
-        )
+        candidate = in_short(pin, match(rules, pin.repository), now)
+        print(f"{pin.name:<{width}}  {pin.state.value:<10}  {pin.digest}{candidate}")
     print(f"{len(pins)} pin{'' if len(pins) == 1 else 's'}")
 
 
@@ -79,14 +86,17 @@ def show(image: ImageArgument, config: ConfigOption = None, data_dir: DataDirOpt
             return pin, await house.pins.history(reference.repository, tag), change
 
     pin, history, change = common.run(work)
+    rule, now = match(configuration.rules, reference.repository), datetime.now(UTC)
     if as_json:
         from proxy.policy.changes import details_of
 
-        shown = {"name": str(reference), "state": "unpinned"} if pin is None else pin_json(pin)
+        shown: dict[str, object] = {"name": str(reference), "state": "unpinned"}
+        if pin is not None:
+            shown = {**pin_json(pin), "waiting": candidate_json(pin, rule, now)}
         changed = None if change is None else {"severity": change.severity, **details_of(change)}
         common.show_json({**shown, "changed": changed, "history": [change_json(each) for each in history]})
     else:
-        for line in _lines(str(reference), pin, history, change):
+        for line in _lines(str(reference), pin, history, change, rule, now):
             print(line)
     if pin is None:
         raise typer.Exit(common.REFUSED)
@@ -102,7 +112,10 @@ def approve(
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Move a pin to another digest, which must pass the image's rule (default: what the upstream names now)."""
+    """Approve another digest, which must pass the image's rule (default: what the upstream names now).
+
+    The pin moves to it when as many people have as the rule asks for, and its cooldown and window allow where it rotates.
+    """
     _act("approve", image, digest, Signed(common.acting(by), reason), config, data_dir, as_json=as_json)
 
 
@@ -200,6 +213,7 @@ def pin_json(pin: Pin) -> dict[str, object]:
         "candidate": None if pin.candidate is None else str(pin.candidate),
         "candidate_seen_at": common.moment(pin.candidate_seen_at),
         "rejected": None if pin.rejected is None else str(pin.rejected),
+        "signers": None if pin.signers is None else list(pin.signers),
     }
 
 
@@ -215,7 +229,7 @@ def change_json(change: PinChange) -> dict[str, object]:
     }
 
 
-def _lines(name: str, pin: Pin | None, history: list[PinChange], changed: Change | None) -> list[str]:
+def _lines(name: str, pin: Pin | None, history: list[PinChange], changed: Change | None, rule: Rule, now: datetime) -> list[str]:
     if pin is None:
         lines = [f"{name} is not pinned; its first accepted pull pins it"]
     else:
@@ -226,10 +240,13 @@ def _lines(name: str, pin: Pin | None, history: list[PinChange], changed: Change
             f"  since       {common.moment(pin.pinned_at)}, by {pin.pinned_by}",
             f"  checked     {common.moment(pin.checked_at)}",
         ]
+        if (signed := signers_line(pin)) is not None:
+            lines.append(signed)
         if pin.candidate is not None:
             rejected = " (rejected)" if pin.candidate == pin.rejected else ""
             lines.append(f"  upstream    {pin.candidate}{rejected}, seen {common.moment(pin.candidate_seen_at)}")
             lines.append(f"  changed     {'not told yet' if changed is None else changed.summary}; tagstone pins diff {pin.name}")
+            lines += candidate_lines(pin, rule, now)
             if not rejected:
                 lines.append(f"  accept it   tagstone pins approve {pin.name} --digest {pin.candidate} --by NAME --reason WHY")
                 lines.append(f"  refuse it   tagstone pins reject {pin.name} --digest {pin.candidate} --by NAME --reason WHY")

@@ -247,7 +247,7 @@ def _overwritten(pin: Pin, candidate: Digest, rule: Rule, seen: Observation, now
     named = seen.upstream is Upstream.NAMES
     candidacy = seen.candidacy if seen.candidacy is not None and seen.candidacy.digest == candidate else None
     judgement = None if candidacy is None else judge(rule, tags, candidacy, now)
-    write = _noted(pin, candidate, rule, tags, named=named, now=now)
+    write = _noted(pin, candidate, rule, tags, seen, now)
     after = pin if write is None or write.new is None else write.new
     if candidacy is not None and candidacy.rejected:
         after = replace(after, rejected=candidate)
@@ -268,16 +268,16 @@ def _overwritten(pin: Pin, candidate: Digest, rule: Rule, seen: Observation, now
     return replace(decision, judge=candidate if wanted else None, due=far.due if decision.answer is Answer.SERVE else None)
 
 
-def _noted(pin: Pin, candidate: Digest, rule: Rule, tags: TagRule, *, named: bool, now: datetime) -> PinWrite | None:
+def _noted(pin: Pin, candidate: Digest, rule: Rule, tags: TagRule, seen: Observation, now: datetime) -> PinWrite | None:
     """What the observation alone makes true; None where all of it is known."""
+    named, seen_at = seen.upstream is Upstream.NAMES, pin.candidate_seen_at
     if named and pin.candidate != candidate:
-        return writes.overwritten(pin, candidate, tags, now)
+        return writes.overwritten(pin, candidate, tags, now, seen.at)
     if pin.state is PinState.REVOKED:  # all that is new is that the pinned digest passes again
         return writes.reinstated(pin, rule, now, now if named else pin.checked_at)
-    seen_at = pin.candidate_seen_at
-    if named and tags.rotation is not None and seen_at is not None and seen_at > now + SKEW:
-        # It was noted by a clock that has been set back since: when its cooldown began, nobody knows.
-        return writes.overwritten(pin, candidate, tags, now)
+    if tags.rotation is not None and seen_at is not None and seen.at is not None and seen_at > max(now, seen.at) + SKEW:
+        # It was noted by a clock that was ahead and has been set right: when its cooldown began, nobody knows.
+        return writes.overwritten(pin, candidate, tags, now, seen.at)
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -48,12 +48,13 @@ class Hold(StrEnum):
     FAILS = "fails"  #: it does not pass its rule
     OTHER_SIGNER = "other-signer"  #: others vouch for it than for the pin
     COOLDOWN = "cooldown"
+    CLOCKS = "clocks"  #: its cooldown is over by our clock, and not by the upstream's
     APPROVAL = "approval"  #: not enough people approved it
     WINDOW = "window"  #: it is not the time for rotations
 
 
 #: What waits for nobody but time: the pinned digest is served meanwhile. Everything else is answered as the rule's ``otherwise``.
-PATIENT = frozenset({Hold.UNJUDGED, Hold.COOLDOWN, Hold.WINDOW})
+PATIENT = frozenset({Hold.UNJUDGED, Hold.COOLDOWN, Hold.CLOCKS, Hold.WINDOW})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,10 @@ def progress(pin: Pin, tags: TagRule, standing: Standing | None, now: datetime, 
     opens = earliest if rotation.window is None else rotation.window.opens(earliest)
     due: datetime | None = None
     if first is None:
-        if counted < until:
+        if now < until:
             first, due = Hold.COOLDOWN, until
+        elif counted < until:
+            first = Hold.CLOCKS
         elif not enough:
             first = Hold.APPROVAL
         elif opens > now:
@@ -154,7 +157,10 @@ def stale(pin: Pin, tags: TagRule, hold: Hold | None, now: datetime) -> bool:
     rotation, seen_at = tags.rotation, pin.candidate_seen_at
     if rotation is None or seen_at is None or pin.stale_at is not None:
         return False
-    return hold in {Hold.UNJUDGED, Hold.APPROVAL, Hold.WINDOW} and now >= seen_at + rotation.cooldown + rotation.stale_after
+    return (
+        hold in {Hold.UNJUDGED, Hold.CLOCKS, Hold.APPROVAL, Hold.WINDOW}
+        and now >= seen_at + rotation.cooldown + rotation.stale_after
+    )
 
 
 def told(progress: Progress, judgement: Judgement | None) -> str:
@@ -173,12 +179,51 @@ def told(progress: Progress, judgement: Judgement | None) -> str:
         case Hold.COOLDOWN:
             needs = f", and needs {more}" if lacking > 0 else ""
             return f"it is in its cooldown until {_moment(progress.cooldown_until)}{needs}"
+        case Hold.CLOCKS:
+            return "this machine's clock is too far ahead of the upstream's to tell whether its cooldown is over"
         case Hold.APPROVAL:
             return f"it needs {more} (of {progress.needed})"
         case Hold.WINDOW:
             return f"pins rotate here from {_moment(progress.opens)} on"
         case _:
             return "nothing holds it back; it is judged once more, and pinned then"
+
+
+@dataclass(frozen=True, slots=True)
+class Yes:
+    """What a person's approval of a digest amounts to. ``news``: this person had not approved it before.
+
+    ``given``: those of this digest that count, this one among them. ``far``: how far the pin's candidate has come by it, where it
+    is that, under a rule that rotates. ``why``: what is waited for, where the pin does not move.
+    """
+
+    approval: Approval
+    given: tuple[Approval, ...]
+    needed: int
+    news: bool
+    moves: bool
+    why: str
+    before: Progress | None = None
+    far: Progress | None = None
+
+
+def say_yes(pin: Pin, rule: Rule, approval: Approval) -> Yes:
+    """Count an approval of a digest that passes its rule; the pin is not at it."""
+    tags, digest = rule.tag_rule(pin.tag), approval.digest
+    earlier = approvals_of(pin.approvals, digest)
+    given = approvals_of((*earlier, approval), digest)
+    news = len(given) > len(earlier) or pin.rejected == digest
+    needed = max(tags.approvers, 1)
+    if tags.rotation is None or digest != pin.candidate:
+        why = told(Progress(Hold.APPROVAL, given, needed), None)
+        return Yes(approval, given, needed, news, len(given) >= needed, why)
+    judgement = known(pin, rule, tags)
+    # It passes, as was just seen; whether by the pin's own signers is what was found when it was last judged.
+    standing = Standing.OTHER_SIGNER if judgement is not None and judgement.standing is Standing.OTHER_SIGNER else Standing.PASSES
+    after = replace(pin, approvals=given, rejected=None if pin.rejected == digest else pin.rejected)
+    before = progress(pin, tags, standing, approval.at)
+    far = progress(after, tags, standing, approval.at)
+    return Yes(approval, given, needed, news, far.hold is None, told(far, judgement), before, far)
 
 
 def _moment(moment: datetime | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from proxy.policy import signers
-from proxy.policy.rotation import Candidacy, Hold, Progress, approvals_of, told
+from proxy.policy.rotation import Candidacy, Hold, Progress, Yes, approvals_of, told
 from proxy.policy.rules import Rule, TagRule
 from proxy.policy.verdicts import Verdict
 from storage.digest import Digest
@@ -36,17 +36,18 @@ def _moved(pin: Pin, candidate: Digest, since: str = "") -> str:
     return f"{pin.name} was overwritten upstream: pinned to {pin.digest}{since}, upstream now names {candidate}"
 
 
-def overwritten(pin: Pin, candidate: Digest, tags: TagRule, now: datetime) -> PinWrite:
-    """The upstream names another digest than the pinned one, and than it last did.
+def overwritten(pin: Pin, candidate: Digest, tags: TagRule, now: datetime, at: datetime | None) -> PinWrite:
+    """The upstream names another digest than the pinned one, and than it last did. ``at``: the upstream's own time.
 
-    That is news at once where only people move the pin; a rule that rotates has it judged first.
+    Its cooldown begins by the later of the two clocks, so that it does not end early when one that was behind is set right. All
+    of this is news at once where only people move the pin; a rule that rotates has the candidate judged first.
     """
     message = _moved(pin, candidate)
     new = replace(
         _without_candidate(pin),
         state=PinState.OVERWRITTEN,
         candidate=candidate,
-        candidate_seen_at=now,
+        candidate_seen_at=now if at is None else max(now, at),
         checked_at=now,
         approvals=approvals_of(pin.approvals, candidate),
     )
@@ -126,6 +127,67 @@ def revoked(pin: Pin, rule: Rule, verdict: Verdict, reasons: Sequence[str], now:
     new = replace(pin, state=PinState.REVOKED, version=pin.version + 1)
     change = PinChange(pin.repository, pin.tag, PinAction.REVOKED, now, str(rule), why, pin.digest, pin.digest)
     return PinWrite(pin, new, change, (_event(EventType.PIN_REVOKED, pin, pin.digest, "; ".join(reasons), now),))
+
+
+def approved(pin: Pin, yes: Yes, vouched: tuple[str, ...] | None) -> PinWrite:
+    """Enough people said yes: the pin moves. The last of them is named as who moved it."""
+    said, digest = yes.approval, yes.approval.digest
+    new = replace(
+        _without_candidate(pin),
+        digest=digest,
+        state=PinState.PINNED,
+        pinned_at=said.at,
+        pinned_by=said.by,
+        reason=said.reason,
+        rejected=None,
+        signers=vouched,
+    )
+    change = PinChange(pin.repository, pin.tag, PinAction.APPROVED, said.at, said.by, said.reason, pin.digest, digest)
+    people = " and ".join(each.by for each in yes.given)
+    message = f"{pin.name} is pinned to {digest} now, which {people} approved (before: {pin.digest})"
+    return PinWrite(pin, new, change, (_approval_event(pin, yes, message, moved=True),), AT_REST)
+
+
+def approval(pin: Pin, yes: Yes) -> PinWrite:
+    """One person said yes, and the pin does not move by that alone."""
+    said, digest = yes.approval, yes.approval.digest
+    others = tuple(each for each in pin.approvals if each.digest != digest and each.digest == pin.candidate)
+    lifted = None if pin.rejected == digest else pin.rejected
+    new = replace(pin, approvals=(*others, *yes.given), rejected=lifted, version=pin.version + 1)
+    change = PinChange(pin.repository, pin.tag, PinAction.APPROVAL, said.at, said.by, said.reason, pin.digest, digest)
+    message = f"{said.by} approves {digest} for {pin.name}, which stays pinned to {pin.digest}: {yes.why}"
+    opened = [_approval_event(pin, yes, message, moved=False)]
+    closed: tuple[EventType, ...] = ()
+    doubtful = {Hold.REJECTED, Hold.OTHER_SIGNER}
+    if yes.before is not None and yes.far is not None and yes.before.hold in doubtful and yes.far.hold not in doubtful:
+        closed = (EventType.TAG_OVERWRITTEN,)
+        opened += _pending(pin, digest, yes.far, yes.why, said.at)
+    return PinWrite(pin, new, change, tuple(opened), closed)
+
+
+def rejected(pin: Pin, digest: Digest, by: str, reason: str, now: datetime) -> PinWrite:
+    """An operator says no to a digest, and to who approved it."""
+    approvals = tuple(each for each in pin.approvals if each.digest != digest)
+    new = replace(pin, rejected=digest, approvals=approvals, version=pin.version + 1)
+    change = PinChange(pin.repository, pin.tag, PinAction.REJECTED, now, by, reason, pin.digest, digest)
+    # Another digest than the one that is there now leaves the news about that one open.
+    closed = (EventType.TAG_OVERWRITTEN, *_WAITING) if digest == pin.candidate else ()
+    message = f"{by} rejected {digest} for {pin.name}, which stays pinned to {pin.digest}: {reason or 'no reason given'}"
+    return PinWrite(pin, new, change, (_event(EventType.PIN_REJECTED, pin, digest, message, now, by=by, reason=reason),), closed)
+
+
+def removed(pin: Pin, by: str, reason: str, now: datetime) -> PinWrite:
+    """An operator takes the pin away; what comes next is pinned anew."""
+    change = PinChange(pin.repository, pin.tag, PinAction.UNPINNED, now, by, reason, pin.digest, None)
+    message = f"{by} removed the pin of {pin.name} (it was {pin.digest}): {reason or 'no reason given'}"
+    opened = (_event(EventType.PIN_REMOVED, pin, pin.digest, message, now, by=by, reason=reason),)
+    return PinWrite(pin, None, change, opened, AT_REST)
+
+
+def _approval_event(pin: Pin, yes: Yes, message: str, *, moved: bool) -> Event:
+    said = yes.approval
+    about = {"by": said.by, "reason": said.reason, "approvals": len(yes.given), "needed": yes.needed, "moved": moved}
+    return _event(EventType.PIN_APPROVED, pin, said.digest, message, said.at, **about)
 
 
 def restored(pin: Pin, rule: Rule, now: datetime) -> PinWrite:

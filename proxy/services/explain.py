@@ -10,6 +10,7 @@ from proxy.policy.decision import Answer, Decision, Observation, Upstream, decid
 from proxy.policy.rules import Never, Rule
 from proxy.policy.verdicts import Verdict
 from proxy.services.admission import Admission
+from proxy.services.candidates import Judge
 from proxy.services.revision import Clock, Revision
 from proxy.upstream.client import Upstreams
 from storage.digest import Digest
@@ -37,6 +38,7 @@ class Explainer:
     def __init__(self, pins: PinStore, admission: Admission, upstreams: Upstreams, revision: Revision, clock: Clock) -> None:
         self._pins = pins
         self._admission = admission
+        self._judge = Judge(admission, pins)
         self._upstreams = upstreams
         self._revision = revision
         self._clock = clock
@@ -69,15 +71,18 @@ class Explainer:
         if not isinstance(rule.require, Never):
             seen, fetched = await self._fetch(repository, tag)
         fresh: Verdict | None = None
-        if fetched is not None:
+        pinned: Verdict | None = None
+        if pin is not None and (fetched is None or fetched.digest != pin.digest):
+            pinned = await self._admission.of_pin(self._revision, rule, repository, pin.digest)
+        if fetched is not None and pin is not None and pinned is not None and pinned.accepted:
+            candidacy = await self._judge.judge(self._revision, rule, pin, pinned, fetched)
+            fresh = candidacy.verdict
+            seen = Observation(Upstream.NAMES, fetched.digest, candidacy=candidacy, at=fetched.at)
+        elif fetched is not None:
             fresh = await self._admission.of_fetched(self._revision, rule, repository, fetched, as_evidence=False)
             seen = Observation(Upstream.NAMES, fetched.digest, fresh)
-        pinned: Verdict | None = None
-        if pin is not None:
-            if fetched is not None and fetched.digest == pin.digest:
-                pinned = fresh
-            else:
-                pinned = await self._admission.of_pin(self._revision, rule, repository, pin.digest)
+        if pin is not None and pinned is None:
+            pinned = fresh
         decision = decide(repository, tag, rule, pin, pinned, seen, self._clock())
         judged = fetched.digest if fetched is not None else (pin.digest if pin is not None else None)
         return Explanation(reference, rule, pin, seen, judged, fresh or pinned, decision)

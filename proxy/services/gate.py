@@ -23,6 +23,7 @@ from proxy.policy.decision import Answer, Decision, Observation, Refusal, Upstre
 from proxy.policy.rules import Never, Rule
 from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
+from proxy.services.candidates import Candidates, write_pin
 from proxy.services.checks import Checked, Result, result_of
 from proxy.services.explain import observe_failure
 from proxy.services.flights import Flights
@@ -86,6 +87,7 @@ class Gate:
         pins: PinStore,
         blobs: BlobStore,
         upstreams: Upstreams,
+        candidates: Candidates,
         limits: Limits,
         clock: Clock,
         on_refused: OnRefused | None = None,
@@ -93,6 +95,7 @@ class Gate:
         self._revision = revision
         self._on_refused = on_refused
         self._admission = admission
+        self._candidates = candidates
         self._pins = pins
         self._blobs = blobs
         self._upstreams = upstreams
@@ -122,6 +125,7 @@ class Gate:
             name, _, tag = notice.subject.rpartition(":")
             registry, _, path = name.partition("/")
             self._manifests.invalidate((Repository(registry, path), tag))
+            self._candidates.notice(Repository(registry, path), tag)
         else:
             self.forget()
 
@@ -131,12 +135,14 @@ class Gate:
         self._granted.clear()
         self._listed.clear()
         self._admission.forget_refusals()
+        self._candidates.forget()
 
     async def close(self) -> None:
         """End the pulls under way."""
         await self._tag_flights.close()
         await self._flights.close()
         await self._list_flights.close()
+        await self._candidates.close()
         await self._admission.close()
 
     def rule(self, repository: Repository) -> Rule:
@@ -224,6 +230,8 @@ class Gate:
             after = await self._apply(decision, pin)
         except PinConflict:
             return None
+        if decision.judge is not None and after is not None:
+            self._candidates.begin(ask.revision, ask.rule, after, decision.judge)
         return _Settled(pin, seen, decision, after)
 
     async def _decide(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> tuple[Observation, Decision]:
@@ -251,7 +259,7 @@ class Gate:
                     return Observation(Upstream.NAMES, hint)
             fetched = await self._upstreams.manifest(repository, tag)
             if pin is not None:
-                return Observation(Upstream.NAMES, fetched.digest)
+                return Observation(Upstream.NAMES, fetched.digest, at=fetched.at)
             verdict = await self._admission.of_tag(ask.revision, ask.rule, repository, fetched)
         except UpstreamError as error:
             if isinstance(error, UpstreamMisbehaved):
@@ -261,21 +269,7 @@ class Gate:
 
     async def _apply(self, decision: Decision, pin: Pin | None) -> Pin | None:
         """Write what the decision says, in one transaction; then tell about it. The pin afterwards. Raises PinConflict."""
-        if decision.write is None:
-            return pin
-        after = await self._pins.apply(decision.write)
-        change = decision.write.change
-        log.info(
-            "pin.changed",
-            action=change.action.value,
-            image=f"{change.repository}:{change.tag}",
-            digest=str(change.to_digest),
-            by=change.by,
-            reason=change.reason,
-        )
-        for event in decision.write.opened:
-            log.warning(event.type.value, image=event.subject, digest=str(event.digest), message=event.message)
-        return after
+        return pin if decision.write is None else await write_pin(self._pins, decision.write)
 
     async def _deliver_tag(
         self, ask: _Ask, tag: str, decision: Decision, interval: float, generation: int
@@ -287,8 +281,8 @@ class Gate:
         if isinstance(held, Refused):
             return held
         served = replace(held, warning=decision.warning, reasons=decision.reasons)
-        # Fresh until the next check is due; an answer that leans on a key's window ends with it.
-        seconds = min(interval, self._seconds_until(decision.valid_until))
+        # Fresh until the next check is due; an answer that leans on a key's window, or on a candidate's cooldown, ends with it.
+        seconds = min(interval, self._seconds_until(decision.valid_until), self._seconds_until(decision.due))
         key = (ask.repository, tag)
         self._manifests.put(key, served, seconds=seconds, cost=len(served.body) + 1000, generation=generation)
         return served

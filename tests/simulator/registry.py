@@ -22,6 +22,8 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -219,6 +221,7 @@ class Registry(Site):
             return error(404, "MANIFEST_UNKNOWN", "manifest unknown", {"Tag": seen.reference})
         headers = CIMultiDict({"Content-Type": found[0], "Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'})
         headers["Content-Length"] = str(len(found[1]))
+        headers["Date"] = format_datetime(datetime.now(UTC), usegmt=True)
         return Answer(200, headers, found[1])
 
     def _blob(self, seen: Seen) -> Answer:

@@ -91,8 +91,9 @@ TABLE = [
         (OVERWRITTEN,), (PENDING, STALE), says="an operator rejected"),
     Row("F after E: starts anew", ROTATES, waiting(), names(F), LATER, action=PinAction.OVERWRITTEN,
         closed=(PENDING, STALE), judge=True),
-    Row("E, noted by a clock that was set back since: starts anew", ROTATES, waiting(candidate_seen_at=LONG), names(E), SEEN,
+    Row("E, noted by a clock that was ahead: starts anew", ROTATES, waiting(candidate_seen_at=LONG), names(E, at=SEEN), SEEN,
         action=PinAction.OVERWRITTEN, closed=(PENDING, STALE), judge=True),
+    Row("E, while our clock is behind: the cooldown stays", ROTATES, waiting(), names(E, at=SOON), PINNED_AT),
     # judged
     Row("E passes, same signer: pending, told", ROTATES, waiting(None), names(E, PASSES), SOON, action=PinAction.JUDGED,
         opened=(PENDING,), closed=(OVERWRITTEN,), says="in its cooldown until 2026-01-14 12:00 UTC", standing=Standing.PASSES),
@@ -143,7 +144,9 @@ TABLE = [
         (PENDING, STALE), standing=Standing.FAILS),
     Row("E due, cannot be judged now: waits", ROTATES, waiting(), names(E, UNKNOWN), LATER, says="is not known yet"),
     Row("E due by a clock that is a year ahead of the upstream's: waits", ROTATES, waiting(),
-        names(E, PASSES, at=SOON), SOON + timedelta(days=365)),
+        names(E, PASSES, at=SOON), SOON + timedelta(days=6), says="too far ahead of the upstream's"),
+    Row("E due by such a clock for too long: told", ROTATES, waiting(), names(E, PASSES, at=SOON), SOON + timedelta(days=365),
+        action=PinAction.STALE, opened=(STALE,)),
     Row("E due by a clock that is a little ahead: the pin moves", ROTATES, waiting(),
         names(E, PASSES, at=LATER - timedelta(minutes=50)), LATER, E, PinAction.ROTATED, (ROTATED,),
         (OVERWRITTEN, PENDING, STALE)),
@@ -237,7 +240,8 @@ def test_a_tag_that_rotates(row: Row, otherwise: OnOverwrite) -> None:
         assert (kept.candidate, kept.candidate_seen_at, kept.judgement, kept.approvals, kept.stale_at) == (None,) * 3 + ((), None)
     elif row.action is PinAction.OVERWRITTEN:
         kept = write.new
-        assert (kept.candidate, kept.candidate_seen_at, kept.judgement) == (row.seen.digest, row.now, None)
+        begins = row.now if row.seen.at is None else max(row.now, row.seen.at)
+        assert (kept.candidate, kept.candidate_seen_at, kept.judgement) == (row.seen.digest, begins, None)
     assert row.action is PinAction.ROTATED or write.new.digest == D
 
 
@@ -321,6 +325,17 @@ def test_promise_55_no_clock_moves_a_pin_early() -> None:
     assert story._decide(names(E, PASSES, at=at(72)), at(72)).digest == E
 
 
+def test_promise_55_a_cooldown_begins_by_the_later_clock() -> None:
+    """A candidate that is first seen while our clock is a year behind is not due when it is set right."""
+    story = Story(verdicts={E: PASSES})
+    story.pull(names(E, at=at(0)), at(0) - timedelta(days=366))
+    assert story.pin is not None
+    assert story.pin.candidate_seen_at == at(0)
+    assert story.pull(names(E), at(1)) == (SERVE, D)
+    assert story.pull(names(E), at(72)) == (SERVE, D)
+    assert story.pull(FRESH, at(72)) == (SERVE, E)
+
+
 def test_an_outage_in_a_cooldown_ends_nothing() -> None:
     """While nobody can be asked nothing moves; afterwards the candidate of before is due."""
     story = Story(verdicts={E: PASSES})
@@ -402,7 +417,7 @@ _judged = st.sampled_from([PASSES, BY_OTHERS, FAILS, UNKNOWN, BLOCKED])
 _candidates = st.sampled_from([E, F])
 _times = st.sampled_from([SEEN - timedelta(days=300), SEEN, SOON, NOON, AT_NIGHT, LONG])
 _seen = st.one_of(
-    st.builds(names, st.sampled_from([D, E, F])),
+    st.builds(names, st.sampled_from([D, E, F]), at=st.none() | _times),
     st.builds(names, _candidates, _judged, rejected=st.booleans(), held=st.booleans(), at=st.none() | _times),
     st.sampled_from([FRESH, GONE, DOWN]),
 )
