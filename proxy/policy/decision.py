@@ -282,8 +282,8 @@ def _noted(pin: Pin, candidate: Digest, rule: Rule, tags: TagRule, seen: Observa
 
 
 def _wants_verdict(tags: TagRule, hold: Hold | None, *, known_before: bool) -> bool:
-    if tags.rotation is None:
-        return hold is not Hold.REJECTED and not known_before  # once, for those who look at it
+    if tags.rotation is None:  # for those who look at it
+        return hold is Hold.FAILS or (hold is not Hold.REJECTED and not known_before)
     # What failed may have been signed since, and what is due is judged again: only a verdict of the moment moves the pin.
     return hold in {None, Hold.UNJUDGED, Hold.FAILS, Hold.OTHER_SIGNER}
 

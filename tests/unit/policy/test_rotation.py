@@ -353,7 +353,7 @@ def test_an_outage_in_a_cooldown_ends_nothing() -> None:
     ("verdict", "standing"), [(PASSES, Standing.PASSES), (BY_OTHERS, Standing.PASSES), (FAILS, Standing.FAILS)]
 )
 def test_what_came_out_is_noted_for_those_who_look(on_overwrite: OnOverwrite, verdict: Verdict, standing: Standing) -> None:
-    """The candidate of a rule that only people move is judged once; it changes no answer and tells nobody."""
+    """The candidate of a rule that only people move is judged until it passes; that changes no answer and tells nobody."""
     held = replace(ROTATES, tags=(TagRule(ROTATES.tags[0].pattern, on_overwrite),))
     before = replace(waiting(None), approvals=approved("ann"))
     asked = decide(APP, "latest", held, before, PASSES, names(E), SOON)
@@ -366,7 +366,7 @@ def test_what_came_out_is_noted_for_those_who_look(on_overwrite: OnOverwrite, ve
     assert judged.write.new.judgement.standing is standing
     assert (judged.write.opened, judged.write.closed) == ((), ())
     after = decide(APP, "latest", held, judged.write.new, PASSES, names(E), SOON)
-    assert (after.judge, after.write) == (None, None)
+    assert (after.judge, after.write) == (E if standing is Standing.FAILS else None, None)
 
 
 # -- people -----------------------------------------------------------------------------------------------------------
