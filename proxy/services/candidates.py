@@ -128,13 +128,17 @@ class Candidates:
         key, judged = (pin.repository, pin.tag), (revision.number, candidate)
         if self._seen.get(key) == judged or len(self._flights) >= _MOST:
             return
-        seconds = revision.check_interval
-        failed = pin.judgement is not None and pin.judgement.standing is not Standing.PASSES
-        if failed and pin.candidate == candidate and pin.candidate_seen_at is not None:
-            seconds = max(seconds, (self._clock() - pin.candidate_seen_at).total_seconds() * _PATIENCE)
-        self._seen.put(key, judged, seconds=seconds, cost=1, generation=self._seen.generation)
         flight = (revision.number, pin.repository, pin.tag)
-        self._flights.begin(flight, lambda: self._watched(revision, rule, pin.repository, pin.tag))
+        if self._flights.begin(flight, lambda: self._watched(revision, rule, pin.repository, pin.tag)):
+            seconds = max(revision.check_interval, self._patience(pin, candidate))
+            self._seen.put(key, judged, seconds=seconds, cost=1, generation=self._seen.generation)
+
+    def _patience(self, pin: Pin, candidate: Digest) -> float:
+        """Seconds until a candidate that failed, and that nobody stands up for, is looked at again."""
+        if pin.judgement is None or pin.candidate_seen_at is None or pin.candidate != candidate or pin.approvals:
+            return 0.0
+        age = (self._clock() - pin.candidate_seen_at).total_seconds()
+        return 0.0 if pin.judgement.standing is Standing.PASSES else age * _PATIENCE
 
     async def _watched(self, revision: Revision, rule: Rule, repository: Repository, tag: str) -> None:
         """One flight, whose failures are told here: nobody else sees them."""

@@ -23,9 +23,12 @@ class Flights(Generic[_K, _V]):
         """
         return await asyncio.shield(self._task(key, work))
 
-    def begin(self, key: _K, work: Callable[[], Coroutine[Any, Any, _V]]) -> None:
-        """Have ``work()`` done, unless a flight for ``key`` is under way. Nobody waits for it: it tells of its own failures."""
+    def begin(self, key: _K, work: Callable[[], Coroutine[Any, Any, _V]]) -> bool:
+        """Have ``work()`` done; False where a flight for ``key`` is under way. Nobody waits: it tells of its own failures."""
+        if key in self._tasks:
+            return False
         self._task(key, work)
+        return True
 
     def __len__(self) -> int:
         """How many are under way."""

@@ -177,3 +177,19 @@ async def test_a_cancelled_flight_leaves_room_for_a_new_one(flights: Flights[str
     await asyncio.gather(*callers, return_exceptions=True)
     work.may_end.set()
     assert await flights.run("key", work) == "result 2"
+
+
+async def test_what_is_begun_is_done_once_and_waited_for_by_nobody(flights: Flights[str, str]) -> None:
+    """A second beginning while it is under way is none; those who ask meanwhile get its result; afterwards there is room."""
+    work = Work()
+    assert flights.begin("key", work)
+    assert not flights.begin("key", work)
+    assert len(flights) == 1
+    callers = await ask(flights, work, 2)
+    work.may_end.set()
+    assert await asyncio.gather(*callers) == ["result 1"] * 2
+    await turn()
+    assert len(flights) == 0
+    assert flights.begin("key", work)
+    await flights.close()
+    assert work.begun <= 2
