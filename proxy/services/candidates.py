@@ -8,6 +8,7 @@ decides like any pull (:mod:`proxy.policy.decision`), and writes. Who loses the 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -59,7 +60,9 @@ class Judge:
         self._admission = admission
         self._pins = pins
 
-    async def judge(self, revision: Revision, rule: Rule, pin: Pin, pinned: Verdict, candidate: FetchedManifest) -> Candidacy:
+    async def judge(
+        self, revision: Revision, rule: Rule, pin: Pin, pinned: Verdict, candidate: Digest | FetchedManifest
+    ) -> Candidacy:
         """The candidate as it stands now. ``pinned``: today's verdict on the pinned digest. Raises StorageError only.
 
         Where continuity is asked for, it is judged by the evidence of the pin's own signers if that suffices: what others signed
@@ -74,8 +77,9 @@ class Judge:
             by_them = await self._admission.anew(revision, rule, repository, candidate, by=before)
             if by_them.outcome is not Outcome.REFUSED:
                 verdict = by_them
-        past = await self._pins.past(repository, pin.tag, candidate.digest)
-        return Candidacy(candidate.digest, verdict, before, past.held, past.rejected)
+        digest = candidate if isinstance(candidate, Digest) else candidate.digest
+        past = await self._pins.past(repository, pin.tag, digest)
+        return Candidacy(digest, verdict, before, past.held, past.rejected)
 
     async def _vouched(self, revision: Revision, rule: Rule, pin: Pin, pinned: Verdict) -> tuple[str, ...] | None:
         """Who vouches for the pinned digest: those who did as it was pinned, while it passes by them alone; else who does now.
@@ -162,11 +166,10 @@ class Candidates:
             pinned = await self._admission.of_pin(revision, rule, repository, pin.digest)
             if not pinned.accepted:
                 return
-            fetched = await self._upstreams.manifest(repository, tag)
-            candidacy: Candidacy | None = None
-            if fetched.digest == pin.candidate:
-                candidacy = await self._judge.judge(revision, rule, pin, pinned, fetched)
-            seen = Observation(Upstream.NAMES, fetched.digest, candidacy=candidacy, at=fetched.at)
+            seen = await self._observed(rule, pin, pin.candidate)
+            if seen.digest == pin.candidate:
+                candidacy = await self._judge.judge(revision, rule, pin, pinned, pin.candidate)
+                seen = replace(seen, candidacy=candidacy)
             decision = decide(repository, tag, rule, pin, pinned, seen, self._clock())
             if decision.write is not None:
                 try:
@@ -175,3 +178,13 @@ class Candidates:
                     continue  # somebody else moved it first: decide again with what they wrote
             if decision.judge is None:
                 return
+
+    async def _observed(self, rule: Rule, pin: Pin, candidate: Digest) -> Observation:
+        """What the upstream names now. Where only people move the pin it need not be asked again. Raises UpstreamError."""
+        if rule.tag_rule(pin.tag).rotation is None:
+            return Observation(Upstream.FRESH, candidate)
+        named = await self._upstreams.named(pin.repository, pin.tag)
+        if named.digest == candidate:  # a header may confirm what was hashed before
+            return Observation(Upstream.NAMES, candidate, at=named.at)
+        fetched = await self._upstreams.manifest(pin.repository, pin.tag)
+        return Observation(Upstream.NAMES, fetched.digest, at=fetched.at)

@@ -98,6 +98,14 @@ class Allowance:
     pause: float = 0.0  #: seconds until it is better asked again, after such an answer or while the breaker is open
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What an upstream's headers say of a tag: the digest, and what time it is there; None where they do not."""
+
+    digest: Digest | None
+    at: datetime | None = None
+
+
 class Upstreams:
     """All configured upstreams by their registry's canonical name. Building does no I/O; each connects when first asked."""
 
@@ -132,9 +140,13 @@ class Upstreams:
         return registry in self._exchanges
 
     async def head(self, repository: Repository, tag: str) -> Digest | None:
-        """What the upstream's header says that ``tag`` names: a hint, to be checked by :meth:`manifest`.
+        """What the upstream's header says that ``tag`` names: a hint, to be checked by :meth:`manifest`. See :meth:`named`."""
+        return (await self.named(repository, tag)).digest
 
-        None when it does not answer HEAD, or without a proper ``Docker-Content-Digest``. Raises :class:`UpstreamAbsent` when
+    async def named(self, repository: Repository, tag: str) -> Named:
+        """The same, with what time it is there.
+
+        No digest when it does not answer HEAD, or without a proper ``Docker-Content-Digest``. Raises :class:`UpstreamAbsent` when
         there is no such tag, :class:`UpstreamDenied`, :class:`UpstreamUnavailable` or :class:`UpstreamMisbehaved`.
         """
         exchange = self._exchange(repository)
@@ -142,13 +154,13 @@ class Upstreams:
         request = Request("HEAD", _url(exchange, repository, f"manifests/{tag}"), Scope(repository.name), _ACCEPT)
         answer = await exchange.fetch(request, self._limits.manifest_size, exchange.deadline())
         if answer.status == 200:
-            return _digest(answer)
+            return Named(_digest(answer), _date(answer))
         if answer.status == 404 or answer.insufficient:
             raise exchange.refusal(answer, name)
         if answer.status in SPENT:
             # Some refuse HEAD alone, and its refusal has no body that would tell. GET knows, and raises when refused as well.
             await self.manifest(repository, tag)
-        return None
+        return Named(None)
 
     async def manifest(self, repository: Repository, reference: str | Digest, *, limit: int | None = None) -> FetchedManifest:
         """The manifest under a tag or digest: its raw bytes, at most ``limit`` of them (default: ``limits.manifest_size``).
