@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-<<<<<<< HEAD
 from proxy.cli import common, pins_check, pins_diff
-=======
-from proxy.cli import common, pins_diff
 from proxy.cli.candidates import candidate_json, candidate_lines, in_short, signers_line
->>>>>>> a048e93 (Rotate pins: the gate has candidates judged, people approve, the CLI shows how far one has come)
 from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
 from proxy.configuration import Configuration
 from proxy.policy.rules import Rule, match
