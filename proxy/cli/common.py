@@ -141,6 +141,7 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
     from proxy.app import DATABASE, revision_of, revocations_of, upstreams_of
     from proxy.log import configure
     from proxy.services.admission import Admission
+    from proxy.services.candidates import Candidates, Judge
     from proxy.services.gate import Gate
     from proxy.services.operators import Operators
     from proxy.services.revision import utc_now
@@ -174,7 +175,8 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
             cleanup.push_async_callback(admission.close)
             revision = revision_of(configuration, 0, revocations)
             operators = Operators(pins, catalog, admission, revision, utc_now)
-            gate = Gate(revision, admission, pins, blobs, upstreams, limits, utc_now)
+            candidates = Candidates(Judge(admission, pins), admission, pins, upstreams, limits, utc_now)
+            gate = Gate(revision, admission, pins, blobs, upstreams, candidates, limits, utc_now)
             cleanup.push_async_callback(gate.close)
             yield House(database, pins, catalog, admission, upstreams, revision, operators, blobs, gate)
 

@@ -45,6 +45,7 @@ def check(
                     shown.append(check_json(checked))
                 else:
                     print(_line(checked))
+            await house.gate.judged()  # or the end of the command would leave candidates to the next pull
             if as_json:
                 common.show_json({"checks": shown, "counts": dict(counts)})
             return counts

@@ -116,6 +116,10 @@ class Candidates:
         """End the judgements under way."""
         await self._flights.close()
 
+    async def judged(self) -> None:
+        """Wait until all that are being judged now have been, or could not be in time."""
+        await self._flights.landed()
+
     def notice(self, repository: Repository, tag: str) -> None:
         """Something about a pin changed: its candidate may be judged again at once."""
         self._seen.invalidate((repository, tag))

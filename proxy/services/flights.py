@@ -30,6 +30,10 @@ class Flights(Generic[_K, _V]):
         self._task(key, work)
         return True
 
+    async def landed(self) -> None:
+        """Wait until all that are under way now have ended, however they do."""
+        await asyncio.gather(*map(asyncio.shield, self._tasks.values()), return_exceptions=True)
+
     def __len__(self) -> int:
         """How many are under way."""
         return len(self._tasks)

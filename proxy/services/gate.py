@@ -223,6 +223,10 @@ class Gate:
             return Checked(repository, tag, Result.UNREACHABLE, None, reason)
         return Checked(repository, tag, Result.UNREACHABLE, None, f"{repository}:{tag} changes too often to be decided now")
 
+    async def judged(self) -> None:
+        """Wait until the candidates that pulls and checks found so far are judged, and what follows is written."""
+        await self._candidates.judged()
+
     async def _settle(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> _Settled | None:
         """Decide, and write what follows. None: somebody else moved the pin first; decide again with what they wrote."""
         seen, decision = await self._decide(ask, tag, pin, fresh=fresh)
