@@ -150,7 +150,8 @@ def _apply(connection: Connection, write: PinWrite) -> Pin | None:
     else:
         values = {"name": name} | {field: getattr(new, field) for field in _PIN_FIELDS}
         if current is None:
-            connection.execute(insert(pins).values(values | {"registry": new.repository.registry, "phase": place()}))
+            places = {"phase": place(), "verdict_phase": place()}
+            connection.execute(insert(pins).values(values | {"registry": new.repository.registry, **places}))
             enrol(connection, new.repository)
         else:
             connection.execute(update(pins).where(pins.c.name == name).values(values))

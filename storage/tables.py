@@ -205,8 +205,11 @@ pins = Table(
     Column("stale_at", Instant),
     Column("registry", String, nullable=False),
     Column("phase", _ID, nullable=False),  # where in the watcher's round it has its turn: storage.watching
+    Column("verdict_phase", _ID, nullable=False),  # and where in that of those who judge its digest again
+    Column("verified_at", Instant),  # when that was last done; null: not since it was pinned
     Index("ix_pins_state", "state", "name"),
     Index("ix_pins_phase", "registry", "phase"),
+    Index("ix_pins_verdict_phase", "registry", "verdict_phase"),
 )
 
 pin_changes = Table(

@@ -4,7 +4,8 @@ The pins of one registry are spread around a *round*: each has a phase, any numb
 and moved back a little at each of its turns. A hand goes around at an even pace, and whoever it passes has a turn. However many
 pins there are, whenever they were pinned, and wherever the hand goes on after a pause: no part of the round holds more than its
 share of them, and nobody can choose or foretell a phase. A :class:`Hand` says where it is. The repositories that have pins are
-spread over a second round, in which their lists of tags are read.
+spread over a second round, in which their lists of tags are read. In a third, pins have places that stay, and are judged
+again.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, Table, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import Column, Connection, Table, and_, bindparam, delete, exists, func, or_, select, update
 
 from storage.database import FORGET_TAGS, KNOW_TAGS, Database, insert_or
 from storage.events import open_events
 from storage.records import Event, PinAction
 from storage.reference import Repository
-from storage.tables import known_tags, pin_changes, pins, watch_hands, watched_repositories
+from storage.tables import Instant, known_tags, pin_changes, pins, watch_hands, watched_repositories
 
 #: The length of a round.
 PHASES = 1 << 48
@@ -33,6 +34,7 @@ class Round(StrEnum):
     """What there are rounds of."""
 
     PINS = "pins"
+    VERDICTS = "verdicts"  #: pins, too: their digests are judged again
     TAGS = "tags"  #: lists of tags, one for each repository
 
 
@@ -103,10 +105,17 @@ class WatchStore:
         turns = await self.due(registry, which, start, PHASES, 1)
         return turns[0].ahead if turns else None
 
+    async def oldest(self, registry: str) -> datetime | None:
+        """When the digest was judged that was so least lately of all pinned ones; None where there are no pins."""
+        return await self._database.read(_oldest, registry)
+
     async def turned(
         self, registry: str, which: Round, hand: Hand, checked: Mapping[str, datetime], moved: Mapping[str, int]
     ) -> None:
-        """Keep where the hand is, when the upstream answered about which pins, and who has another phase now. By names."""
+        """Keep where the hand is, who was seen to and when, and who has another phase now. By names.
+
+        Pins are seen to when the upstream has answered about them, or their digest was judged; repositories by :meth:`listed`.
+        """
         await self._database.write(_turned, registry, which, hand, checked, moved)
 
     async def noted(self, checked: Mapping[str, datetime]) -> None:
@@ -147,7 +156,15 @@ class WatchStore:
 
 
 def _table(which: Round) -> Table:
-    return pins if which is Round.PINS else watched_repositories
+    return watched_repositories if which is Round.TAGS else pins
+
+
+def _phase(which: Round) -> Column[int]:
+    return pins.c.verdict_phase if which is Round.VERDICTS else _table(which).c.phase
+
+
+#: When a pin's digest was judged last: as it was pinned, if not since.
+_VERIFIED_AT = func.coalesce(pins.c.verified_at, pins.c.pinned_at, type_=Instant())
 
 
 def _hand(connection: Connection, registry: str, which: Round) -> Hand | None:
@@ -167,32 +184,38 @@ def _parts(start: int, reach: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def _due(connection: Connection, registry: str, which: Round, start: int, reach: int, limit: int) -> list[Turn]:
-    table = _table(which)
-    if which is Round.PINS:
-        columns = select(pins.c.repository, pins.c.tag, pins.c.phase, pins.c.checked_at)
+    table, place = _table(which), _phase(which)
+    if which is Round.TAGS:
+        columns = select(table.c.name, bindparam("no_tag", ""), place, table.c.listed_at)
     else:
-        columns = select(table.c.name, bindparam("no_tag", ""), table.c.phase, table.c.listed_at)
+        columns = select(pins.c.repository, pins.c.tag, place, pins.c.checked_at if which is Round.PINS else _VERIFIED_AT)
     turns: list[Turn] = []
     for after, upto, offset in _parts(start, reach):
         if len(turns) < limit:
-            within = (table.c.registry == registry, table.c.phase > after, table.c.phase <= upto)
-            rows = connection.execute(columns.where(*within).order_by(table.c.phase).limit(limit - len(turns)))
+            within = (table.c.registry == registry, place > after, place <= upto)
+            rows = connection.execute(columns.where(*within).order_by(place).limit(limit - len(turns)))
             turns += [Turn(repository, tag, phase + offset, at) for repository, tag, phase, at in rows]
     return turns
 
 
 def _count(connection: Connection, registry: str, which: Round, start: int, reach: int) -> int:
-    table = _table(which)
-    within = [and_(table.c.phase > after, table.c.phase <= upto) for after, upto, _ in _parts(start, reach)]
+    table, place = _table(which), _phase(which)
+    within = [and_(place > after, place <= upto) for after, upto, _ in _parts(start, reach)]
     query = select(func.count()).select_from(table).where(table.c.registry == registry, or_(*within))
     found: int = connection.execute(query).scalar_one()
     return found
 
 
-def _noted(connection: Connection, checked: Mapping[str, datetime]) -> None:
+def _noted(connection: Connection, checked: Mapping[str, datetime], column: str = "checked_at") -> None:
     if checked:
-        noted = update(pins).where(pins.c.name == bindparam("of")).values(checked_at=bindparam("to"))
+        noted = update(pins).where(pins.c.name == bindparam("of")).values({column: bindparam("to")})
         connection.execute(noted, [{"of": name, "to": at} for name, at in checked.items()])
+
+
+def _oldest(connection: Connection, registry: str) -> datetime | None:
+    query = select(_VERIFIED_AT).where(pins.c.registry == registry).order_by(_VERIFIED_AT).limit(1)
+    found: datetime | None = connection.execute(query).scalar_one_or_none()
+    return found
 
 
 def _turned(
@@ -204,9 +227,9 @@ def _turned(
     moved: Mapping[str, int],
 ) -> None:
     table = _table(which)
-    _noted(connection, checked)
+    _noted(connection, checked, "verified_at" if which is Round.VERDICTS else "checked_at")
     if moved:
-        shifted = update(table).where(table.c.name == bindparam("of")).values(phase=bindparam("to"))
+        shifted = update(table).where(table.c.name == bindparam("of")).values({_phase(which).name: bindparam("to")})
         connection.execute(shifted, [{"of": name, "to": phase} for name, phase in moved.items()])
     where = {"position": hand.position, "at": hand.at}
     upsert = insert_or(watch_hands).values(registry=registry, round=which, **where)

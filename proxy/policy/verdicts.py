@@ -117,6 +117,12 @@ def evaluate(
     return Verdict(result.outcome, reasons, result.checks, tuple(evidence), result.valid_until, retry_after, signers)
 
 
+def vouching(evidence: Sequence[Evidence]) -> tuple[str, ...]:
+    """All who vouch by any of this evidence, whatever is required, in the lines of :mod:`proxy.policy.signers`."""
+    accepted = (piece for piece in evidence if piece.accepted and piece.about is not None and piece.authority is not None)
+    return tuple(sorted({signer_line(piece.about, piece.authority) for piece in accepted if piece.about and piece.authority}))
+
+
 def _earliest(times: Sequence[datetime | None]) -> datetime | None:
     return min((time for time in times if time is not None), default=None)
 

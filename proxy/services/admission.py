@@ -7,14 +7,14 @@ live in the catalog, so admission survives restarts; a verdict answers one finge
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamUnavailable
 from proxy.manifest import Manifest
-from proxy.policy.rules import Never, Rule
+from proxy.policy.rules import Never, Rule, questions_of
 from proxy.policy.verdicts import Outcome, Verdict, evaluate
 from proxy.services.flights import Flights
 from proxy.services.holdings import Holdings
@@ -22,7 +22,7 @@ from proxy.services.memory import Memory
 from proxy.services.revision import Clock, Revision
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
-from proxy.verify.model import Subject
+from proxy.verify.model import Harvest, Subject
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
@@ -44,6 +44,37 @@ class _Question:
     rule: Rule
     repository: Repository
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Rejudged:
+    """A verdict on a pinned digest that was reached anew. ``upstream``: by the evidence there alone; None: it was not asked."""
+
+    verdict: Verdict
+    upstream: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How what was accepted before is judged again.
+
+    ``kept_first``: by the evidence that was kept, and by the upstream's only where that does not suffice; else the other way
+    round. ``leave`` is awaited before an upstream is asked for evidence. ``by``: only what these signers signed counts.
+    """
+
+    kept_first: bool = False
+    leave: Callable[[], Awaitable[None]] | None = None
+    by: Collection[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    verdict: Verdict
+    harvest: Harvest
+    upstream: Verdict | None
+
+
+_ONLINE_FIRST = Manner()
 
 
 class Admission:
@@ -142,6 +173,70 @@ class Admission:
         except UpstreamError as error:
             return _untold(error)
 
+    async def again(
+        self, revision: Revision, rule: Rule, repository: Repository, digest: Digest, manner: Manner = _ONLINE_FIRST
+    ) -> Rejudged:
+        """Judge a pinned digest again, as it stands by evidence and not by what was recorded; blocks hold all the same.
+
+        A definite refusal ends the acceptance that was recorded before it. With ``manner.kept_first`` an acceptance under today's
+        question is an answer. Raises StorageError only: what cannot be fetched cannot be told.
+        """
+        if isinstance(rule.require, Never):
+            return Rejudged(evaluate(rule.require, ()))
+        question = _Question(revision, rule, repository, digest)
+        lineage = await self._catalog.lineage(repository, digest, rule.fingerprint, as_manifest=True, through_evidence=False)
+        if (block := blocked(lineage)) is not None:
+            return Rejudged(_blocked(block))
+        lineage = self._in_time(lineage)
+        if manner.kept_first and (root := accepted_root(lineage, self._clock())) is not None:
+            return Rejudged(_as_recorded(root))
+        refused: Rejudged | None = None
+        unknown: Rejudged | None = None
+        for each in (digest, *_roots(lineage)[:_MAX_ROOTS]):
+            judged = await self._once_more(replace(question, digest=each), lineage, manner)
+            if judged.verdict.accepted:
+                # Judging takes its time: a block that came meanwhile is heeded, and one on the way from above.
+                now = await self._catalog.lineage(repository, digest, rule.fingerprint, as_manifest=True, through_evidence=False)
+                return judged if (block := blocked(now)) is None else Rejudged(_blocked(block))
+            if judged.verdict.outcome is Outcome.UNKNOWN:
+                unknown = unknown or judged
+            else:
+                refused = refused or judged
+        return unknown or refused or Rejudged(Verdict(Outcome.REFUSED, ("nothing vouches for it",)))
+
+    async def _once_more(self, question: _Question, lineage: Lineage, manner: Manner) -> Rejudged:
+        """Judge one manifest again, and end its recorded acceptance where it is refused for certain."""
+        repository, digest = question.repository, question.digest
+        about: Sequence[Digest] = (digest,)
+        try:
+            fetched = await self.holdings.fetch(repository, digest)
+        except UpstreamError as error:
+            return Rejudged(_untold(error))
+        try:
+            manifest = await self.holdings.parse(fetched)
+        except ManifestRefused as error:
+            weighed = Rejudged(Verdict(Outcome.REFUSED, (str(error),)))
+        else:
+            about = self._about(digest, manifest)
+            found = await self._weigh(question, fetched, manifest, manner)
+            weighed = Rejudged(found.verdict, found.upstream)
+        known = next((each for each in lineage.verdicts if each.digest == digest and each.accepted), None)
+        if weighed.verdict.outcome is not Outcome.REFUSED or known is None:
+            return weighed
+        return await self._withdrawn(weighed, known, about)
+
+    async def _withdrawn(self, refused: Rejudged, known: StoredVerdict, about: Sequence[Digest]) -> Rejudged:
+        """What was accepted is refused now. Evidence that is nowhere any more, or damaged here, speaks against nothing."""
+        repository, now = known.repository, self._clock()
+        if not await self.holdings.whole(repository, about):
+            reason = "the evidence by which it was accepted cannot be read now"
+            return replace(refused, verdict=Verdict(Outcome.UNKNOWN, (*refused.verdict.reasons, reason)))
+        holds = known.valid_until is None or now < known.valid_until
+        if holds and not refused.verdict.evidence and not await self._kept(repository, about):
+            return replace(refused, verdict=_as_recorded(known))
+        await self.holdings.refuse(replace(known, accepted=False, reasons=refused.verdict.reasons, decided_at=now, signers=None))
+        return refused
+
     async def of_digest(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
         """The verdict on a manifest pulled by digest: accepted itself, reached from above, or evidence about what is.
 
@@ -224,10 +319,9 @@ class Admission:
         """
         if (block := blocked(lineage)) is not None:
             return _blocked(block)
-        now = self._clock()
-        lineage = replace(lineage, verdicts=tuple(each for each in lineage.verdicts if each.decided_at <= now + _SKEW))
-        if (root := accepted_root(lineage, now)) is not None:
-            return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until, signers=root.signers)
+        lineage = self._in_time(lineage)
+        if (root := accepted_root(lineage, self._clock())) is not None:
+            return _as_recorded(root)
         answer: Verdict | None = None
         for digest in _roots(lineage)[:_MAX_ROOTS]:
             verdict = await self._judge_above(replace(question, digest=digest))
@@ -248,6 +342,11 @@ class Admission:
             elif answer is None or verdict.outcome is Outcome.UNKNOWN:
                 answer = verdict
         return answer
+
+    def _in_time(self, lineage: Lineage) -> Lineage:
+        """Without the verdicts of a clock that is not ours."""
+        latest = self._clock() + _SKEW
+        return replace(lineage, verdicts=tuple(each for each in lineage.verdicts if each.decided_at <= latest))
 
     async def _judge_above(self, question: _Question) -> Verdict:
         """Judge a manifest above another one; failing to get it says nothing about what is below."""
@@ -274,35 +373,66 @@ class Admission:
         self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool, by: Collection[str] | None = None
     ) -> Verdict:
         """Judge one manifest by its own evidence: the upstream's, and where that does not suffice what was stored."""
-        repository, rule = question.repository, question.rule
-        fetched = fetched or await self.holdings.fetch(repository, question.digest)
+        fetched = fetched or await self.holdings.fetch(question.repository, question.digest)
         try:
             manifest = await self.holdings.parse(fetched)
         except ManifestRefused as error:
             return Verdict(Outcome.REFUSED, (str(error),))
         if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
             return admitted
+        return (await self._weigh(question, fetched, manifest, Manner(by=by))).verdict
+
+    async def _weigh(self, question: _Question, fetched: FetchedManifest, manifest: Manifest, manner: Manner) -> _Weighed:
+        """Judge a manifest by its own evidence, the upstream's and what was kept, and remember an acceptance."""
+        repository, rule = question.repository, question.rule
         pipeline, now = question.revision.pipeline, self._clock()
         listed = manifest.manifests if manifest.is_index else None
         subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
-        verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now, by=by)
-        if not verdict.accepted and await self._kept(repository, fetched.digest, manifest):
-            from_store, stored_harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, by=by)
-            if from_store.outcome is Outcome.UNKNOWN and (grounds := await self._grounds(question)):
-                kept = self.holdings.stored_only(grounds)
-                repeated, its_harvest = await pipeline.judge(kept, subject, rule, now, again=True, by=by)
-                if repeated.accepted:
-                    from_store, stored_harvest = repeated, its_harvest
+        kept: tuple[Verdict, Harvest] | None = None
+        upstream: Verdict | None = None
+        if manner.kept_first:
+            kept = await self._by_kept(question, subject, manner.by)
+        if kept is not None and kept[0].accepted:
+            verdict, harvest = kept
+        else:
+            if manner.leave is not None and questions_of(rule.require):
+                await manner.leave()
+            verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now, by=manner.by)
+            upstream = verdict
+            if (
+                not verdict.accepted
+                and not manner.kept_first
+                and await self._kept(repository, self._about(fetched.digest, manifest))
+            ):
+                kept = await self._by_kept(question, subject, manner.by)
             # What the store cannot tell now may be what would have been accepted: then nothing is told.
-            if from_store.accepted or (verdict.outcome is Outcome.REFUSED and from_store.outcome is Outcome.UNKNOWN):
-                verdict, harvest = from_store, stored_harvest
+            if (
+                kept is not None
+                and not verdict.accepted
+                and (kept[0].accepted or (verdict.outcome is Outcome.REFUSED and kept[0].outcome is Outcome.UNKNOWN))
+            ):
+                verdict, harvest = kept
         if verdict.accepted:
             await self.holdings.record(repository, rule, fetched, manifest, harvest, verdict, self._clock())
-        return verdict
+        return _Weighed(verdict, harvest, upstream)
 
-    async def _kept(self, repository: Repository, digest: Digest, manifest: Manifest) -> bool:
-        """Whether evidence was stored about a manifest, or about one that it lists."""
-        about = (digest, *(entry.descriptor.digest for entry in manifest.manifests[: self._limits.platforms]))
+    async def _by_kept(self, question: _Question, subject: Subject, by: Collection[str] | None) -> tuple[Verdict, Harvest]:
+        """The verdict by the evidence that was kept, and if need be by what a root that decides nothing now accepted before."""
+        pipeline, rule, now = question.revision.pipeline, question.rule, self._clock()
+        found, harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, by=by)
+        if found.outcome is Outcome.UNKNOWN and (grounds := await self._grounds(question)):
+            kept = self.holdings.stored_only(grounds)
+            repeated, its_harvest = await pipeline.judge(kept, subject, rule, now, again=True, by=by)
+            if repeated.accepted:
+                return repeated, its_harvest
+        return found, harvest
+
+    def _about(self, digest: Digest, manifest: Manifest) -> Sequence[Digest]:
+        """What evidence for a manifest may be about: itself, and what it lists."""
+        return (digest, *(entry.descriptor.digest for entry in manifest.manifests[: self._limits.platforms]))
+
+    async def _kept(self, repository: Repository, about: Sequence[Digest]) -> bool:
+        """Whether evidence was stored about any of these."""
         for each in about:
             if await self._catalog.evidence(repository, each):
                 return True
@@ -334,6 +464,10 @@ def _untold(error: UpstreamError) -> Verdict:
     return Verdict(
         Outcome.UNKNOWN, (str(error),), retry_after=error.retry_after if isinstance(error, UpstreamUnavailable) else None
     )
+
+
+def _as_recorded(root: StoredVerdict) -> Verdict:
+    return Verdict(Outcome.ACCEPTED, root.reasons, valid_until=root.valid_until, signers=root.signers)
 
 
 def _blocked(block: Block) -> Verdict:

@@ -1,4 +1,4 @@
-"""What came of asking an upstream about a pinned tag, whoever wanted to know."""
+"""What came of asking an upstream about a pinned tag, or of judging its digest again, whoever wanted to know."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.policy.decision import Answer, Decision, Observation, Upstream
+from proxy.services.admission import Rejudged
 from storage.records import Pin, PinAction, PinState
 from storage.reference import Repository
 
@@ -47,6 +48,15 @@ class Checked:
     def name(self) -> str:
         """``registry/repository:tag``."""
         return f"{self.repository}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pinned digest was judged again: the pin before and after, and what it leans on."""
+
+    before: Pin
+    pin: Pin
+    found: Rejudged
 
 
 def result_of(before: Pin | None, seen: Observation, decision: Decision, after: Pin | None) -> Result:

@@ -21,10 +21,11 @@ from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, Upstrea
 from proxy.manifest import OCI_INDEX
 from proxy.policy.decision import Answer, Decision, Observation, Refusal, Upstream, decide, decide_digest
 from proxy.policy.rules import Never, Rule
-from proxy.services.admission import Admission
+from proxy.policy.verdicts import Verdict
+from proxy.services.admission import Admission, Manner, Rejudged
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
 from proxy.services.candidates import Candidates, write_pin
-from proxy.services.checks import Checked, Result, result_of
+from proxy.services.checks import Checked, Judged, Result, result_of
 from proxy.services.explain import observe_failure
 from proxy.services.flights import Flights
 from proxy.services.memory import Memory
@@ -227,9 +228,31 @@ class Gate:
         """Wait until the candidates that pulls and checks found so far are judged, and what follows is written."""
         await self._candidates.judged()
 
-    async def _settle(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> _Settled | None:
-        """Decide, and write what follows. None: somebody else moved the pin first; decide again with what they wrote."""
-        seen, decision = await self._decide(ask, tag, pin, fresh=fresh)
+    async def judge(self, repository: Repository, tag: str, manner: Manner) -> Judged | None:
+        """Judge the digest that a tag is pinned to again; decide and write as a pull would that found the same.
+
+        The upstream is not asked what the tag names, and nothing is served. None: there is no pin. Raises StorageError.
+        """
+        found: Rejudged | None = None
+        about: tuple[Revision, Digest] | None = None
+        while (pin := await self._pins.get(repository, tag)) is not None:
+            ask = self._ask(repository)
+            if found is None or about != (ask.revision, pin.digest):
+                about = ask.revision, pin.digest
+                found = await self._admission.again(ask.revision, ask.rule, repository, pin.digest, manner)
+                continue  # it took its time: the pin and the policy may be others by now
+            if (settled := await self._settle(ask, tag, pin, fresh=True, pinned=found.verdict)) is not None:
+                return Judged(pin, settled.after or pin, found)
+        return None
+
+    async def _settle(
+        self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool, pinned: Verdict | None = None
+    ) -> _Settled | None:
+        """Decide, and write what follows. None: somebody else moved the pin first; decide again with what they wrote.
+
+        ``pinned``: the verdict on the pinned digest, where it was reached just now.
+        """
+        seen, decision = await self._decide(ask, tag, pin, fresh=fresh, pinned=pinned)
         try:
             after = await self._apply(decision, pin)
         except PinConflict:
@@ -238,12 +261,15 @@ class Gate:
             self._candidates.begin(ask.revision, ask.rule, after, decision.judge)
         return _Settled(pin, seen, decision, after)
 
-    async def _decide(self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool) -> tuple[Observation, Decision]:
+    async def _decide(
+        self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool, pinned: Verdict | None
+    ) -> tuple[Observation, Decision]:
         now = self._clock()
         if pin is None:
             seen = await self._observe(ask, tag, None)
             return seen, decide(ask.repository, tag, ask.rule, None, None, seen, now)
-        pinned = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, pin.digest)
+        if pinned is None:
+            pinned = await self._admission.of_pin(ask.revision, ask.rule, ask.repository, pin.digest)
         if fresh or not pinned.accepted:
             seen = Observation(Upstream.FRESH)
         else:

@@ -219,6 +219,23 @@ class Holdings:
         grounds = Grounds(rule.lasting, tuple(evidence)) if settled else None
         await self._catalog.record(repository, manifest=descriptor, edges=edges, verdict=stored, below=below, grounds=grounds)
 
+    async def refuse(self, verdict: StoredVerdict) -> None:
+        """Remember that what was accepted is not any more: what was let in by it is let in no more."""
+        if self._recording:
+            await self._catalog.record(verdict.repository, manifest=None, edges=(), verdict=verdict)
+
+    async def whole(self, repository: Repository, about: Iterable[Digest]) -> bool:
+        """Whether all evidence that is recorded about these is there to be read: damage to a disk refuses nothing."""
+        for subject in about:
+            for descriptor in (await self._catalog.evidence(repository, subject))[: self._limits.referrers]:
+                edges = await self._catalog.children(repository, descriptor.digest)
+                layers = [edge.child for edge in edges if edge.kind is Kind.BLOB]
+                for each in (descriptor, *layers):
+                    if (stored := await self._blobs.open(each.digest)) is None:
+                        return False
+                    stored.close()
+        return True
+
 
 def _reached(document: Document) -> Sequence[Edge]:
     """What a client may fetch by way of kept evidence. Of what could be unpacked as an image's: only what was looked at."""

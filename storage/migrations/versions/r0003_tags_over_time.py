@@ -181,12 +181,19 @@ def _pins() -> None:
 def _watching() -> None:
     op.add_column("pins", sa.Column("registry", sa.String))
     op.add_column("pins", sa.Column("phase", _ID))
+    op.add_column("pins", sa.Column("verdict_phase", _ID))
+    op.add_column("pins", sa.Column("verified_at", _TIME))
     # 48 random bits: anywhere in the round.
-    op.execute("UPDATE pins SET registry = substr(name, 1, instr(name, '/') - 1), phase = random() & 281474976710655")
+    op.execute(
+        "UPDATE pins SET registry = substr(name, 1, instr(name, '/') - 1), "
+        "phase = random() & 281474976710655, verdict_phase = random() & 281474976710655"
+    )
     with op.batch_alter_table("pins") as pins:
         pins.alter_column("registry", nullable=False)
         pins.alter_column("phase", nullable=False)
+        pins.alter_column("verdict_phase", nullable=False)
         pins.create_index("ix_pins_phase", ["registry", "phase"])
+        pins.create_index("ix_pins_verdict_phase", ["registry", "verdict_phase"])
     op.create_table(
         "watch_hands",
         sa.Column("registry", sa.String, primary_key=True),
