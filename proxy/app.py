@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -25,6 +26,7 @@ from proxy.services.classification import Classifier, Classifying
 from proxy.services.duty import Duty
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest
+from proxy.services.inventory import Ending, Standing, endings, inventory
 from proxy.services.metrics import Gauge, Metrics
 from proxy.services.news import News
 from proxy.services.oidc import Issuers
@@ -36,6 +38,10 @@ from proxy.services.revocation import Revocations
 from proxy.services.scrubber import Scrubber
 from proxy.services.sessions import Sessions, session_key
 from proxy.services.snapshots import Snapshots
+from proxy.services.verifying import lane as verifying
+from proxy.services.verifying.endings import Endings
+from proxy.services.verifying.pins import PinVerifier
+from proxy.services.verifying.verifier import Verifier
 from proxy.services.watched import FileWatch
 from proxy.services.watching.lane import Tools
 from proxy.services.watching.tags import TagLists
@@ -68,6 +74,7 @@ from storage.outbox import OUTBOX_NOTICE
 from storage.pins import PIN_NOTICE, PinStore
 from storage.progress import ProgressStore
 from storage.pulls import PullStore
+from storage.verdicts import VerdictStore
 from storage.watching import WatchStore
 
 log = structlog.get_logger("tagstone.app")
@@ -157,10 +164,22 @@ class Application:
         candidates = Candidates(judge, self._admission, self.pins, self.upstreams, limits, utc_now)
         self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, candidates, limits, utc_now, refused)
         watches = WatchStore(self.database)
+        judging = verifying.Tools(
+            self.gate,
+            PinVerifier(self.gate, self.events, self.metrics, utc_now),
+            self.pins,
+            VerdictStore(self.database),
+            watches,
+            utc_now,
+        )
+        told = Endings(self.events, self.metrics, utc_now)
         lists = TagLists(self.gate, self.upstreams, watches, self.metrics, utc_now)
         tools = Tools(self.gate, self.upstreams, watches, self.events, lists, self.metrics, utc_now)
         rates = {name: upstream.watch_rate for name, upstream in configuration.upstreams.items()}
         self.watcher = Watcher(tools, rates, settings.watch, leases)
+        self.verifier = Verifier(
+            judging, self.upstreams, rates, settings.verification, settings.watch, told, self._endings, leases
+        )
         access = configuration.access
         self._data_dir = data_dir
         self._issuers = issuers_of(configuration)
@@ -266,6 +285,8 @@ class Application:
             exits.push_async_callback(self._end_watch)
             await self.watcher.start()
             exits.push_async_callback(self.watcher.close)
+            await self.verifier.start()
+            exits.push_async_callback(self.verifier.close)
             exits.push_async_callback(self._refresher.close)
             await self._refresher.start(self._current.repositories, self._current.settings.trust.refresh)
             self._exits = exits.pop_all()
@@ -288,6 +309,7 @@ class Application:
         self._recorder.adopt(configuration.settings.pulls.kept)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         self.watcher.adopt(configuration.settings.watch)
+        self.verifier.adopt(configuration.settings.verification, configuration.settings.watch)
         old, new = self._configuration.settings, configuration.settings
         fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "ledger", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
@@ -309,6 +331,7 @@ class Application:
         self.gate.adopt(revision)
         self._reviewer.adopt(revision)
         self.classifier.adopt(revision)
+        self.verifier.changed()
 
     def _record_policy(self, reason: str) -> None:
         self._bookkeeper.decides_by(policy_hash(self._current), reason, {"rules": len(self._current.rules)})
@@ -367,6 +390,7 @@ class Application:
                 if notice.kind in {PIN_NOTICE, EVERYTHING}:
                     self._classifying.wake()
                 self.watcher.notice(notice)
+                self.verifier.notice(notice)
         except Exception as error:
             # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
             self.gate.forget()
@@ -380,6 +404,13 @@ class Application:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
+
+    def _endings(self, now: datetime) -> Iterable[Ending]:
+        """What of today's trust ends soon, or has ended."""
+        yield from endings(inventory(self._current.trusted), now)
+        for name, source in self._current.sources.items():
+            state = self._current.states[source.repository.folder]
+            yield from Standing(self._current.trusted.roots[name], source.repository, state).endings(now)
 
     def _readings(self) -> Iterable[Gauge]:
         yield self._recorder.reading()
@@ -399,6 +430,7 @@ class Application:
             tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
         )
         yield from self.watcher.readings()
+        yield from self.verifier.readings()
         yield from _root_readings(self._current)
         yield from self.alerts.readings()
 

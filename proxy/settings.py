@@ -434,6 +434,17 @@ class Watch(Model):
     )
 
 
+class Verification(Model):
+    """What is pinned is judged again: by the evidence that the upstream has now, and by what was kept when it was accepted."""
+
+    interval: Interval = Field(
+        86400.0,
+        description="Within this time every pinned digest is judged again, evenly spread; those that a change of rules, trust or "
+        "blocks concerns at once. `never`: pulls alone do that.",
+    )
+    concurrency: int = Field(2, ge=1, le=64, description="Most pins of one upstream that are judged at a time.")
+
+
 def _extends_form(value: Any) -> str:
     return "<word>" if isinstance(value, str) else "<list>"
 
@@ -487,6 +498,7 @@ class Settings(Model):
     pulls: PullRecords = Field(PullRecords(), description="Records of who was handed which image.")
     scrub: Scrub = Field(Scrub(), description="Stored blobs are hashed again in the background.")
     log: Log = Field(Log(), description="How the log is written.")
+    verification: Verification = Field(Verification(), description="Judging again what is pinned.")
     watch: Watch = Field(Watch(), description="Asking about pinned tags on a schedule.")
     cache: Cache = Field(Cache(), description="How stored blobs are served.")
     ledger: LedgerSettings = Field(LedgerSettings(), description="The log of decisions.")

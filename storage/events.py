@@ -38,6 +38,10 @@ class EventStore:
         """The newest ``limit`` events, newest first; ``since``: those that began, or ended, then or later."""
         return await self._database.read(_list, open_only, since, limit)
 
+    async def open_of(self, type_: EventType) -> Sequence[Event]:
+        """All open events of one type, oldest first."""
+        return await self._database.read(_open_of, type_)
+
     async def open_after(self, number: int, limit: int) -> Sequence[tuple[int, Event]]:
         """At most ``limit`` open events with their numbers, oldest first, those behind ``number``."""
         return await self._database.read(_open_after, number, limit)
@@ -73,6 +77,11 @@ def _list(connection: Connection, open_only: bool, since: datetime | None, limit
         query = query.where(events.c.closed_at.is_(None))
     if since is not None:
         query = query.where(or_(events.c.at >= since, events.c.closed_at >= since))
+    return [event_of(row) for row in connection.execute(query).mappings()]
+
+
+def _open_of(connection: Connection, type_: EventType) -> list[Event]:
+    query = select(events).where(events.c.closed_at.is_(None), events.c.type == type_).order_by(events.c.id)
     return [event_of(row) for row in connection.execute(query).mappings()]
 
 

@@ -136,6 +136,7 @@ class Proxy:
         admin = "" if "admin:" in self._top else "admin: {listen: 127.0.0.1:0}\n"
         # Nobody asks the upstream but the test.
         watch = "" if "watch:" in self._top else "watch: {interval: never, tags_interval: never}\n"
+        watch += "" if "verification:" in self._top else "verification: {interval: never}\n"
         self.config.write_text(
             f"listen: 127.0.0.1:0\n{admin}{watch}data_dir: {self.data_dir}\n{interval}{self._top}\n"
             f"upstreams:\n  {self.name}: {{url: {self.upstream.url}, allow_private: true{self._options}}}\n"

@@ -24,6 +24,8 @@ AT_REST = (
     EventType.TAG_DELETED,
     EventType.PIN_REVOKED,
 )
+#: And those that end with the digest that it had.
+MOVED = (*AT_REST, EventType.SIGNATURE_LOST)
 _WAITING = (EventType.TAG_ROTATION_PENDING, EventType.PIN_STALE)
 
 
@@ -97,7 +99,7 @@ def rotated(pin: Pin, candidacy: Candidacy, rule: Rule, tags: TagRule, far: Prog
     )
     change = PinChange(pin.repository, pin.tag, PinAction.ROTATED, now, str(rule), reason, pin.digest, candidacy.digest)
     opened = (_event(EventType.TAG_ROTATED, pin, candidacy.digest, reason, now),)
-    return PinWrite(pin, new, change, opened, AT_REST)
+    return PinWrite(pin, new, change, opened, MOVED)
 
 
 def stale(pin: Pin, rule: Rule, far: Progress, judgement: Judgement | None, now: datetime) -> PinWrite:
@@ -126,7 +128,8 @@ def revoked(pin: Pin, rule: Rule, verdict: Verdict, reasons: Sequence[str], now:
     why = "; ".join(verdict.reasons)
     new = replace(pin, state=PinState.REVOKED, version=pin.version + 1)
     change = PinChange(pin.repository, pin.tag, PinAction.REVOKED, now, str(rule), why, pin.digest, pin.digest)
-    return PinWrite(pin, new, change, (_event(EventType.PIN_REVOKED, pin, pin.digest, "; ".join(reasons), now),))
+    opened = (_event(EventType.PIN_REVOKED, pin, pin.digest, "; ".join(reasons), now),)
+    return PinWrite(pin, new, change, opened, (EventType.SIGNATURE_LOST,))
 
 
 def approved(pin: Pin, yes: Yes, vouched: tuple[str, ...] | None) -> PinWrite:

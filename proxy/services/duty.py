@@ -56,12 +56,12 @@ class Duty:
         with suppress(asyncio.CancelledError):
             await self._task
         self._task = None
-        if self.on:
-            await self._end()
-            try:
-                await self._leases.release(self._name, self._holder)
-            except StorageError as error:
-                log.warning("duty.unreleased", duty=self._name, error=str(error), ends_within_seconds=DURATION.total_seconds())
+        await self._end()
+        try:
+            # Also where it is not known to be held: whoever was cancelled while taking it may have it.
+            await self._leases.release(self._name, self._holder)
+        except StorageError as error:
+            log.warning("duty.unreleased", duty=self._name, error=str(error), ends_within_seconds=DURATION.total_seconds())
 
     async def _renew(self) -> None:
         try:

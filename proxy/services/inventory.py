@@ -75,17 +75,23 @@ class Standing:
             return "expired"
         return "ending" if self.known.accepted.expires - now <= SOON_METADATA else "fresh"
 
-    def worth_telling(self, now: datetime) -> tuple[str, ...]:
-        """What a person should act on."""
-        name, told = f"trust.roots.{self.root.name}", list[str]()
+    def endings(self, now: datetime) -> tuple[Ending, ...]:
+        """That its TUF metadata expires soon or has expired, and that it therefore decides nothing."""
+        entry, found = f"trust.roots.{self.root.name}", list[Ending]()
         if (why := self.root.unusable(now)) is not None:
-            told.append(f"{name} {why}")
-        if self.known.unreachable is not None:
-            told.append(f"{name}: its TUF repository cannot be reached: {self.known.unreachable}")
+            found.append(Ending(entry, why, None, ended=True))
         if self.known.accepted is not None and (state := self.state(now)) in {"ending", "expired"}:
-            verb = "expires" if state == "ending" else "expired"
-            told.append(f"{name}: its TUF metadata {verb} on {self.known.accepted.expires:%Y-%m-%d %H:%M} UTC")
-        return tuple(told)
+            expires = self.known.accepted.expires
+            told = f"its TUF metadata {'expires' if state == 'ending' else 'expired'} on {expires:%Y-%m-%d %H:%M} UTC"
+            found.append(Ending(entry, told, expires, ended=False))
+        return tuple(found)
+
+    def worth_telling(self, now: datetime) -> tuple[str, ...]:
+        """What a person should act on: :meth:`endings`, and that its repository cannot be reached."""
+        if self.known.unreachable is None:
+            return tuple(map(str, self.endings(now)))
+        away = f"trust.roots.{self.root.name}: its TUF repository cannot be reached: {self.known.unreachable}"
+        return (*map(str, self.endings(now)), away)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,27 +186,51 @@ def _earliest(moments: Sequence[datetime | None]) -> datetime | None:
     return min((each for each in moments if each is not None), default=None)
 
 
-def worth_telling(items: Sequence[Item], now: datetime) -> tuple[str, ...]:
-    """What a person should act on: what ends soon, and entries of which a needed kind has nothing left that is valid.
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a person should act on in one entry of ``trust``, in words, since it ends soon or has ended."""
+
+    entry: str  #: ``trust.keys.acme``
+    told: str
+    until: datetime | None  #: None: nothing says when
+    ended: bool
+
+    def __str__(self) -> str:
+        return f"{self.entry}: {self.told}"
+
+
+def endings(items: Sequence[Item], now: datetime) -> tuple[Ending, ...]:
+    """What ends soon, and entries of which a needed kind has nothing left that is valid.
 
     Of several authorities or logs under one root, old ones end as a matter of course: they are needed for old signatures.
     """
-    told: list[str] = []
-    groups: dict[tuple[str, str, str], list[Item]] = {}
-    for item in items:
-        groups.setdefault((item.section, item.name, item.kind), []).append(item)
-    for (section, name, kind), members in groups.items():
-        states = {member.state(now) for member in members}
+    found: list[Ending] = []
+    for (where, kind), states in _kinds(items, now).items():
+        ends = [item.valid_until for item in states.get("ending", ()) if item.valid_until is not None]
         if "valid" in states:
             continue
-        where = f"trust.{section}.{name}"
-        if "ending" in states:
-            last = max(
-                member.valid_until for member in members if member.state(now) == "ending" and member.valid_until is not None
-            )
-            told.append(f"{where}: the last {kind} ends on {last:%Y-%m-%d %H:%M} UTC")
-        elif "not yet" in states:
-            told.append(f"{where}: no {kind} is valid yet")
-        else:
-            told.append(f"{where}: no {kind} is valid any more; signatures of today cannot pass by it")
-    return tuple(told)
+        if ends:
+            found.append(Ending(where, f"the last {kind} ends on {max(ends):%Y-%m-%d %H:%M} UTC", max(ends), ended=False))
+        elif "not yet" not in states:
+            told = f"no {kind} is valid any more; signatures of today cannot pass by it"
+            found.append(Ending(where, told, None, ended=True))
+    return tuple(found)
+
+
+def worth_telling(items: Sequence[Item], now: datetime) -> tuple[str, ...]:
+    """What a person should act on: :func:`endings`, and what does not count yet."""
+    early = [
+        f"{where}: no {kind} is valid yet"
+        for (where, kind), states in _kinds(items, now).items()
+        if "not yet" in states and not {"valid", "ending"} & states.keys()
+    ]
+    return (*map(str, endings(items, now)), *early)
+
+
+def _kinds(items: Sequence[Item], now: datetime) -> dict[tuple[str, str], dict[str, list[Item]]]:
+    """(entry, kind) → state → items."""
+    groups: dict[tuple[str, str], dict[str, list[Item]]] = {}
+    for item in items:
+        states = groups.setdefault((f"trust.{item.section}.{item.name}", item.kind), {})
+        states.setdefault(item.state(now), []).append(item)
+    return groups

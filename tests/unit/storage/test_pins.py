@@ -281,6 +281,7 @@ async def test_a_long_list_is_searched_in_pages(pins: PinStore, database: Databa
             "version": 1,
             "registry": APP.registry,
             "phase": n,
+            "verdict_phase": n,
         }
         for n in range(count)
     ]
