@@ -199,9 +199,20 @@ def deleted(title: str, before: Pin) -> Row:
 
 def revoked(title: str, before: Pin, seen: Observation) -> Row:
     """D does not pass any more: refused by every rule, and told."""
-    opened = ((PIN_REVOKED, D),)
+    opened, closed = ((PIN_REVOKED, D),), (EventType.SIGNATURE_LOST,)
     return Row(
-        title, before, seen, DENY, DENY, REVOKED, PinAction.REVOKED, opened, (), before.candidate, checked=False, verdict=FAILS
+        title,
+        before,
+        seen,
+        DENY,
+        DENY,
+        REVOKED,
+        PinAction.REVOKED,
+        opened,
+        closed,
+        before.candidate,
+        checked=False,
+        verdict=FAILS,
     )
 
 
