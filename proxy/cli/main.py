@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import access, alerts, block, client, config, doctor, drift, ledger, pins, pulls, serve, trust, verify
+from proxy.cli import access, alerts, block, client, config, demo, doctor, drift, ledger, pins, pulls, serve, trust, verify
 
 app = typer.Typer(
     name="tagstone",
@@ -31,6 +31,7 @@ app.command()(client.client)
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 app.add_typer(drift.app, name="drift")
+app.command()(demo.demo)
 
 
 def _version(value: bool) -> None:  # the shape that typer calls
