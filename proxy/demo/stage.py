@@ -19,7 +19,7 @@ from proxy.worker import Worker
 
 REGISTRY = "registry.demo"
 #: Seconds that a rebuilt image waits before its tag follows it: days, in earnest.
-COOLDOWN = 2.0
+COOLDOWN = 3.0
 
 _LISTENING = """\
 listen: 127.0.0.1:0
@@ -85,14 +85,17 @@ class Stage:
     colleague: Publisher  #: believed as well, but somebody else
     on_call: OnCall
     clients: tuple[Client, Client, Client]
+    cooldown: float = COOLDOWN
 
 
-def configuration(folder: Path, publishers: tuple[Publisher, Publisher], upstream: str, on_call: OnCall) -> str:
+def configuration(
+    folder: Path, publishers: tuple[Publisher, Publisher], upstream: str, on_call: OnCall, cooldown: float = COOLDOWN
+) -> str:
     """What the proxy has to know, but where it listens and keeps its data. Keys and secrets are written below ``folder``."""
     for name, publisher in zip(("publisher", "colleague"), publishers, strict=True):
         (folder / f"{name}.pub").write_bytes(publisher.public_pem)
     (folder / "webhook.secret").write_text(on_call.secret)
-    return _CONFIGURATION.format(folder=folder, registry=REGISTRY, upstream=upstream, sink=on_call.port, cooldown=COOLDOWN)
+    return _CONFIGURATION.format(folder=folder, registry=REGISTRY, upstream=upstream, sink=on_call.port, cooldown=cooldown)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from proxy.demo.clients import Client, Seen
 from proxy.demo.pictures import Picture, image
 from proxy.demo.sink import Alert
-from proxy.demo.stage import COOLDOWN, REGISTRY, Stage
+from proxy.demo.stage import REGISTRY, Stage
 from storage.digest import Digest
 from storage.reference import Repository
 
@@ -113,11 +113,13 @@ async def rebuild(scene: Scene) -> None:
     before, after = _app("api 1"), _app("api 1, rebuilt", created=_LATE)
     await shelf.push("shop/api", "latest", before, publisher)
     await scene.pull(0, "shop/api", "latest", before)
-    scene.tell(f"The publisher rebuilds the image and signs it. The rule lets `latest` follow, {COOLDOWN:g} seconds later.")
+    scene.tell(
+        f"The publisher rebuilds the image and signs it. The rule lets `latest` follow, {scene.stage.cooldown:g} seconds later."
+    )
     await shelf.push("shop/api", "latest", after, publisher)
     await scene.pull(1, "shop/api", "latest", before)
     await scene.alert("tag.rotation.pending", f"{REGISTRY}/shop/api:latest")
-    await asyncio.sleep(COOLDOWN + 0.5)
+    await asyncio.sleep(scene.stage.cooldown + 0.5)
     await scene.pull(2, "shop/api", "latest", after)
     await scene.alert("tag.rotated", f"{REGISTRY}/shop/api:latest")
 
@@ -132,7 +134,7 @@ async def other_signer(scene: Scene) -> None:
     await stage.shelf.push("shop/jobs", "latest", after, stage.colleague)
     await scene.pull(1, "shop/jobs", "latest", before)
     await scene.alert("tag.overwritten", f"{REGISTRY}/shop/jobs:latest")
-    await asyncio.sleep(COOLDOWN + 0.5)
+    await asyncio.sleep(scene.stage.cooldown + 0.5)
     await scene.pull(2, "shop/jobs", "latest", before)
 
 

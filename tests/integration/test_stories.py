@@ -19,6 +19,9 @@ from tests.integration.processes import DockerRegistry, Tagstone, tagstone
 from tests.simulator.images import Blob, Image
 from tests.simulator.push import Pusher
 
+#: Long enough for a machine that does much else to judge a candidate meanwhile.
+COOLDOWN = 10.0
+
 pytestmark = pytest.mark.client
 
 
@@ -67,12 +70,12 @@ async def test_every_story_ends_well_with_a_real_registry(tmp_path: Path) -> Non
     lines: list[tuple[str, Line]] = []
     async with OnCall() as on_call:
         with DockerRegistry(tmp_path / "up") as registry:
-            text = configuration(tmp_path, publishers, registry.url, on_call)
+            text = configuration(tmp_path, publishers, registry.url, on_call, COOLDOWN)
             server = Tagstone(tmp_path / "proxy", text, workers=2)
             await asyncio.to_thread(server.start)
             try:
                 async with clients(f"http://{server.host}") as three:
-                    stage = Stage(RealShelf(registry), *publishers, on_call, three)
+                    stage = Stage(RealShelf(registry), *publishers, on_call, three, COOLDOWN)
                     for name, story in STORIES.items():
                         scene = Scene(stage, lambda line, name=name: lines.append((name, line)))  # type: ignore[misc]  # a default
                         await story(scene)
