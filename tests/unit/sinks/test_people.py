@@ -6,8 +6,10 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -72,6 +74,56 @@ def logged() -> Iterator[list[str]]:
     yield lines
     root.setLevel(level)
     root.removeHandler(handler)
+
+
+class Mailbox:
+    """An SMTP server (RFC 5321) that takes every mail and keeps it."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mailbox.example\r\n")
+        while line := await reader.readline():
+            match line[:4].upper():
+                case b"EHLO":
+                    writer.write(b"250 mailbox.example\r\n")
+                case b"DATA":
+                    writer.write(b"354 go on\r\n")
+                    mail = (await reader.readuntil(b"\r\n.\r\n")).replace(b"\r\n..", b"\r\n.")
+                    self.mails.append(message_from_bytes(mail, policy=policy.default))
+                    writer.write(b"250 taken\r\n")
+                case b"QUIT":
+                    writer.write(b"221 bye\r\n")
+                    break
+                case _:
+                    writer.write(b"250 ok\r\n")
+        await writer.drain()
+        writer.close()
+
+
+async def test_a_digest_is_a_mail_with_a_table(tmp_path: Path) -> None:
+    """As HTML, with what upstreams say as text, and as text for those who read that."""
+    async with Mailbox() as mailbox:
+        url = f"mailto://127.0.0.1:{mailbox.port}?from=tagstone@example.com&to=team@example.com&mode=insecure"
+        answer = await sink(tmp_path, url, digest=True).send([message(1, words="<b>bold</b>"), message(2, EventType.TAG_CREATED)])
+        assert answer.taken, answer.words
+        (mail,) = mailbox.mails
+    assert mail["Subject"] == "Tagstone: 2 events (1 warning, 1 info)"
+    assert "team@example.com" in mail["To"]
+    page = mail.get_body(("html",))
+    assert page is not None
+    assert "<td>tag.created</td>" in page.get_content()
+    assert "&lt;b&gt;bold" in page.get_content()
 
 
 async def test_only_what_failed_is_tried_again(tmp_path: Path, logged: list[str]) -> None:
