@@ -35,7 +35,7 @@ pytestmark = pytest.mark.client
 COUNT = 200
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "alerts.md"
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 class SinkProcess(Process):
