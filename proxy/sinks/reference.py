@@ -176,12 +176,25 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.SIGNATURE_LOST: Entry(
             "A signature or attestation that a pin leant on is not to be had upstream any more. The pin is served on.",
             "Ask the publisher: signatures are seldom taken away without a reason.",
-            _event(EventType.SIGNATURE_LOST, _TAG, _OLD, f"the signature of {_TAG} by the key library is gone upstream"),
+            _event(
+                EventType.SIGNATURE_LOST,
+                _TAG,
+                _OLD,
+                f"{_TAG}: the evidence, by the key library, by which {_OLD} was accepted is not to be had upstream any more; "
+                "it passes by what was kept, and is served on",
+                pinned=pinned,
+            ),
         ),
         EventType.KEY_EXPIRING: Entry(
             "The time of a key that rules name ends soon.",
             "Get the next key and add it to `trust.keys`, before images are refused.",
-            _event(EventType.KEY_EXPIRING, "key:library", None, "the key library is good until 2026-04-01, 18 days from now"),
+            _event(
+                EventType.KEY_EXPIRING,
+                "trust.keys.library",
+                None,
+                "trust.keys.library: the last valid key ends on 2026-04-01",
+                until="2026-04-01T23:59:59.999999+00:00",
+            ),
         ),
         EventType.DIGEST_BLOCKED: Entry(
             "An operator blocked a digest: it is refused everywhere, with all that only it reaches.",
