@@ -13,10 +13,10 @@ import pytest
 from proxy.policy.changes import Change, Kind
 from proxy.services.snapshots import PLATFORMS
 from storage.classifications import Classified
-from storage.records import Severity
+from storage.records import EventType, Severity
 from storage.reference import Repository
 from tests.conformance.test_signatures_over_http import KEYLESS, PROVENANCE, SIGSTORE, proxy_of
-from tests.harness import Proxy, WallClock
+from tests.harness import Proxy, WallClock, until
 from tests.simulator import images, when
 from tests.simulator.behaviours import status
 from tests.simulator.builds import nginx
@@ -242,3 +242,22 @@ async def test_nobody_says_that_a_signature_is_lost_while_nobody_can_tell(tmp_pa
         down.active = False
         change = await compared(proxy, upstream, ONE, NEW.image())
         assert (change.kinds, change.severity) == ((Kind.BASE_REBUILT,), Severity.INFO)
+
+
+async def test_a_pending_rotation_says_what_changed(tmp_path: Path) -> None:
+    """What is about to rotate by rule is told with what changed, and is critical where that is."""
+    rules = 'rules: [{match: "**", require: first-use, tags: [{match: "*", on_overwrite: rotate, cooldown: 72h}]}]\n'
+    trojan = replace(NEW, run={**NEW.run, "Entrypoint": ["/x"]})
+    async with Registry() as upstream, Proxy(tmp_path, upstream, rules=rules) as proxy:
+        for tag, after, severity in (("v1", NEW, Severity.INFO), ("v2", trojan, Severity.CRITICAL)):
+            upstream.add("acme/app", ONE, tag)
+            assert (await proxy.manifest("acme/app", tag)).status == 200
+            upstream.add("acme/app", after.image(), tag)
+            assert (await proxy.manifest("acme/app", tag)).digest == str(ONE.digest)
+
+            async def told(tag: str = tag, severity: Severity = severity) -> bool:
+                found = [each for each in await proxy.events() if each.subject.endswith(tag)]
+                pending = [each for each in found if each.type is EventType.TAG_ROTATION_PENDING and "kinds" in each.details]
+                return bool(pending) and "base-rebuilt" in pending[0].details["kinds"] and pending[0].severity is severity
+
+            await until(told, 30)
