@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform as machine
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from proxy.cli import common
 from proxy.drift.disk import Disk
 from proxy.drift.layers import CONFIGS, MAX_CONFIG, LayerBlob, choose, host_platform, layer_blobs, links_followed, read_layer
 from proxy.drift.model import Bounds
+from proxy.drift.sbom import listed
 from proxy.drift.tree import FileList, Image, Layer, Node
 from proxy.drift.unpacking import Budget
-from proxy.errors import LayerRefused, ManifestRefused, Unexaminable, UpstreamError
+from proxy.errors import EvidenceMalformed, LayerRefused, ManifestRefused, Unexaminable, UpstreamError
 from proxy.manifest import Manifest, parse
 from storage.digest import Digest
 from storage.records import Descriptor, PinState
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 #: Indexes within indexes.
 _MAX_DEPTH = 4
+#: Which image of an index another one of its entries speaks about.
+_ABOUT = "vnd.docker.reference.digest"
 #: Seconds that a fetch under way is given when the command ends early.
 _DRAIN = 0.0
 
@@ -46,6 +49,7 @@ class Approved:
     manifest: Digest
     layers: tuple[LayerBlob, ...]
     warnings: tuple[str, ...]
+    attestations: tuple[Digest, ...] = ()  #: manifests in its own index that speak about it, as BuildKit makes them
 
     def told(self) -> dict[str, object]:
         """As scripts read it."""
@@ -56,6 +60,14 @@ class Approved:
             "manifest": str(self.manifest),
             "layers": [str(layer.descriptor.digest) for layer in self.layers],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    digest: Digest
+    manifest: Manifest
+    platform: str
+    attestations: tuple[Digest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +84,15 @@ class Images:
         wanted = platform or host_platform(machine.machine())
         try:
             digest, warnings = await self._digest(reference)
-            chosen, manifest, platform_found = await self._manifest(repository, digest, wanted)
+            chosen = await self._chosen(repository, digest, wanted)
             config = None
-            if manifest.config is not None and manifest.config.media_type in CONFIGS:
-                config = await self._config(repository, manifest.config)
+            described = chosen.manifest.config
+            if described is not None and described.media_type in CONFIGS:
+                config = await self._config(repository, described)
         except (UpstreamError, ManifestRefused) as error:
             raise Unexaminable(f"the image {reference} cannot be had: {error}") from error
-        layers = layer_blobs([entry.descriptor for entry in manifest.layers], config)
-        return Approved(reference, digest, platform_found, chosen, layers, warnings)
+        layers = layer_blobs([entry.descriptor for entry in chosen.manifest.layers], config)
+        return Approved(reference, digest, chosen.platform, chosen.digest, layers, warnings, chosen.attestations)
 
     async def file_list(self, approved: Approved, disk: Disk | None, progress: Callable[[int, int], None]) -> FileList:
         """What its layers give. ``disk``: where they were unpacked to, which tells how. ``progress``: how many are read, of all.
@@ -90,6 +103,34 @@ class Images:
         if disk is not None and files.crossings and links_followed(disk, files.crossings):
             files = await self._assemble(approved, progress, follow=True)
         return files
+
+    async def sboms(self, approved: Approved) -> tuple[Mapping[bytes, str], tuple[str, ...]]:
+        """What SBOMs about an image list: SHA-256 → the digest of the attestation; and what could not be read, in words.
+
+        These are the attestations that were stored with it, and those that its own index names.
+        """
+        repository, limits = approved.reference.repository, self.configuration.settings.limits
+        subjects = tuple(dict.fromkeys((approved.digest, approved.manifest)))
+        evidence = [each.digest for subject in subjects for each in await self.house.catalog.evidence(repository, subject)]
+        found: dict[bytes, str] = {}
+        troubles: list[str] = []
+        left = limits.evidence_total
+        for digest in dict.fromkeys((*approved.attestations, *evidence[: limits.referrers])):
+            try:
+                held = await self.house.admission.holdings.hold(repository, digest)
+                manifest = await asyncio.to_thread(parse, held.body, held.descriptor.media_type, limits.bounds())
+                for layer in (entry.descriptor for entry in manifest.layers):
+                    left -= layer.size
+                    if layer.size > limits.attestation_size or left < 0:
+                        troubles.append(f"the attestation {digest} is too large to be read")
+                        continue
+                    async with self._blob(repository, layer) as fd:
+                        body = await asyncio.to_thread(_whole, fd, layer)
+                    hashes = await asyncio.to_thread(listed, body, subjects)
+                    found |= dict.fromkeys(hashes, str(digest))
+            except (UpstreamError, ManifestRefused, EvidenceMalformed, Unexaminable) as error:
+                troubles.append(f"the attestation {digest} is not heeded: {error}")
+        return found, tuple(troubles)
 
     async def _digest(self, reference: Reference) -> tuple[Digest, tuple[str, ...]]:
         house, repository = self.house, reference.repository
@@ -110,30 +151,31 @@ class Images:
             warnings.append(f"the pin is {pin.state.value}; what is compared with is what it holds")
         return pin.digest, tuple(warnings)
 
-    async def _manifest(self, repository: Repository, digest: Digest, wanted: str) -> tuple[Digest, Manifest, str]:
+    async def _chosen(self, repository: Repository, digest: Digest, wanted: str) -> _Chosen:
         found = wanted
+        attestations: tuple[Digest, ...] = ()
         for _ in range(_MAX_DEPTH):
             held = await self.house.admission.holdings.hold(repository, digest)
             bounds = self.configuration.settings.limits.bounds()
             manifest = await asyncio.to_thread(parse, held.body, held.descriptor.media_type, bounds)
             if not manifest.is_index:
-                return digest, manifest, found
+                return _Chosen(digest, manifest, found, attestations)
             platforms = [entry.platform for entry in manifest.manifests]
             place = choose(platforms, wanted)
             if place is None:
                 there = ", ".join(sorted({each for each in platforms if each and not each.startswith("unknown")})) or "none"
                 raise Unexaminable(f"{repository}@{digest} has no image for {wanted} (--platform); it has: {there}")
             digest, found = manifest.manifests[place].descriptor.digest, platforms[place]
+            attestations = tuple(
+                entry.descriptor.digest for entry in manifest.manifests if entry.annotations.get(_ABOUT) == str(digest)
+            )
         raise Unexaminable(f"{repository}@{digest}: indexes within indexes within indexes")
 
     async def _config(self, repository: Repository, descriptor: Descriptor) -> bytes:
         if descriptor.size > MAX_CONFIG:
             raise LayerRefused(f"the image's config has {descriptor.size} bytes; the limit is {MAX_CONFIG}")
         async with self._blob(repository, descriptor) as fd:
-            body = await asyncio.to_thread(os.pread, fd, descriptor.size, 0)
-        if not descriptor.digest.matches(body):
-            raise Unexaminable(f"the image's config {descriptor.digest} is damaged in the store")
-        return body
+            return await asyncio.to_thread(_whole, fd, descriptor)
 
     @asynccontextmanager
     async def _blob(self, repository: Repository, descriptor: Descriptor) -> AsyncIterator[int]:
@@ -195,6 +237,14 @@ class Images:
                 return await in_thread(lambda: read_layer(blob, reader.read, budget, lower), stopped.set)
         except UpstreamError as error:
             raise Unexaminable(f"{blob} cannot be fetched: {error}") from error
+
+
+def _whole(fd: int, descriptor: Descriptor) -> bytes:
+    """A small blob, hashed again. Raises :class:`Unexaminable`."""
+    body = os.pread(fd, descriptor.size, 0)
+    if not descriptor.digest.matches(body):
+        raise Unexaminable(f"{descriptor.digest} is damaged in the store")
+    return body
 
 
 class _Reader:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from proxy.cli.drift_watch import LooksOption, PlatformOption, RecordOption, Wat
 
 if TYPE_CHECKING:
     from proxy.cli.drift_report import Look
-    from proxy.drift.compare import Report
+    from proxy.drift.compare import Executable, Report
     from proxy.drift.rootfs import Options
     from proxy.drift.tree import FileList
 
@@ -76,7 +77,7 @@ def rootfs(
             if wanted and source.ingest is None:
                 common.warn("the data directory cannot be written to: no events are raised")
             events = EventStore(source.house.database) if wanted and source.ingest is not None else None
-            seer = _Seer(path, files, options)
+            seer = _Seer(path, files, options, lambda: source.sboms(approved))
             return await look_on(subject, seer.look, Watching(watch, looks, events, as_json))
 
     try:
@@ -104,13 +105,21 @@ def _options(patterns: list[str], files: list[Path], *, defaults: bool, owners: 
     return Options((*of_operator(patterns), *(DEFAULTS if defaults else ())), owners=owners, cross=cross)
 
 
-@dataclass(frozen=True, slots=True)
 class _Seer:
     """Looks at one root."""
 
-    path: Path
-    files: FileList
-    options: Options
+    def __init__(
+        self,
+        path: Path,
+        files: FileList,
+        options: Options,
+        sboms: Callable[[], Awaitable[tuple[Mapping[bytes, str], tuple[str, ...]]]],
+    ) -> None:
+        self._path = path
+        self._files = files
+        self._options = options
+        self._ask = sboms
+        self._sboms: Mapping[bytes, str] | None = None  #: None: nobody asked yet
 
     async def look(self) -> Look:
         """Look once. Raises :class:`Unexaminable`."""
@@ -119,25 +128,37 @@ class _Seer:
         from proxy.drift.disk import Disk
         from proxy.drift.rootfs import Examination
 
-        with Disk.open(self.path) as disk, Progress() as progress:
-            examination = Examination(disk, self.files, self.options, progress.entries)
+        with Disk.open(self._path) as disk, Progress() as progress:
+            examination = Examination(disk, self._files, self._options, progress.entries)
             report = await in_thread(examination.run, examination.stop)
-        return self._told(report)
+        return self._told(report, [await self._annotated(executable) for executable in report.executables])
 
-    def _told(self, report: Report) -> Look:
+    async def _annotated(self, executable: Executable) -> Executable:
+        """With the SBOM that lists it, if one does. SBOMs are read when there is something to look up."""
+        if self._sboms is None:
+            self._sboms, troubles = await self._ask()
+            for trouble in troubles:
+                common.warn(trouble)
+        return replace(executable, sbom=None if executable.sha256 is None else self._sboms.get(executable.sha256))
+
+    @staticmethod
+    def _told(report: Report, executables: Sequence[Executable]) -> Look:
         from proxy.cli.drift_report import Look
         from proxy.drift.names import absolute
 
         ignored = [{"pattern": each.text, "reason": each.reason, "count": count} for each, count in report.ignored.items()]
         document: dict[str, object] = {
-            "executables": [executable.told() for executable in report.executables],
+            "executables": [executable.told() for executable in executables],
             "mounts": [absolute(path) for path in report.mounts],
             "ignored": ignored,
             "entries": report.entries,
             "hashed": report.hashed,
             "truncated": report.truncated,
         }
-        lines = [f"no layer knows  {absolute(each.path)}  {each.kind}" for each in report.executables]
+        lines = []
+        for each in executables:
+            noted = f", listed by the SBOM {each.sbom}" if each.sbom else ""
+            lines.append(f"no layer knows  {absolute(each.path)}  {each.kind}{noted}")
         if report.mounts:
             lines.append(f"not looked below {len(report.mounts)} mounts: {' '.join(map(absolute, report.mounts))}")
         lines += [f"left out: {count} by {each.text} ({each.reason})" for each, count in report.ignored.items()]

@@ -107,7 +107,7 @@ def _hex(value: bytes | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Executable:
-    """A file that can be executed and whose content no layer holds under any name. ``sbom``: where one is listed."""
+    """A file that can be executed, with a content that no layer holds. ``sbom``: the attestation whose SBOM lists that."""
 
     path: bytes
     sha256: bytes | None

@@ -11,15 +11,15 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from proxy.drift.disk import GONE, Disk, Owners, mount_of, read_content, readable
-from proxy.drift.group import PROC, living
+from proxy.drift.disk import GONE, mount_of, read_content, readable
+from proxy.drift.group import living
 from proxy.drift.model import Kind
 from proxy.drift.names import absolute, shown
+from proxy.drift.process import Mapping, Process, opened
 from proxy.drift.tree import FileList
 from proxy.errors import Unexaminable
 from proxy.policy.patterns import Pattern
@@ -29,8 +29,6 @@ _DELETED = b" (deleted)"
 _KERNELS = frozenset({b"[vdso]", b"[vsyscall]", b"[vectors]", b"[sigpage]", b"[uprobes]"})
 #: Shared memory without a name of its own.
 _NAMELESS = (b"/dev/zero", b"/SYSV", b"/anon_hugepage", b"anon_inode:", b"/[aio]")
-_MAX_MAPS = 64 << 20
-_MAX_ARGUMENTS = 1 << 16
 _MAX_HASHED = 4 << 30
 _INTERPRETERS = re.compile(
     r"(?:ba|da|a|z|k|mk|fi)?sh|busybox|python[0-9.]*|pypy[0-9.]*|perl[0-9.]*|ruby[0-9.]*|node|nodejs|deno|bun|php[0-9.]*|lua[0-9.]*|tclsh[0-9.]*|awk"
@@ -154,7 +152,7 @@ class Inspection:
                 if thread is None:
                     self._gone.append(pid)
                     continue
-                with _opened(pid, thread) as process:
+                with opened(pid, thread) as process:
                     self._mounts.add(process.root.mount)
                     self._process(process)
             except OSError as error:
@@ -165,7 +163,7 @@ class Inspection:
         findings = dict.fromkeys(self._findings)
         return ProcessReport(tuple(findings), tuple(self._running), tuple(self._gone), tuple(self._unread), self._hashed)
 
-    def _process(self, process: _Process) -> None:
+    def _process(self, process: Process) -> None:
         program = process.link("exe")
         exe = os.open("exe", os.O_PATH | os.O_CLOEXEC, dir_fd=process.fd)
         try:
@@ -180,7 +178,7 @@ class Inspection:
 
     # -- files ----------------------------------------------------------------------------------------------------------
 
-    def _file(self, process: _Process, fd: int, text: bytes, role: Role) -> None:
+    def _file(self, process: Process, fd: int, text: bytes, role: Role) -> None:
         """Judge an open file that is executed; ``text`` is the kernel's word for its path."""
         status = os.fstat(fd)
         bare = text.removesuffix(_DELETED)
@@ -208,7 +206,7 @@ class Inspection:
         else:
             self._held_against(process, role, where, sha256, note)
 
-    def _held_against(self, process: _Process, role: Role, where: bytes, sha256: bytes | None, note: str) -> None:
+    def _held_against(self, process: Process, role: Role, where: bytes, sha256: bytes | None, note: str) -> None:
         """Judge by the path and the content."""
         node = self._files.find(where.lstrip(b"/"))
         expected = None if node is None or node.inode is None else node.inode.facts
@@ -219,7 +217,7 @@ class Inspection:
         elif sha256 != expected.sha256:
             self._tell(process, role, Wrong.CHANGED, _text(where), sha256, note)
 
-    def _sha256(self, process: _Process, fd: int, status: os.stat_result, where: bytes) -> bytes | None:
+    def _sha256(self, process: Process, fd: int, status: os.stat_result, where: bytes) -> bytes | None:
         """The content's hash, computed once for each file; None where it cannot be read, which is noted."""
         key = _key(status)
         if key not in self._hashes:
@@ -238,7 +236,7 @@ class Inspection:
 
     # -- memory ---------------------------------------------------------------------------------------------------------
 
-    def _mappings(self, process: _Process, program: tuple[int, int, int, int, int], where: str) -> None:
+    def _mappings(self, process: Process, program: tuple[int, int, int, int, int], where: str) -> None:
         nameless = count = 0
         seen: set[object] = {program}
         for mapping in process.executable():
@@ -269,7 +267,7 @@ class Inspection:
         """Whether the operator says that a program compiles at run time."""
         return any(pattern.matches(program) for pattern in self._anonymous)
 
-    def _mapped(self, process: _Process, mapping: _Mapping) -> tuple[int, bytes] | None:
+    def _mapped(self, process: Process, mapping: Mapping) -> tuple[int, bytes] | None:
         """A descriptor of what is mapped, and the kernel's word for it; None where it is gone, or cannot be had (noted)."""
         name = f"map_files/{mapping.start:x}-{mapping.end:x}"
         try:
@@ -294,7 +292,7 @@ class Inspection:
 
     # -- scripts --------------------------------------------------------------------------------------------------------
 
-    def _script(self, process: _Process, program: bytes) -> None:
+    def _script(self, process: Process, program: bytes) -> None:
         """Judge what an interpreter was started with, where that is a file of the root's own."""
         if not _INTERPRETERS.fullmatch(posixpath.basename(os.fsdecode(program))):
             return
@@ -314,7 +312,7 @@ class Inspection:
         finally:
             os.close(fd)
 
-    def _tell(self, process: _Process, role: Role, wrong: Wrong, path: str, sha256: bytes | None, note: str = "") -> None:
+    def _tell(self, process: Process, role: Role, wrong: Wrong, path: str, sha256: bytes | None, note: str = "") -> None:
         digest = None if sha256 is None else sha256.hex()
         self._findings.append(Execution(process.pid, process.name, role, path, wrong, digest, note))
 
@@ -325,88 +323,3 @@ def _key(status: os.stat_result) -> tuple[int, int, int, int, int]:
 
 def _text(path: bytes) -> str:
     return absolute(path.lstrip(b"/"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Mapping:
-    start: int
-    end: int
-    device: bytes
-    inode: int
-    text: bytes
-
-
-class _Process:
-    """A process behind a descriptor of its folder in /proc: another one that gets its number is not mistaken for it."""
-
-    def __init__(self, pid: int, fd: int, root: Disk) -> None:
-        self.pid = pid
-        self.fd = fd
-        self.root = root
-        self.name = shown(self._read("comm", 64).rstrip(b"\n"))
-        self._prefix = self.link("root").rstrip(b"/")
-
-    def link(self, name: str) -> bytes:
-        """Where one of its links leads, in the kernel's words. Raises OSError."""
-        return os.fsencode(os.readlink(name, dir_fd=self.fd))
-
-    def within(self, path: bytes) -> bytes:
-        """A path as the process sees it: one whose root is a folder of ours is told with that folder's path."""
-        return path[len(self._prefix) :] if self._prefix and path.startswith(self._prefix + b"/") else path
-
-    def has(self, text: bytes, status: os.stat_result) -> bool:
-        """Whether this very file has this very path: somebody may call a file ``x (deleted)``."""
-        found = self.root.resolve(self.within(text))
-        if found is None:
-            return False
-        try:
-            there = os.fstat(found[1])
-        finally:
-            os.close(found[1])
-        return (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
-
-    def executable(self) -> Iterator[_Mapping]:
-        """Its executable mappings (proc(5), "maps"). Raises OSError."""
-        for line in self._read("maps", _MAX_MAPS).splitlines():
-            fields = line.split(b" ", 5)
-            if len(fields) < 5 or b"x" not in fields[1]:
-                continue
-            start, end = (int(each, 16) for each in fields[0].split(b"-"))
-            text = fields[5].lstrip(b" ") if len(fields) > 5 else b""
-            yield _Mapping(start, end, fields[3], int(fields[4]), text.replace(b"\\012", b"\n"))
-
-    def first_argument(self) -> bytes | None:
-        """The first of its arguments that is no option; None where there is none, or code comes instead of a file."""
-        arguments = self._read("cmdline", _MAX_ARGUMENTS).split(b"\0")[:-1]
-        if arguments and posixpath.basename(arguments[0]) == b"busybox":
-            arguments = arguments[1:]  # which of its programs it is
-        for argument in arguments[1:]:
-            if argument in {b"-c", b"-e", b"-m"}:
-                return None
-            if not argument.startswith(b"-"):
-                return argument
-        return None
-
-    def _read(self, name: str, most: int) -> bytes:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
-        try:
-            read = bytearray()
-            while len(read) < most and (piece := os.read(fd, min(most - len(read), 1 << 20))):
-                read += piece
-            return bytes(read)
-        finally:
-            os.close(fd)
-
-
-@contextmanager
-def _opened(pid: int, thread: int) -> Iterator[_Process]:
-    """Raises OSError; with one of :data:`GONE` where there is no such process (any more)."""
-    fd = os.open(PROC / str(thread), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-        try:
-            yield _Process(pid, fd, Disk(root, Owners()))
-        finally:
-            os.close(root)
-    finally:
-        os.close(fd)

@@ -159,6 +159,32 @@ async def test_patterns_leave_out(proxy: Proxy, upstream: Registry, root: Path, 
     assert {each["pattern"]: each["count"] for each in found["ignored"]} == {"/data": 1, "*.pyc": 1}
 
 
+async def test_sboms_are_told_beside_unknown_executables(proxy: Proxy, upstream: Registry, root: Path) -> None:
+    """One that the image's own index names, as BuildKit makes it: what it lists stays drift, with the attestation beside it."""
+    child = image_of(BASE, TOP)
+    tool = b"#!/bin/sh\necho built later\n"
+    spdx = {"files": [{"checksums": [{"algorithm": "SHA256", "checksumValue": Digest.of(tool).hex}]}]}
+    statement = {
+        "_type": "https://in-toto.io/Statement/v0.1",
+        "predicateType": "https://spdx.dev/Document",
+        "subject": [{"name": "app", "digest": {"sha256": child.digest.hex}}],
+        "predicate": spdx,
+    }
+    attestation = images.artifact("application/x", [(Blob(images.IN_TOTO, images.encode(statement)), None)])
+    notes = {"vnd.docker.reference.digest": str(child.digest), "vnd.docker.reference.type": "attestation-manifest"}
+    upstream.add("open/app", attestation)
+    entry = attestation.entry(platform=images.platform_of("unknown/unknown"), annotations=notes)
+    await publish(proxy, upstream, images.index([child], entries=[entry]))
+    for name, content in (("listed", tool), ("unlisted", b"#!/bin/sh\n")):
+        (root / "bin" / name).write_bytes(content)
+    found = await drift(proxy, root, code=1)
+    assert [(each["path"], each["sbom"]) for each in found["executables"]] == [
+        ("/bin/listed", str(attestation.digest)),
+        ("/bin/unlisted", None),
+    ]
+    assert len(found["findings"]) == 2
+
+
 async def test_what_nobody_approved_is_not_compared(proxy: Proxy, upstream: Registry, root: Path) -> None:
     """A tag without a pin, a digest that is denied, a platform that is not there, a root that is not there: exit code 3."""
     await publish(proxy, upstream, images.index([image_of(BASE), image_of(TOP, platform="linux/arm64")]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import tarfile
@@ -12,10 +13,12 @@ from backports import zstd
 from proxy.drift.containers import ctr_digest, ctr_image, ctr_task, docker_digest, inspected
 from proxy.drift.model import Bounds, Kind
 from proxy.drift.names import absolute, clean
+from proxy.drift.sbom import listed
 from proxy.drift.tar import members
 from proxy.drift.tree import assemble
 from proxy.drift.unpacking import Budget, Plain, unpacked
-from proxy.errors import LayerRefused, Unexaminable
+from proxy.errors import EvidenceMalformed, LayerRefused, Unexaminable
+from storage.digest import Digest
 from tests.fuzz.target import Target
 from tests.simulator.trees import CAPABILITY, Put, archive, file, folder, hardlink, symlink
 
@@ -75,6 +78,24 @@ def container(data: bytes) -> bool:
     return bool(read)
 
 
+def sbom(data: bytes) -> bool:
+    """An attestation of files: hashes, or nothing."""
+    found = listed(data, [Digest.parse(DIGEST)])
+    assert all(len(each) == 32 for each in found)
+    return bool(found)
+
+
+def _sboms() -> Iterator[bytes]:
+    checksums = [{"algorithm": "SHA256", "checksumValue": "11" * 32}]
+    spdx = {"files": [{"fileName": "a", "checksums": checksums}]}
+    cyclonedx = {"components": [{"hashes": [{"alg": "SHA-256", "content": "11" * 32}], "components": [{"hashes": []}]}]}
+    for kind, predicate in (("https://spdx.dev/Document", spdx), ("https://cyclonedx.org/bom", {"Data": json.dumps(cyclonedx)})):
+        subject = [{"name": "x", "digest": {"sha256": "ab" * 32}}]
+        statement = json.dumps({"predicateType": kind, "subject": subject, "predicate": predicate}).encode()
+        yield statement
+        yield json.dumps({"dsseEnvelope": {"payload": base64.b64encode(statement).decode(), "signatures": []}}).encode()
+
+
 def _layers() -> Iterator[bytes]:
     entries = [
         folder("etc", 0o1777),
@@ -130,6 +151,16 @@ TARGETS = (
         largest=1 << 20,
         seconds=3,
         words=("userSpecifiedImage", "RepoDigests"),
+        told=False,
+    ),
+    Target(
+        "sbom",
+        sbom,
+        (EvidenceMalformed,),
+        tuple(_sboms()),
+        largest=1 << 20,
+        seconds=5,
+        words=("verifiedUsing", "@graph", "Data", "predicateType"),
         told=False,
     ),
 )
