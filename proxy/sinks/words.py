@@ -9,10 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from proxy.sinks.cloudevents import moment, state
-from storage.records import Message, Severity
+from storage.records import Event, Message, Severity
 
 #: Rows of a digest's table; what is beyond is counted.
 ROWS = 200
@@ -36,9 +35,20 @@ def text(message: Message) -> str:
     lines.append(f"since: {_seconds(moment(event.at))}")
     if message.resolved and event.closed_at is not None:
         lines.append(f"until: {_seconds(moment(event.closed_at))}")
-    lines += [f"{name}: {_value(value)}" for name, value in event.details.items()]
+    lines += details(event)
     lines.append(f"id: {message.id}")
     return "\n".join(lines)
+
+
+def details(event: Event) -> list[str]:
+    """What else is known of an event, a line for each; lists of texts have a line for each text. What is empty is left out."""
+    lines: list[str] = []
+    for name, value in event.details.items():
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            lines += [f"{name}:", *(f"  - {each}" for each in value)]
+        elif value not in (None, "", [], {}):
+            lines.append(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return lines
 
 
 def digest_title(messages: Sequence[Message]) -> str:
@@ -71,12 +81,10 @@ def _cells(message: Message) -> tuple[str, ...]:
     how = state(event, resolved=message.resolved)
     what = f"{event.type.value}{' (resolved)' if how == 'resolved' else ''}"
     severity = (event.severity or Severity.WARNING).value
-    return (_seconds(moment(message.at)), severity, what, event.subject, event.message)
+    change = event.details.get("change")  # of an overwrite: what came of comparing
+    told = f"{event.message}; {change}" if isinstance(change, str) else event.message
+    return (_seconds(moment(message.at)), severity, what, event.subject, told)
 
 
 def _seconds(at: str) -> str:
     return at[:19].replace("T", " ") + " UTC"
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

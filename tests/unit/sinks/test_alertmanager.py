@@ -76,7 +76,7 @@ def test_annotations_say_what_happened() -> None:
     alert = sink().alert(message(lines=["user changed"], count=2, pinned="sha256:aa").event, resolved=False)
     assert alert["annotations"] == {
         "summary": "it was overwritten",
-        "description": 'lines: ["user changed"]\ncount: 2\npinned: sha256:aa',
+        "description": "lines:\n  - user changed\ncount: 2\npinned: sha256:aa",
     }
     assert sink().alert(message().event, resolved=False)["annotations"] == {"summary": "it was overwritten"}
 

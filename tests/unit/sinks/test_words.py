@@ -19,9 +19,21 @@ def test_one_event_is_a_title_and_a_few_lines() -> None:
         f"digest: {DIGEST}",
         "since: 2026-03-14 09:26:53 UTC",
         "pinned: sha256:aa",
-        'kinds: ["user"]',
+        "kinds:",
+        "  - user",
         "id: id-1",
     ]
+
+
+def test_details_are_lines_and_what_is_empty_is_left_out() -> None:
+    """Texts as they are, lists of texts below each other, everything else as JSON."""
+    event = message(a="text", b=["one", "two"], c={"n": 1}, d=3, e=None, f=[], g="", h=[1, "x"], i=False).event
+    assert words.details(event) == ["a: text", "b:", "  - one", "  - two", 'c: {"n": 1}', "d: 3", 'h: [1, "x"]', "i: false"]
+
+
+def test_a_digest_says_what_changed() -> None:
+    """Of an overwrite that was compared."""
+    assert "it was overwritten; the user changed</td>" in words.digest_page([message(change="the user changed")])
 
 
 def test_what_is_over_says_until_when() -> None:
