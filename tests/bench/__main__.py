@@ -16,8 +16,9 @@ from tests.bench.clients import Wrong
 from tests.bench.measures import FULL, NGINX, QUICK, REGISTRY, TAGSTONE, Bench
 from tests.bench.report import Line, missed, save, table
 from tests.bench.signatures import signatures
+from tests.bench.watching import watching
 
-GROUPS = ("warm", "cold", "first", "verify", "start", "swarm")
+GROUPS = ("warm", "cold", "first", "verify", "start", "swarm", "watch")
 
 
 def main() -> int:
@@ -47,8 +48,13 @@ def main() -> int:
             base.mkdir(parents=True)
         upstream = stack.enter_context(servers.upstream(base))
         bench = Bench(plan, base, upstream, note)
-        running = {} if options.peers_only else {TAGSTONE: stack.enter_context(bench.tagstone("tagstone"))}
-        running[REGISTRY] = stack.enter_context(bench.registry("registry"))
+        running = {}
+        if not options.peers_only:
+            running[TAGSTONE] = bench.tagstone("tagstone")
+        running[REGISTRY] = bench.registry("registry")
+        if {"warm", "cold"} & set(groups):
+            for server in running.values():
+                stack.enter_context(server)
 
         def take(group: str, measure: Callable[[], list[Line]]) -> None:
             """One group's lines; what goes wrong there is told at the end and takes no other group down."""
@@ -68,6 +74,8 @@ def main() -> int:
         take("verify", signatures)
         take("start", lambda: bench.starts(TAGSTONE in running))
         take("swarm", lambda: bench.swarm(TAGSTONE in running))
+        if not options.peers_only:
+            take("watch", lambda: watching(plan, base, note))
         note("done")
     save(options.output, lines, {"groups": list(groups), **dataclasses.asdict(plan)})
     print(table(lines))

@@ -178,8 +178,11 @@ def nginx(base: Path, files: Path, media_type: str) -> Server:
     return Server("nginx", port, command, folder)
 
 
-def tagstone(base: Path, name: str, upstream_port: int, key: bytes) -> Server:
-    """``tagstone serve`` with one worker and an empty data directory, everything else as shipped."""
+def tagstone(base: Path, name: str, upstream_port: int, key: bytes, more: str = "") -> Server:
+    """``tagstone serve`` with one worker and an empty data directory, everything else as shipped but for ``more``.
+
+    Without a ``key`` nothing that is signed passes.
+    """
     folder, port = _folder(base, name), free_port()
     (folder / "bench.pub").write_bytes(key)
     (folder / "tagstone.yaml").write_text(
@@ -187,10 +190,10 @@ def tagstone(base: Path, name: str, upstream_port: int, key: bytes) -> Server:
         f"admin: {{listen: 127.0.0.1:{free_port()}}}\n"
         f"data_dir: {folder}/data\n"
         f"upstreams:\n  reg.example: {{url: http://127.0.0.1:{upstream_port}, allow_private: true}}\n"
-        f"trust:\n  keys:\n    bench: {{file: {folder}/bench.pub}}\n"
-        "rules:\n"
-        "  - match: reg.example/signed/**\n    require: {signature: {key: bench}}\n"
-        "  - match: reg.example/unsigned/**\n    require: first-use\n"
+        + (f"trust:\n  keys:\n    bench: {{file: {folder}/bench.pub}}\n" if key else "")
+        + f"{more}rules:\n"
+        + ("  - match: reg.example/signed/**\n    require: {signature: {key: bench}}\n" if key else "")
+        + "  - match: reg.example/unsigned/**\n    require: first-use\n"
     )
     command = (str(Path(sys.executable).parent / "tagstone"), "serve", "--config", "tagstone.yaml")
     return Server(name, port, command, folder, "reg.example/")

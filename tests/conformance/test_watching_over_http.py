@@ -11,6 +11,7 @@ import pytest
 
 from proxy.services.watching import lane, pace
 from storage.records import Event, EventType, PinState, Severity
+from tests.conformance.served import Served
 from tests.harness import Proxy, until
 from tests.simulator import when
 from tests.simulator.behaviours import bend, header, hold, lie, refuse, status, without
@@ -260,6 +261,24 @@ async def test_the_schedule_is_reloaded(tmp_path: Path) -> None:
         asked = upstream.count("HEAD")
         await asyncio.sleep(1.5)
         assert upstream.count("HEAD") == asked
+
+
+@pytest.mark.slow
+async def test_promise_51_a_watcher_that_was_killed_goes_on_without_a_burst(scratch: Path) -> None:
+    """Killed in the middle of a round: the next process goes on once the lease of the dead one has ended, without haste."""
+    async with Registry() as upstream, Served(scratch, upstream, top=watching("20s")) as proxy:
+        await pinned(proxy, upstream, 40)
+        await until(lambda: upstream.count("HEAD") >= 8, 60)
+        proxy.process.kill()
+        await proxy.ended()
+        upstream.requests.clear()
+        await proxy.start()
+        now = asyncio.get_running_loop().time
+        await until(lambda: upstream.count("HEAD"), 90)
+        began = now()
+        await asyncio.sleep(3.0)
+        assert upstream.count("HEAD") <= 10 + 1.5 * 2 * 40 * (now() - began) / 18
+        await until(lambda: len({seen.reference for seen in upstream.seen("HEAD")}) == 40, 90)
 
 
 # -- new tags ------------------------------------------------------------------------------------------------------------

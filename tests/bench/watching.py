@@ -1,0 +1,175 @@
+"""What many pins cost a server that watches them: memory, disk, and the rate of warm pulls."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from proxy.policy.rules import FirstUse, fingerprint
+from storage import tables
+from storage.database import Database
+from storage.records import PinState
+from storage.reference import Repository
+from storage.watching import place
+from tests.bench import servers
+from tests.bench.clients import MIB, Wrong, fetch, wrk
+from tests.bench.measures import Plan
+from tests.bench.report import Line, Target
+from tests.bench.servers import Server
+from tests.bench.tags import IMAGE, LISTED
+from tests.tools import free_port
+
+#: The rate of warm pulls with pins, as a part of that without.
+WARM = Target(0.95, True)
+_REGISTRY = "reg.example"
+_ROOT = Path(__file__).parents[2]
+_PAGE = 5000
+#: So long the watcher may take to have checked something.
+_PATIENCE = 120.0
+
+
+def watching(plan: Plan, base: Path, note: Callable[[str], None]) -> list[Line]:
+    """The same server without pins, and with many that are all checked within an hour; warm pulls from both in turns."""
+    port, folder = free_port(), base / "tags"
+    folder.mkdir()
+    upstream = Server("tags", port, ("env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "tests.bench.tags", str(port)), folder)
+    made = {}
+    for name, pins in (("empty", 0), ("pinned", plan.pins)):
+        made[name] = servers.tagstone(base, f"watch-{name}", port, b"", f"watch: {{rate: {_rate(plan)}/s}}\n")
+        note(f"{pins} pins")
+        asyncio.run(fill(made[name].folder / "data" / "tagstone.db", pins))
+    size = (made["pinned"].folder / "data" / "tagstone.db").stat().st_size
+    rates: dict[str, list[float]] = {"empty": [], "pinned": []}
+    with upstream, made["empty"] as empty, made["pinned"] as pinned:
+        path = empty.manifest_path("unsigned/warm", "v1")
+        for server in (empty, pinned):
+            fetch(server, path, str(IMAGE.digest))
+        _until_watched(pinned)
+        began, before = time.perf_counter(), _checks(pinned)
+        for turn in range(3 * plan.rounds):
+            for name, server in (("empty", empty), ("pinned", pinned)):
+                note(f"warm tag manifest, round {turn + 1}: {name}")
+                rates[name].append(wrk(server, path, plan.seconds))
+        checks = (_checks(pinned) - before) / (time.perf_counter() - began)
+        memory = {name: server.peak_memory() for name, server in (("empty", empty), ("pinned", pinned))}
+    rate = {name: statistics.median(values) for name, values in rates.items()}
+    what = f"{plan.pins:,} pins"
+    return [
+        Line(f"{what}: warm tag manifest", "requests/s", rate["pinned"], {}),
+        Line("  by that without pins", "ratio", rate["pinned"] / rate["empty"], {}, (WARM,)),
+        Line("  checks by the watcher meanwhile", "checks/s", checks, {}),
+        Line("  peak resident memory", "MiB", memory["pinned"] / MIB, {}),
+        Line("  more than without pins", "MiB", (memory["pinned"] - memory["empty"]) / MIB, {}, (Target(16, False),)),
+        Line("  database", "MiB", size / MIB, {}),
+        Line("  database, for each pin", "bytes", size / plan.pins, {}),
+    ]
+
+
+def _rate(plan: Plan) -> int:
+    """More than checking all of them within an hour takes."""
+    return max(10, plan.pins // 1800)
+
+
+async def fill(file: Path, count: int) -> None:
+    """Make a database with so many pins, each of an image that was accepted on first use an hour ago."""
+    database = Database(file)
+    await database.open()
+    try:
+        for start in range(0, count, _PAGE):
+            await database.write(_insert, range(start, min(count, start + _PAGE)))
+    finally:
+        await database.close()
+
+
+def _insert(connection: Connection, numbers: range) -> None:
+    now = datetime.now(UTC) - timedelta(hours=1)  # what was checked a moment ago is not checked again
+    repositories, rows = {}, []
+    for number in numbers:
+        repository = Repository(_REGISTRY, f"unsigned/app{number // len(LISTED)}")
+        tag = LISTED[number % len(LISTED)]
+        repositories[number // len(LISTED)] = repository
+        rows.append(_pin(repository, tag, now))
+    connection.execute(insert(tables.pins), rows)
+    ids = {number: 1 + number for number in repositories}
+    each = [(ids[number], repository) for number, repository in repositories.items()]
+    # A page may begin in the middle of a repository that the one before has made.
+    connection.execute(
+        insert(tables.repositories).prefix_with("OR IGNORE"), [{"id": number, "name": name} for number, name in each]
+    )
+    connection.execute(
+        insert(tables.contents).prefix_with("OR IGNORE"),
+        [
+            {
+                "id": number,
+                "repository_id": number,
+                "digest": IMAGE.digest,
+                "media_type": IMAGE.media_type,
+                "size": len(IMAGE.body),
+            }
+            for number, _ in each
+        ],
+    )
+    verdict = {"fingerprint": fingerprint(FirstUse(), {}), "accepted": True, "reasons": ("first use",), "decided_at": now}
+    connection.execute(
+        insert(tables.verdicts).prefix_with("OR IGNORE"), [{"content_id": number, **verdict} for number, _ in each]
+    )
+    connection.execute(
+        insert(tables.watched_repositories).prefix_with("OR IGNORE"),
+        [{"name": name, "registry": _REGISTRY, "phase": place(), "soon": False} for _, name in each],
+    )
+
+
+def _pin(repository: Repository, tag: str, now: datetime) -> dict[str, Any]:
+    return {
+        "name": f"{repository}:{tag}",
+        "repository": repository,
+        "tag": tag,
+        "digest": IMAGE.digest,
+        "state": PinState.PINNED,
+        "pinned_at": now,
+        "pinned_by": 'rule "reg.example/unsigned/**"',
+        "reason": "first use: no signature is required",
+        "checked_at": now,
+        "version": 1,
+        "registry": _REGISTRY,
+        "phase": place(),
+    }
+
+
+def _until_watched(server: Server) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not _checks(server):
+        if time.monotonic() > deadline:
+            raise Wrong(f"{server.name} checks none of its pins")
+        time.sleep(0.2)
+
+
+def _checks(server: Server) -> float:
+    """How many checks the watcher has made; all of them must have confirmed the pin."""
+    found = dict(_samples(server))
+    if other := set(found) - {"unchanged"}:
+        raise Wrong(f"{server.name} found pins {', '.join(sorted(other))}")
+    return sum(found.values())
+
+
+def _samples(server: Server) -> Iterator[tuple[str, float]]:
+    port = re.search(r"admin: \{listen: 127\.0\.0\.1:(\d+)\}", (server.folder / "tagstone.yaml").read_text())
+    assert port is not None
+    connection = http.client.HTTPConnection("127.0.0.1", int(port[1]), timeout=30)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    for result, count in re.findall(r'tagstone_watch_checks_total\{result="([a-z]+)"[^}]*\} ([0-9.e+]+)', text):
+        yield result, float(count)
