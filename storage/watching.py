@@ -118,9 +118,9 @@ class WatchStore:
         """
         await self._database.write(_turned, registry, which, hand, checked, moved)
 
-    async def noted(self, checked: Mapping[str, datetime]) -> None:
-        """Keep when the upstream answered about which pins, by their names, out of their turn."""
-        await self._database.write(_noted, checked)
+    async def noted(self, checked: Mapping[str, datetime], which: Round = Round.PINS) -> None:
+        """Keep when pins were seen to, by their names, out of their turn."""
+        await self._database.write(_noted, checked, _SEEN[which])
 
     # -- tags -----------------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,11 @@ def _count(connection: Connection, registry: str, which: Round, start: int, reac
     return found
 
 
-def _noted(connection: Connection, checked: Mapping[str, datetime], column: str = "checked_at") -> None:
+#: Where it is kept when a pin was seen to.
+_SEEN = {Round.PINS: "checked_at", Round.VERDICTS: "verified_at"}
+
+
+def _noted(connection: Connection, checked: Mapping[str, datetime], column: str) -> None:
     if checked:
         noted = update(pins).where(pins.c.name == bindparam("of")).values({column: bindparam("to")})
         connection.execute(noted, [{"of": name, "to": at} for name, at in checked.items()])
@@ -227,7 +231,8 @@ def _turned(
     moved: Mapping[str, int],
 ) -> None:
     table = _table(which)
-    _noted(connection, checked, "verified_at" if which is Round.VERDICTS else "checked_at")
+    if checked:
+        _noted(connection, checked, _SEEN[which])
     if moved:
         shifted = update(table).where(table.c.name == bindparam("of")).values({_phase(which).name: bindparam("to")})
         connection.execute(shifted, [{"of": name, "to": phase} for name, phase in moved.items()])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli import common, pins_check, pins_diff
+from proxy.cli import common, pins_check, pins_diff, pins_verify
 from proxy.cli.candidates import candidate_json, candidate_lines, in_short, signers_line
 from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
 from proxy.configuration import Configuration
@@ -27,6 +27,7 @@ ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="registry/re
 DigestOption = Annotated[str | None, typer.Option("--digest", help="sha256:… or sha512:…", show_default=False)]
 
 app.command()(pins_check.check)
+app.command()(pins_verify.verify)
 
 _EXIT = {Result.DONE: 0, Result.REFUSED: common.REFUSED, Result.UNKNOWN: common.UNKNOWN}
 _PAGE = 500

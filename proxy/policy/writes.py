@@ -148,7 +148,7 @@ def approved(pin: Pin, yes: Yes, vouched: tuple[str, ...] | None) -> PinWrite:
     change = PinChange(pin.repository, pin.tag, PinAction.APPROVED, said.at, said.by, said.reason, pin.digest, digest)
     people = " and ".join(each.by for each in yes.given)
     message = f"{pin.name} is pinned to {digest} now, which {people} approved (before: {pin.digest})"
-    return PinWrite(pin, new, change, (_approval_event(pin, yes, message, moved=True),), AT_REST)
+    return PinWrite(pin, new, change, (_approval_event(pin, yes, message, moved=True),), MOVED)
 
 
 def approval(pin: Pin, yes: Yes) -> PinWrite:
@@ -184,7 +184,7 @@ def removed(pin: Pin, by: str, reason: str, now: datetime) -> PinWrite:
     change = PinChange(pin.repository, pin.tag, PinAction.UNPINNED, now, by, reason, pin.digest, None)
     message = f"{by} removed the pin of {pin.name} (it was {pin.digest}): {reason or 'no reason given'}"
     opened = (_event(EventType.PIN_REMOVED, pin, pin.digest, message, now, by=by, reason=reason),)
-    return PinWrite(pin, None, change, opened, AT_REST)
+    return PinWrite(pin, None, change, opened, MOVED)
 
 
 def _approval_event(pin: Pin, yes: Yes, message: str, *, moved: bool) -> Event:

@@ -59,7 +59,8 @@ class Manner:
     """How what was accepted before is judged again.
 
     ``kept_first``: by the evidence that was kept, and by the upstream's only where that does not suffice; else the other way
-    round. ``leave`` is awaited before an upstream is asked for evidence. ``by``: only what these signers signed counts.
+    round. ``leave`` is awaited before an upstream is asked for evidence, and may raise UpstreamUnavailable in its stead. ``by``:
+    only what these signers signed counts.
     """
 
     kept_first: bool = False
@@ -210,15 +211,14 @@ class Admission:
         about: Sequence[Digest] = (digest,)
         try:
             fetched = await self.holdings.fetch(repository, digest)
+            manifest = await self.holdings.parse(fetched)
+            about = self._about(digest, manifest)
+            found = await self._weigh(question, fetched, manifest, manner)
         except UpstreamError as error:
             return Rejudged(_untold(error))
-        try:
-            manifest = await self.holdings.parse(fetched)
         except ManifestRefused as error:
             weighed = Rejudged(Verdict(Outcome.REFUSED, (str(error),)))
         else:
-            about = self._about(digest, manifest)
-            found = await self._weigh(question, fetched, manifest, manner)
             weighed = Rejudged(found.verdict, found.upstream)
         known = next((each for each in lineage.verdicts if each.digest == digest and each.accepted), None)
         if weighed.verdict.outcome is not Outcome.REFUSED or known is None:

@@ -7,4 +7,5 @@
     lane      one upstream: its round, what a change of the rules concerns, what could not be told
     endings   what of the trust ends soon
     verifier  all upstreams, in the one worker that has this duty
+    sweep     some pins now, because somebody wants to know
 """

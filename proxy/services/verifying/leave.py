@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from proxy.errors import UpstreamUnavailable
 from proxy.services.watching.pace import Pace
 from proxy.upstream.client import Upstreams
 
@@ -19,22 +20,33 @@ class Leave:
     """Gives leave to ask one upstream, no oftener than ``rate`` (requests a second) and the upstream itself allow."""
 
     def __init__(
-        self, registry: str, upstreams: Upstreams, rate: float, reserve: float, mono: Callable[[], float] = time.monotonic
+        self,
+        registry: str,
+        upstreams: Upstreams,
+        rate: float,
+        reserve: float,
+        patience: float | None = None,
+        mono: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``reserve``: the share of the upstream's own limit that is left to pulls."""
+        """``reserve``: the share of the upstream's own limit that is left to pulls. ``patience``: longest wait, in seconds."""
         self._registry = registry
+        self._patience = patience
         self._upstreams = upstreams
         self._pace = Pace(rate, reserve)
         self._mono = mono
+        self._sleep = sleep
 
     def adopt(self, rate: float, reserve: float) -> None:
         """Another rate from now on."""
         self._pace.adopt(rate, reserve)
 
     async def __call__(self) -> None:
-        """Wait until evidence about one more image may be asked for."""
-        while (wait := self._wait()) > 0:  # noqa: ASYNC110 - nobody tells when an upstream allows more
-            await asyncio.sleep(min(wait, _LOOK))
+        """Wait until evidence about one more image may be asked for. Raises UpstreamUnavailable where patience does not last."""
+        while (wait := self._wait()) > 0:
+            if self._patience is not None and wait > self._patience:
+                raise UpstreamUnavailable(f"{self._registry} is left alone for {wait:.0f} s", retry_after=wait)
+            await self._sleep(min(wait, _LOOK))
         self._pace.spent(self._mono(), REQUESTS)
 
     def _wait(self) -> float:
