@@ -12,7 +12,7 @@ import typer
 from proxy.cli import common
 from proxy.cli.common import ConfigOption, DataDirOption, JsonOption
 from proxy.cli.drift_container import Runtime
-from proxy.cli.drift_watch import LooksOption, PlatformOption, RecordOption, WatchOption
+from proxy.cli.drift_watch import INTERRUPTED, LooksOption, PlatformOption, RecordOption, WatchOption
 
 if TYPE_CHECKING:
     from proxy.cli.drift_image import Approved, Images
@@ -96,6 +96,8 @@ def processes(
         code = common.run(lambda: work(process, candidates))
     except (LayerRefused, Unexaminable) as error:
         common.fail(str(error), common.UNKNOWN)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     raise typer.Exit(code)
 
 

@@ -18,6 +18,8 @@ from proxy.errors import Unexaminable
 if TYPE_CHECKING:
     from storage.events import EventStore
 
+#: How shells tell that somebody pressed Ctrl-C: that is no verdict.
+INTERRUPTED = 130
 WatchOption = Annotated[
     float | None,
     typer.Option("--watch", metavar="SECONDS", min=0.1, help="Look again and again, and tell what changed.", show_default=False),
@@ -51,6 +53,7 @@ async def watch(subject: Subject, look: Callable[[], Awaitable[Look]], how: Watc
         await record(how.events, subject, before)
     if not how.as_json:
         show(subject, before)
+        sys.stdout.flush()
     elif how.seconds is None:
         common.show_json(subject.document(before))
     else:

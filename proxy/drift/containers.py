@@ -6,6 +6,7 @@ What a runtime says of a container's image is a name to look up, never a reason 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from storage.errors import MalformedName
 
 #: Most bytes of an answer.
 MAX_ANSWER = 8 << 20
+_PID = re.compile(r"[0-9]{1,10}", re.ASCII)
 INSPECTIONS: Mapping[str, Sequence[str]] = {
     "docker": ("docker", "inspect", "--type", "container", "--"),
     "podman": ("podman", "inspect", "--type", "container", "--"),
@@ -75,7 +77,7 @@ def ctr_task(answer: bytes, container: str) -> int | None:
     """Of ``ctr tasks ls``: the process of a running task; None where there is none of that name."""
     for line in answer.decode("utf-8", "replace").splitlines():
         fields = line.split()
-        if len(fields) == 3 and fields[0] == container and fields[1].isdigit() and fields[2] == "RUNNING":
+        if len(fields) == 3 and fields[0] == container and _PID.fullmatch(fields[1]) and fields[2] == "RUNNING":
             return int(fields[1])
     return None
 
@@ -99,7 +101,7 @@ def ctr_digest(answer: bytes, image: str) -> Digest | None:
 
 
 def _running(pid: object, image: object, digest: object) -> Container:
-    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid < 1 << 31:
         raise Unexaminable("the container does not run")
     named = image if isinstance(image, str) and image else None
     return Container(pid, named, _digest(digest) if isinstance(digest, str) else None)

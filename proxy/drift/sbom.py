@@ -6,7 +6,6 @@ What is listed there excuses nothing: it is told beside an executable that no la
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Collection, Iterator, Mapping
 
@@ -33,7 +32,7 @@ def listed(body: bytes, subjects: Collection[Digest]) -> frozenset[bytes]:
     if isinstance(envelope, dict) and isinstance(payload := envelope.get("payload"), str):
         try:
             document = _object(base64.b64decode(payload))
-        except binascii.Error as error:
+        except ValueError as error:  # not base64, or not even ASCII
             raise EvidenceMalformed("has a payload that is no base64") from error
     kind = document.get("predicateType")
     if not isinstance(kind, str) or not kind.startswith((_SPDX, _CYCLONEDX)):

@@ -7,6 +7,9 @@ import gzip
 import json
 import os
 import re
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +254,37 @@ async def test_watching_tells_what_changed_and_raises_the_event(proxy: Proxy, up
     os.unlink(root / "bin/new")
     assert (await tagstone(proxy, *words)).exit_code == 0
     assert await open_events() == []
+
+
+async def test_a_watch_tells_changes_and_nothing_else(proxy: Proxy, upstream: Registry, root: Path) -> None:
+    """One line for the first look, one for each change, none for looks that saw nothing new; Ctrl-C is no verdict."""
+    await publish(proxy, upstream, image_of(BASE, TOP))
+    words = ("drift", "rootfs", "reg.example/open/app:v1", str(root), "--watch", "0.1", "--json", "--config", str(proxy.config))
+    child = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / "tagstone"), *words, stdout=PIPE, stderr=DEVNULL, limit=1 << 20
+    )
+
+    async def line() -> dict[str, Any]:
+        assert child.stdout is not None
+        async with asyncio.timeout(60):
+            document: dict[str, Any] = json.loads(await child.stdout.readline())
+        Draft202012Validator(schema()).validate(document)
+        return document
+
+    try:
+        first = await line()
+        assert (first["result"], first["appeared"], first["ended"]) == ("clean", [], [])
+        (root / "new").symlink_to("x")
+        second = await line()
+        assert (second["result"], [each["path"] for each in second["appeared"]], second["ended"]) == ("drift", ["/new"], [])
+        (root / "new").unlink()
+        third = await line()
+        assert (third["result"], third["appeared"], [each["path"] for each in third["ended"]]) == ("clean", [], ["/new"])
+        assert not [each for each in await proxy.events(open_only=True) if each.type is EventType.RUNTIME_DRIFT]
+        assert [each for each in await proxy.events() if each.type is EventType.RUNTIME_DRIFT]
+    finally:
+        child.send_signal(signal.SIGINT)
+        assert await child.wait() == 130
 
 
 async def test_processes_are_held_against_layers(proxy: Proxy, upstream: Registry, tmp_path: Path) -> None:

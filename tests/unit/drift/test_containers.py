@@ -50,8 +50,8 @@ def test_what_crictl_says(image: dict[str, str], reference: str, expected: Conta
 
 def test_what_ctr_says() -> None:
     """Tables, and one document."""
-    tasks = b"TASK   PID   STATUS\nc1   77   RUNNING\nc2   78   STOPPED\n"
-    assert (ctr_task(tasks, "c1"), ctr_task(tasks, "c2"), ctr_task(tasks, "c3")) == (77, None, None)
+    tasks = b"TASK   PID   STATUS\nc1   77   RUNNING\nc2   78   STOPPED\nc3   " + b"9" * 5000 + b"   RUNNING\n"
+    assert [ctr_task(tasks, name) for name in ("c1", "c2", "c3", "c4")] == [77, None, None, None]
     assert ctr_image(json.dumps({"Image": IMAGE}).encode()) == IMAGE
     assert ctr_image(json.dumps({"Image": ""}).encode()) is None
     listed = f"REF TYPE DIGEST SIZE\n{IMAGE} application/x {DIGEST} 7 B\nother x sha256:1\n".encode()

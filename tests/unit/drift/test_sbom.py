@@ -87,6 +87,7 @@ def test_what_is_no_sbom_lists_nothing() -> None:
         (b"[]", "no JSON object"),
         (b"{", "cannot be read"),
         (json.dumps({"payload": "a"}).encode(), "no base64"),
+        (json.dumps({"payload": "\u0663"}).encode(), "no base64"),
         (json.dumps(statement("{")).encode(), "cannot be read"),
     ],
 )
