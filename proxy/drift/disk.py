@@ -216,13 +216,13 @@ def read_content(fd: int, most: int, stop: Callable[[], bool]) -> Content:
 
     What is appended while it is read counts as a change; so a file that grows for ever is not read for ever.
     """
-    buffer = bytearray(_PIECE)
-    view = memoryview(buffer)
     head = b""
     for _ in range(_LOOKS):
         before = os.fstat(fd)
         if before.st_size > most:
             return Content(None, os.pread(fd, 4, 0), before.st_size)
+        # One byte more than there should be: so the end of the file is seen, or that it grows.
+        view = memoryview(bytearray(min(_PIECE, before.st_size + 1)))
         hasher = hashlib.sha256()
         offset = 0
         while offset <= before.st_size and (count := os.preadv(fd, [view], offset)):
