@@ -17,10 +17,13 @@ from tests.simulator.sink import Post, Receiver, Reply
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
-def sinks(folder: Path, **urls: str) -> str:
-    """The configuration of CloudEvents sinks."""
+def sinks(folder: Path, wanted: str = "*", **urls: str) -> str:
+    """The configuration of CloudEvents sinks for these types of events."""
     (folder / "secret").write_text(f"{SECRET}\n")
-    lines = [f"    {name}: {{cloudevents: {{url: {url}, secret_file: {folder}/secret}}}}" for name, url in urls.items()]
+    lines = [
+        f"    {name}: {{cloudevents: {{url: {url}, secret_file: {folder}/secret}}, types: ['{wanted}']}}"
+        for name, url in urls.items()
+    ]
     return "alerts:\n  source: https://tagstone.example\n  sinks:\n" + "\n".join(lines)
 
 
@@ -52,7 +55,7 @@ async def test_promise_58_an_overwrite_is_told_signed_and_resolved(tmp_path: Pat
             assert (await proxy.manifest("open/app", "v1")).status == 200
             await receiver.wait(3)
             assert set(types(receiver.posts[1:])) == {"dev.tagstone.tag.overwritten.resolved", "dev.tagstone.tag.reverted"}
-            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 3.0'))
+            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 3.0'), 60)
 
 
 async def test_promise_58_a_sink_that_is_down_holds_up_no_other(tmp_path: Path) -> None:
@@ -61,7 +64,8 @@ async def test_promise_58_a_sink_that_is_down_holds_up_no_other(tmp_path: Path) 
     async with Registry() as upstream, Receiver(lambda _: Reply(wait=never)) as slow, Receiver() as good:
         upstream.image("open/app", "v1")
         gone = "http://127.0.0.1:1/"
-        async with Proxy(tmp_path, upstream, top=sinks(tmp_path, gone=gone, slow=slow.url, good=good.url)) as proxy:
+        top = sinks(tmp_path, "tag.overwritten", gone=gone, slow=slow.url, good=good.url)
+        async with Proxy(tmp_path, upstream, top=top) as proxy:
             await proxy.manifest("open/app", "v1")
             upstream.image("open/app", "v1", seed="2")
             assert (await proxy.manifest("open/app", "v1")).status == 403
@@ -71,7 +75,7 @@ async def test_promise_58_a_sink_that_is_down_holds_up_no_other(tmp_path: Path) 
             assert (await proxy.manifest("open/app", "v1")).status == 403
             await good.wait(2)
             assert types(good.posts) == ["dev.tagstone.tag.overwritten"] * 2
-            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="gone"} 2.0'))
+            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="gone"} 2.0'), 60)
             never.set()
 
 
@@ -87,7 +91,7 @@ async def test_promise_58_what_waits_is_delivered_after_a_restart(tmp_path: Path
             await receiver.wait(1)
             down[0] = False
             await proxy.restart()
-            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 1.0'), 20)
+            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 1.0'), 60)
     assert len({post.headers["webhook-id"] for post in receiver.posts}) == 1
 
 
@@ -127,7 +131,7 @@ async def test_sinks_are_changed_by_a_reload(tmp_path: Path) -> None:
                 )
             )
             assert proxy.application.adopt(load(proxy.config)) == ()
-            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="second"}'))
+            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="second"}'), 60)
             upstream.image("open/app", "v1", seed="3")
             await proxy.manifest("open/app", "v1")
             await second.wait(1)

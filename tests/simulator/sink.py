@@ -74,7 +74,7 @@ class Receiver:
         """Where it is."""
         return f"http://127.0.0.1:{self._port}/hook"
 
-    async def wait(self, count: int, seconds: float = 20) -> list[Post]:
+    async def wait(self, count: int, seconds: float = 60) -> list[Post]:
         """The posts, once there are so many at least."""
         async with asyncio.timeout(seconds), self._arrived:
             await self._arrived.wait_for(lambda: len(self.posts) >= count)

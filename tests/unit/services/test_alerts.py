@@ -105,7 +105,7 @@ async def test_each_sink_is_told_what_it_wants(database: Database, sent: Sent) -
     await tell(database, 1)
     await tell(database, 2, EventType.PIN_REVOKED)
     alerts.wake()
-    await until(has(sent, all=2, grave=1), 20)
+    await until(has(sent, all=2, grave=1), 60)
     await alerts.close()
     assert [message.event.type for message in sent["grave"]] == [EventType.PIN_REVOKED]
 
@@ -120,7 +120,7 @@ async def test_an_event_says_what_more_is_known_before_it_is_told(database: Data
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, grave=1), 20)
+    await until(has(sent, grave=1), 60)
     await alerts.close()
     (event,) = await EventStore(database).list()
     assert sent["grave"][0].event == event
@@ -144,7 +144,7 @@ async def test_what_cannot_say_more_is_told_as_it_is(
         await alerts.start()
         await tell(database, 1)
         alerts.wake()
-        await until(has(sent, a=1), 20)
+        await until(has(sent, a=1), 60)
         await alerts.close()
     assert [line["subject"] for line in logs if line["event"] == "alerts.not_enriched"] == ["docker.io/library/nginx:1"]
 
@@ -158,11 +158,11 @@ async def test_one_worker_of_all_delivers_and_another_takes_over(database: Datab
         await tell(database, number)
     first.wake()
     second.wake()
-    await until(has(sent, a=3), 20)
+    await until(has(sent, a=3), 60)
     await first.close()
     await tell(database, 4)
     second.wake()
-    await until(has(sent, a=4), 30)
+    await until(has(sent, a=4), 60)
     await second.close()
     assert len({message.id for message in sent["a"]}) == 4
 
@@ -173,13 +173,13 @@ async def test_another_configuration_holds_from_the_next_event_on(database: Data
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, a=1, b=1), 20)
+    await until(has(sent, a=1, b=1), 60)
     alerts.follow(policy(sink("a"), sink("b")))
     alerts.follow(policy(sink("b"), sink("c")))
-    await until(lambda: _known(database, "c"), 20)
+    await until(lambda: _known(database, "c"), 60)
     await tell(database, 2)
     alerts.wake()
-    await until(has(sent, a=1, b=2, c=1), 20)
+    await until(has(sent, a=1, b=2, c=1), 60)
     await alerts.close()
 
 
@@ -193,7 +193,7 @@ async def test_a_digest_waits_for_its_time(database: Database, sent: Sent) -> No
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, now=1), 20)
+    await until(has(sent, now=1), 60)
     await alerts.close()
     (waiting,) = await Deliveries(database).list()
     assert (waiting.sink, waiting.due_at) == ("later", NOW + timedelta(hours=23))
@@ -208,7 +208,7 @@ async def test_the_metrics_are_those_of_the_database(database: Database, sent: S
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, a=1), 20)
+    await until(has(sent, a=1), 60)
     await alerts.close()
     other = service(database, policy())
     await other.look()
@@ -234,7 +234,7 @@ async def test_promise_53_a_database_that_does_not_answer_is_waited_for(
     monkeypatch.setattr(module, "PAUSE", 0.01)
     alerts = service(database, policy(sink("a")))
     await alerts.start()
-    await until(lambda: _known(database, "a"), 20)
+    await until(lambda: _known(database, "a"), 60)
     deliveries = alerts._deliveries
     broken = {"unassigned": 2, "register": 2}
 
@@ -254,7 +254,7 @@ async def test_promise_53_a_database_that_does_not_answer_is_waited_for(
             failing(name)
         await tell(database, 1)
         alerts.follow(policy(sink("a"), sink("b")))
-        await until(lambda: len(sent.get("a", ())) == 1, 20)
+        await until(lambda: len(sent.get("a", ())) == 1, 60)
         await alerts.close()
     assert broken == {"unassigned": 0, "register": 0}
     assert [line["event"] for line in logs].count("alerts.database") == 4
@@ -272,7 +272,7 @@ async def test_old_rows_are_removed(database: Database, sent: Sent, monkeypatch:
     alerts = service(database, policy(sink("a")))
     with capture_logs() as logs:
         await alerts.start()
-        await until(lambda: any(line["event"] == "alerts.pruned" for line in logs), 20)
+        await until(lambda: any(line["event"] == "alerts.pruned" for line in logs), 60)
         await alerts.close()
 
 
