@@ -60,7 +60,12 @@ class Signer:
         self._trouble = ""  #: what was told last, so that it is told once
 
     async def step(self) -> None:
-        """Sign if there is anything to sign, then wait for the interval. What goes wrong is told, and tried again then."""
+        """Sign if there is anything to sign, then wait for the interval: what a duty repeats."""
+        await self.attempt()
+        await asyncio.sleep(self._interval)
+
+    async def attempt(self) -> None:
+        """Sign if there is anything to sign; what goes wrong is told."""
         try:
             kept = await self.sign()
         except LedgerDamaged as error:
@@ -72,7 +77,6 @@ class Signer:
                 await self._recovered()
             if kept is not None:
                 log.debug("ledger.signed", size=kept.size)
-        await asyncio.sleep(self._interval)
 
     async def sign(self) -> Kept | None:
         """Sign a checkpoint over all entries; None when the last one is over all of them.
@@ -81,12 +85,10 @@ class Signer:
         of the storage when it cannot be told.
         """
         ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
-        await self._enter(ring)
         last = await self._checkpoints.newest()
-        size = await self._ledger.size()
-        if last is not None and size < last.size:
-            raise LedgerDamaged(size, f"it is missing: a checkpoint was signed for {last.size} entries, and there are {size}")
         frontier = Frontier() if last is None else await self._signed(last, ring)
+        await self._enter(ring)
+        size = await self._ledger.size()
         if last is not None and size == last.size:
             return None
         while frontier.size < size:
@@ -124,6 +126,9 @@ class Signer:
 
     async def _signed(self, last: Kept, ring: Keyring) -> Frontier:
         """Where the tree of the last checkpoint goes on; its root is the signed one."""
+        size = await self._ledger.size()
+        if size < last.size:
+            raise LedgerDamaged(size, f"it is missing: a checkpoint was signed for {last.size} entries, and there are {size}")
         note, checkpoint = last.read()
         try:
             note.verified_by(ring.verifiers)
