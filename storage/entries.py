@@ -49,6 +49,10 @@ PIN_FACTS = (
 _MAX_FACT = 4000
 
 
+class MalformedEntry(ValueError):
+    """Bytes that are no entry in its canonical form."""
+
+
 class EntryKind(StrEnum):
     """What an entry is about. Changes of pins are ``pin.`` and their :class:`storage.records.PinAction`: see :func:`pin_kind`."""
 
@@ -177,44 +181,53 @@ _KNOWN = frozenset({"index", "time", "kind", "subject", "from", "to", "by", "rea
 
 
 def parse(body: bytes) -> tuple[int, Entry]:
-    """Read an entry, wherever it comes from: its index, and what it says. Raises ValueError unless it is in canonical form."""
-    if len(body) > MAX_ENTRY:
-        raise ValueError("it is longer than an entry may be")
-    try:
-        spelled = json.loads(body, parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
-        if not isinstance(spelled, dict):
-            raise ValueError("it is no object")
-        same = body == (_ENCODE(spelled).encode() if body.isascii() else rfc8785.dumps(spelled))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except rfc8785.CanonicalizationError as error:
-        raise ValueError(f"it has no canonical form: {error}") from error
-    if not same:
-        raise ValueError("it is not in canonical form (RFC 8785)")
+    """Read an entry, wherever it comes from: its index, and what it says. Raises :class:`MalformedEntry`."""
+    spelled = _read(body)
     index, time = spelled.get("index"), spelled.get("time")
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise ValueError("it has no index")
+        raise MalformedEntry("it has no index")
     if not isinstance(time, str):
-        raise ValueError("it has no time")
-    at = datetime.fromisoformat(time)
-    if at.tzinfo is None or moment(at) != time:
-        raise ValueError(f"{time[:40]!r} is not how a time is spelled")
+        raise MalformedEntry("it has no time")
+    try:
+        at = datetime.fromisoformat(time)
+    except ValueError as error:
+        raise MalformedEntry("it has no time") from error
+    if at.tzinfo is None or _moment_or_none(at) != time:
+        raise MalformedEntry(f"{time[:40]!r} is not how a time is spelled")
     texts = {name: spelled.get(name) for name in (*_REQUIRED, "from", "to")}
     for name, text in texts.items():
         if not (isinstance(text, str) or (text is None and name not in _REQUIRED)):
-            raise ValueError(f"it has no {name}")
+            raise MalformedEntry(f"it has no {name}")
     facts = {name: value for name, value in spelled.items() if name not in _KNOWN}
-    entry = Entry(
-        str(texts["kind"]),
-        str(texts["subject"]),
-        at,
-        str(texts["by"]),
-        str(texts["reason"]),
-        texts["from"],
-        texts["to"],
-        facts,
-    )
-    return index, entry
+    kind, subject, by, reason = (str(texts[name]) for name in _REQUIRED)
+    return index, Entry(kind, subject, at, by, reason, texts["from"], texts["to"], facts)
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """The object of an entry, which is in its canonical form."""
+    if len(body) > MAX_ENTRY:
+        raise MalformedEntry("it is longer than an entry may be")
+    try:
+        spelled = json.loads(body, parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
+        same = body == (_ENCODE(spelled).encode() if body.isascii() else rfc8785.dumps(spelled))
+    except RecursionError:
+        raise MalformedEntry("it is nested too deeply") from None
+    except MalformedEntry:
+        raise
+    except ValueError as error:  # of JSON, of UTF-8, or of what has no canonical form
+        raise MalformedEntry(f"it cannot be read: {error}") from error
+    if not isinstance(spelled, dict):
+        raise MalformedEntry("it is no object")
+    if not same:
+        raise MalformedEntry("it is not in canonical form (RFC 8785)")
+    return spelled
+
+
+def _moment_or_none(at: datetime) -> str | None:
+    try:
+        return moment(at)
+    except OverflowError:  # a zone that leads beyond the years that there are
+        return None
 
 
 def _text(digest: Digest | None) -> str | None:
@@ -222,10 +235,10 @@ def _text(digest: Digest | None) -> str | None:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text[:40]} is not a number that an entry may have")
+    raise MalformedEntry(f"{text[:40]} is not a number that an entry may have")
 
 
 def _integer(text: str) -> int:
     if len(text) > 20 or abs(number := int(text)) > _MAX_INTEGER:
-        raise ValueError(f"{text[:40]} is not a number that an entry may have")
+        raise MalformedEntry(f"{text[:40]} is not a number that an entry may have")
     return number

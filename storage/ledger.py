@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_, select
 
-from storage.entries import MAX_NAME, Entry, EntryKind, canonical, of_block, parse, pin_facts, shortened
+from storage.entries import MAX_NAME, Entry, EntryKind, MalformedEntry, canonical, of_block, parse, pin_facts, shortened
 from storage.errors import LedgerDamaged
 from storage.merkle import (
     HASH_SIZE,
@@ -61,7 +61,7 @@ class Recorded:
         """What it says. Raises LedgerDamaged when that is nothing that was ever written at this place."""
         try:
             index, entry = parse(self.body)
-        except ValueError as error:
+        except MalformedEntry as error:
             raise LedgerDamaged(self.index, str(error)) from error
         if index != self.index:
             raise LedgerDamaged(self.index, f"it says that it is entry {index}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from proxy.services.revision import Clock
 from proxy.upstream.tiledlog import TiledLog
-from storage.entries import Entry, EntryKind, parse
+from storage.entries import Entry, EntryKind, MalformedEntry, parse
 from storage.merkle import EMPTY_ROOT, Frontier, Node, consistency_spans, leaf_hash, nodes_of, span_hash, verify_consistency
 from storage.notes import Checkpoint, MalformedNote, Note, UnverifiedNote, VerifierKey
 from storage.tiles import WIDTH, MalformedTile
@@ -132,6 +132,6 @@ class Monitor:
 def _entry(index: int, body: bytes) -> Entry | None:
     try:
         said, entry = parse(body)
-    except ValueError:
+    except MalformedEntry:
         return None
     return entry if said == index else None

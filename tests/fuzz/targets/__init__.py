@@ -9,6 +9,7 @@ from tests.fuzz.targets import (
     configuration,
     drift,
     kubernetes,
+    ledger,
     login,
     notation,
     openpgp,
@@ -29,4 +30,5 @@ TARGETS: tuple[Target, ...] = (
     *kubernetes.TARGETS,
     *changes.TARGETS,
     *drift.TARGETS,
+    *ledger.TARGETS,
 )
