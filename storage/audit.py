@@ -11,7 +11,7 @@ somebody else has to remember checkpoints.
 
 from __future__ import annotations
 
-import json
+from ast import literal_eval
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -254,11 +254,12 @@ def _raise_first(problems: Collection[Finding]) -> None:
 
 
 def _spelled(facts: object) -> str:
-    return json.dumps(facts, sort_keys=True)
+    """Facts as one text, to be compared: their keys are in order already, in canonical JSON as in :func:`pin_facts`."""
+    return repr(facts)
 
 
 def _differences(found: dict[str, Any], said: str) -> str:
-    entry = json.loads(said)
+    entry = literal_eval(said)
     if not isinstance(entry, dict):
         return "it says nothing of it"
     names = sorted(name for name in {*found, *entry} if found.get(name) != entry.get(name))

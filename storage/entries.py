@@ -30,20 +30,20 @@ _MAX_INTEGER = 2**53 - 1
 _CUT = "…"
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
-#: What of a pin an entry about it says, so that the table of pins can be held against the ledger.
+#: What of a pin an entry about it says, so that the table of pins can be held against the ledger; in the order of JSON's keys.
 PIN_FACTS = (
-    "version",
-    "digest",
-    "state",
-    "pinned_at",
-    "pinned_by",
+    "approvals",
     "candidate",
     "candidate_seen_at",
+    "digest",
+    "judgement",
+    "pinned_at",
+    "pinned_by",
     "rejected",
     "signers",
-    "judgement",
-    "approvals",
     "stale_at",
+    "state",
+    "version",
 )
 #: Bytes of the longest fact that is spelled out; of what is longer, there is the hash.
 _MAX_FACT = 4000
@@ -115,14 +115,15 @@ def of_unblock(digest: Digest, *, by: str, reason: str, at: datetime) -> Entry:
 
 def pin_facts(pin: Pin) -> dict[str, Any]:
     """What an entry says of a pin: those of :data:`PIN_FACTS` that there are."""
-    facts = {name: _fact(getattr(pin, name)) for name in PIN_FACTS}
-    return {name: fact for name, fact in facts.items() if fact not in (None, [])}
+    return {name: fact for name in PIN_FACTS if (fact := _fact(getattr(pin, name))) not in (None, [])}
 
 
 def _fact(value: object) -> Any:
     """A value as an entry has it: spelled, or, where it is made of others and long, the hash of that."""
+    if value is None or isinstance(value, int):
+        return value
     parts = _parts(value)
-    if not isinstance(parts, (list, dict)):
+    if isinstance(parts, str):
         return parts
     spelled = _ENCODE(parts).encode()
     return parts if len(spelled) <= _MAX_FACT else f"sha256:{sha256(spelled).hexdigest()}"
@@ -140,7 +141,7 @@ def _parts(value: Any) -> Any:
         case tuple():
             return [_parts(each) for each in value]
         case _:
-            return {each.name: _parts(getattr(value, each.name)) for each in fields(value)}
+            return {name: _parts(getattr(value, name)) for name in sorted(each.name for each in fields(value))}
 
 
 def moment(time: datetime) -> str:

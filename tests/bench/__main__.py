@@ -13,12 +13,13 @@ from pathlib import Path
 
 from tests.bench import servers
 from tests.bench.clients import Wrong
+from tests.bench.ledger import ledger
 from tests.bench.measures import FULL, NGINX, QUICK, REGISTRY, TAGSTONE, Bench
 from tests.bench.report import Line, missed, save, table
 from tests.bench.signatures import signatures
 from tests.bench.watching import watching
 
-GROUPS = ("warm", "cold", "first", "verify", "start", "swarm", "watch")
+GROUPS = ("warm", "cold", "first", "verify", "ledger", "start", "swarm", "watch")
 
 
 def main() -> int:
@@ -72,6 +73,7 @@ def main() -> int:
         if TAGSTONE in running:
             take("first", bench.first_pulls)
         take("verify", signatures)
+        take("ledger", lambda: ledger(plan.ledger_entries, plan.ledger_alone, note))
         take("start", lambda: bench.starts(TAGSTONE in running))
         take("swarm", lambda: bench.swarm(TAGSTONE in running))
         if not options.peers_only:
