@@ -21,7 +21,7 @@ from proxy.services.authentication import Authenticator
 from proxy.services.background import forever
 from proxy.services.bookkeeper import Bookkeeper
 from proxy.services.candidates import Candidates, Judge
-from proxy.services.checkpoints import KEY_FILE, Signer
+from proxy.services.checkpoints import signer_of
 from proxy.services.classification import Classifier, Classifying
 from proxy.services.duty import Duty
 from proxy.services.gate import Gate
@@ -62,7 +62,7 @@ from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
 from storage.checkpoints import Checkpoints
 from storage.classifications import ClassificationStore
-from storage.database import Database
+from storage.database import FILE_NAME, Database
 from storage.deliveries import Deliveries
 from storage.errors import BlobStoreUnavailable, StorageError
 from storage.events import EventStore
@@ -79,7 +79,7 @@ from storage.watching import WatchStore
 
 log = structlog.get_logger("tagstone.app")
 
-DATABASE = "tagstone.db"
+DATABASE = FILE_NAME
 _USER_AGENT = f"tagstone/{__version__}"
 _RETRY = 1.0
 
@@ -109,14 +109,6 @@ def issuers_of(configuration: Configuration, before: Issuers | None = None) -> I
 def upstreams_of(configuration: Configuration) -> Upstreams:
     """The clients of the configured upstreams; nothing is dialled yet."""
     return Upstreams(configuration.upstreams, configuration.settings.limits, user_agent=_USER_AGENT)
-
-
-def signer_of(
-    configuration: Configuration, data_dir: Path, ledger: Ledger, checkpoints: Checkpoints, events: EventStore
-) -> Signer:
-    """Who signs the ledger's checkpoints."""
-    written = configuration.settings.ledger
-    return Signer(ledger, checkpoints, events, data_dir / KEY_FILE, utc_now, origin=written.origin, interval=written.interval)
 
 
 async def _session_key(data_dir: Path) -> bytes:
@@ -210,7 +202,7 @@ class Application:
         self._scrubbing = Duty("scrub", self._scrubber.step, leases, utc_now)
         self._recorder = Recorder(PullStore(self.database), leases, settings.pulls.kept, utc_now)
         ledger, checkpoints = Ledger(self.database), Checkpoints(self.database)
-        signer = signer_of(configuration, data_dir, ledger, checkpoints, self.events)
+        signer = signer_of(settings.ledger, data_dir, ledger, checkpoints, self.events, utc_now)
         self._signer = Duty("ledger", signer.step, leases, utc_now)
         books = LedgerApi(ledger, checkpoints, limits.request_timeout)
         self._api = RegistryApi(

@@ -43,6 +43,8 @@ READERS = 5
 QUEUE_TIMES = 3
 #: Seconds to wait while another process creates or migrates the database.
 MIGRATION_WAIT = 60.0
+#: The name of the file in a data directory.
+FILE_NAME = "tagstone.db"
 #: The first schema with a ledger.
 _FIRST_WITH_LEDGER = 3
 _REASONS = {

@@ -59,21 +59,21 @@ class Books:
 @asynccontextmanager
 async def books(configuration: Configuration, data_dir: Path | None, *, write: bool = False) -> AsyncIterator[Books]:
     """Open the ledger: to read it, unless ``write``. Raises StorageError where there is none."""
-    from proxy.app import DATABASE, signer_of
     from proxy.log import configure
-    from proxy.services.checkpoints import KEY_FILE
+    from proxy.services.checkpoints import KEY_FILE, signer_of
+    from proxy.services.revision import utc_now
     from storage import keyring
     from storage.checkpoints import Checkpoints
-    from storage.database import Database
+    from storage.database import FILE_NAME, Database
     from storage.events import EventStore
     from storage.files import owner_of
     from storage.ledger import Ledger
 
     configure(configuration.settings.log)
     root = data_dir or configuration.settings.data_dir
-    database = Database(root / DATABASE, owner=owner_of(root / DATABASE, root))
+    database = Database(root / FILE_NAME, owner=owner_of(root / FILE_NAME, root))
     ledger, checkpoints = Ledger(database), Checkpoints(database)
-    signer = signer_of(configuration, root, ledger, checkpoints, EventStore(database))
+    signer = signer_of(configuration.settings.ledger, root, ledger, checkpoints, EventStore(database), utc_now)
     try:
         await database.open(read_only=not write)
         yield Books(database, ledger, checkpoints, signer, await asyncio.to_thread(keyring.load, root / KEY_FILE))

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from proxy.services.revision import Clock
+from proxy.settings import LedgerSettings
 from storage import keyring
 from storage.checkpoints import Checkpoints, Kept
 from storage.entries import Entry, EntryKind
@@ -162,6 +163,13 @@ class Signer:
         self._trouble = problem
         log.error(event, error=problem)
         return True
+
+
+def signer_of(
+    settings: LedgerSettings, data_dir: Path, ledger: Ledger, checkpoints: Checkpoints, events: EventStore, clock: Clock
+) -> Signer:
+    """The signer of the ledger in a data directory."""
+    return Signer(ledger, checkpoints, events, data_dir / KEY_FILE, clock, origin=settings.origin, interval=settings.interval)
 
 
 def _extended(frontier: Frontier, page: Sequence[Recorded]) -> Frontier:

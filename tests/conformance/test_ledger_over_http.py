@@ -20,9 +20,8 @@ import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from proxy.app import signer_of
 from proxy.configuration import load
-from proxy.services.checkpoints import KEY_FILE
+from proxy.services.checkpoints import KEY_FILE, signer_of
 from proxy.services.monitor import Forked, Monitor
 from proxy.services.revision import utc_now
 from proxy.upstream.tiledlog import LogUnreachable, TiledLog
@@ -319,7 +318,9 @@ async def test_an_observer_follows_growth_and_new_keys(tmp_path: Path) -> None:
         assert [index for index, _ in seen] == list(range(size, grown))
         # A new key, by the same way as the command goes.
         database = proxy.application.database
-        signer = signer_of(load(proxy.config), proxy.data_dir, ledger, Checkpoints(database), EventStore(database))
+        signer = signer_of(
+            load(proxy.config).settings.ledger, proxy.data_dir, ledger, Checkpoints(database), EventStore(database), utc_now
+        )
         old = vkey_of(proxy)
         await signer.rotate(by="olga", reason="yearly", overlap=timedelta(hours=1))
         assert vkey_of(proxy) != old
