@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from storage.audit import audit
 from storage.checkpoints import Checkpoints, Kept
@@ -87,8 +87,8 @@ def _fill(connection: Connection, start: int, stop: int) -> None:
     writes = [_write(number) for number in range(start, stop)]
     append(connection, [of_pin(write, write.new) for write in writes])
     held = [write.new for write in writes if write.new is not None]
-    beside = {"registry": _REPOSITORY.registry, "phase": 0}
-    connection.execute(insert(pins), [{"name": pin.name, **beside} | {name: getattr(pin, name) for name in _PIN} for pin in held])
+    beside = dict(connection.execute(select(pins).limit(1)).mappings().one())  # whatever columns others have added
+    connection.execute(insert(pins), [{**beside, "name": pin.name} | {name: getattr(pin, name) for name in _PIN} for pin in held])
     connection.execute(insert(pin_changes), [{name: getattr(write.change, name) for name in _CHANGE} for write in writes])
 
 
