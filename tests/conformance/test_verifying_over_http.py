@@ -27,7 +27,7 @@ from tests.simulator.revocation import RevocationServer
 from tests.simulator.signing import Signer, signature_tag
 
 #: Long enough for a machine that does something else; nothing waits for it that works.
-PATIENCE = 30.0
+PATIENCE = 60.0
 TOP = (
     "check_interval: 1h\nverification: {interval: 500ms}\n"
     "watch: {interval: never, tags_interval: never, rate: 1000/s}\nlimits: {refusal_ttl: 0s}"
