@@ -12,10 +12,10 @@ import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import aiohttp
 
@@ -260,33 +260,47 @@ async def output(command: tuple[str, ...], most: int) -> bytes:
 
     Its processes end with this call, however that ends.
     """
-    pipe = asyncio.subprocess.PIPE
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
-        )
-    except OSError as error:
-        raise Unexaminable(f"{command[0]} cannot be run: {error.strerror or error}") from error
-    assert process.stdout is not None
-    assert process.stderr is not None
-    trouble = asyncio.create_task(_some(process.stderr, _MAX_TROUBLE))
-    ended = False
-    try:
-        body = await _bounded(process.stdout, most)
-        told = await trouble
-        code = await process.wait()
-        ended = True
-    finally:
-        if not ended:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it started, too
-        await process.wait()
-        trouble.cancel()
-        await asyncio.wait({trouble})
+    async with _pipe() as (printed, out), _pipe() as (trouble, err):
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=out.fileno(), stderr=err.fileno(), start_new_session=True
+            )
+        except OSError as error:
+            raise Unexaminable(f"{command[0]} cannot be run: {error.strerror or error}") from error
+        out.close()
+        err.close()
+        said = asyncio.create_task(_some(trouble, _MAX_TROUBLE))
+        ended = False
+        try:
+            body = await _bounded(printed, most)
+            told = await said
+            code = await process.wait()
+            ended = True
+        finally:
+            if not ended:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+            await process.wait()
+            said.cancel()
+            await asyncio.wait({said})
     if code != 0:
         lines = told.decode(errors="replace").split("\n")
         raise Unexaminable(f"{command[0]} ended with {code}: {common.plain(next(filter(None, lines), ''))[:300]}")
     return body
+
+
+@asynccontextmanager
+async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, BinaryIO]]:
+    """A pipe of our own, to read from and to hand out: asyncio's are waited for with the process, and who holds one may live on."""
+    source, sink = os.pipe()
+    with os.fdopen(sink, "wb", 0) as end:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(source, "rb", 0))
+        try:
+            yield reader, end
+        finally:
+            transport.close()
 
 
 async def _bounded(stream: asyncio.StreamReader | aiohttp.StreamReader, most: int) -> bytes:

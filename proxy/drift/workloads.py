@@ -191,7 +191,7 @@ def _pod(pod: object) -> Iterator[Workload]:
     """The containers of a pod (core/v1), and the images that it mounts."""
     metadata, spec, status = (_object(pod, name) for name in ("metadata", "spec", "status"))
     namespace, name = _text(metadata, "namespace"), _text(metadata, "name")
-    over = status.get("phase") in {"Succeeded", "Failed"}
+    over = _text(status, "phase") in {"Succeeded", "Failed"}
     for listed, told, kind in _LISTS:
         asked = {_text(each, "name"): each for each in _list(spec, listed)}
         states = {_text(each, "name"): each for each in _list(status, told)}
@@ -235,6 +235,15 @@ def _no_image_id(given: str) -> str:
     return "the imageID in its status holds no digest"
 
 
+#: What does not run. Whatever is not among these does.
+_ENDED = frozenset({"created", "configured", "initialized", "exited", "stopped", "dead", "removing"})
+_ENDED_CRI = ("CONTAINER_CREATED", "CONTAINER_EXITED", 0, 2)
+
+
+def _among(value: object, known: tuple[object, ...]) -> bool:
+    return isinstance(value, (str, int)) and value in known
+
+
 # -- the container runtime interface --------------------------------------------------------------------------------
 
 
@@ -254,7 +263,7 @@ def cri_container(entry: object) -> Workload:
         _text(entry, "id"),
         _text(image, "userSpecifiedImage") or _text(image, "image") or reference,
         claims,
-        entry.get("state") in {None, "CONTAINER_RUNNING", 1},
+        not _among(entry.get("state"), _ENDED_CRI),
         "" if claims else "its imageRef holds no digest",
     )
 
@@ -304,7 +313,7 @@ def _container(entry: Mapping[str, Any]) -> Workload:
         _text(entry, "Id"),
         (_text(entry, "ImageName") if podman else "") or _text(config, "Image"),
         claims,
-        status in {"running", "paused", "restarting"} if status else state.get("Running") is not False,
+        status not in _ENDED if status else state.get("Running") is not False,
         "" if claims else "it was not made from an image, or its Image holds no ID",
     )
 
@@ -322,7 +331,7 @@ def _listed(entry: Mapping[str, Any]) -> Workload:
         _text(entry, "Id"),
         _text(entry, "Image"),
         claims,
-        _text(entry, "State") in {"running", "paused", "restarting"},
+        _text(entry, "State") not in _ENDED,
         "" if claims else "its ImageID holds no ID",
     )
 

@@ -268,7 +268,7 @@ def entries() -> Mapping[EventType, Entry]:
             ),
         ),
         EventType.RUNTIME_DRIFT: Entry(
-            "What runs is not what was approved: files or programs in a container differ from the verified layers.",
+            "What runs is not what was approved: a container's image, or files or programs that differ from the verified layers.",
             "Take the workload out of service, keep it for an examination.",
             _event(
                 EventType.RUNTIME_DRIFT,

@@ -19,7 +19,7 @@ from storage.records import EventType, Severity
 from tests.harness import Proxy
 from tests.simulator.images import Image, multi_arch
 from tests.simulator.registry import Registry
-from tests.unit.drift.reports import crictl_images, crictl_ps, docker_container, docker_image, pod, pods, status
+from tests.simulator.reports import crictl_images, crictl_ps, docker_container, docker_image, pod, pods, status
 
 DOCS = Path(__file__).parents[2] / "docs" / "drift.md"
 NAME = "reg.example/open/app"

@@ -16,6 +16,7 @@ from tests.fuzz.targets import (
     registry,
     revocation,
     sigstore,
+    workloads,
 )
 
 TARGETS: tuple[Target, ...] = (
@@ -29,6 +30,7 @@ TARGETS: tuple[Target, ...] = (
     *clients.TARGETS,
     *kubernetes.TARGETS,
     *changes.TARGETS,
+    *workloads.TARGETS,
     *drift.TARGETS,
     *ledger.TARGETS,
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.drift.workloads import Claim, Inventory, Source, Workload, read
 from proxy.errors import WorkloadsMalformed
 from tests.fuzz.examples import examples
-from tests.unit.drift.reports import (
+from tests.simulator.reports import (
     crictl_images,
     crictl_ps,
     digest,
@@ -117,6 +117,11 @@ def test_crictl_inspect_and_cri_o_are_understood() -> None:
     assert (found.image, found.claims, found.running) == (f"{NGINX}:1.27", (Claim(NGINX, INDEX),), True)
     assert one(crictl_ps(("x", "nginx", CONFIG.hex))).claims == (Claim("", CONFIG),)
     assert one(crictl_ps(("x", "nginx", CONFIG.hex), state="CONTAINER_EXITED")).running is False
+    assert one(crictl_ps(("x", "nginx", CONFIG.hex), state="CONTAINER_UNKNOWN")).running is True
+    states: tuple[object, ...] = ([], {}, None, "?")  # what is not known to have ended runs
+    for odd in states:
+        strange = {**entry, "state": odd}
+        assert one({"containers": [strange]}).running is True
 
 
 def test_docker_inspect_is_read() -> None:
@@ -127,7 +132,11 @@ def test_docker_inspect_is_read() -> None:
     stored = one([docker_container("web", "nginx:1.27", str(INDEX), descriptor=str(IMAGE))])
     assert stored.claims == (Claim("", INDEX), Claim("", IMAGE))
     assert one([docker_container("web", "nginx", str(CONFIG), status="exited")]).running is False
-    assert one(docker_container("web", "nginx", str(CONFIG), status="paused")).running is True
+    for status_ in ("paused", "restarting", "heard of by nobody"):
+        assert one(docker_container("web", "nginx", str(CONFIG), status=status_)).running is True
+    odd = docker_container("web", "nginx", str(CONFIG))
+    assert one({**odd, "State": {"Running": False}}).running is False
+    assert one({**odd, "State": []}).running is True
 
 
 def test_docker_images_explain_the_ids_of_containers() -> None:

@@ -1,7 +1,8 @@
-"""What kubectl, crictl, docker and podman print about a container: the keys that they give, shortened where they repeat."""
+"""What kubectl, crictl, docker, podman and ctr print about a container: the keys that they give, shortened where they repeat."""
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -191,3 +192,42 @@ def podman_image(identifier: str, image_digest: str, tags: list[str], digests: l
         "NamesHistory": tags,
         "ManifestType": "application/vnd.oci.image.manifest.v1+json",
     }
+
+
+CTR_IMAGES = f"""REF                      TYPE                                    DIGEST            SIZE    PLATFORMS    LABELS
+docker.io/library/demo:1 application/vnd.oci.image.index.v1+json {digest("index")} 1.1 MiB linux/amd64,linux/arm64 -
+docker.io/library/old:1  {digest("old")} 3.0 MiB - -
+broken
+"""
+CTR_TASKS = """TASK     PID     STATUS
+runs     4711    RUNNING
+paused   4712    PAUSED
+ended    4713    STOPPED
+made     4714    CREATED
+"""
+
+
+def ctr_info(extensions: dict[str, Any] | None = None, **labels: str) -> bytes:
+    """``ctr containers info``, version 1.6."""
+    return encode(
+        {
+            "ID": "runs",
+            "Labels": {"io.containerd.image.config.stop-signal": "SIGTERM", **labels},
+            "Image": "docker.io/library/demo:1",
+            "Runtime": {"Name": "io.containerd.runc.v2", "Options": {"type_url": "containerd.runc.v1.Options"}},
+            "SnapshotKey": "runs",
+            "Snapshotter": "overlayfs",
+            "CreatedAt": "2026-11-22T13:16:22.659917436Z",
+            "UpdatedAt": "2026-11-22T13:16:22.659917436Z",
+            "Extensions": extensions,
+            "Spec": {"ociVersion": "1.0.2-dev", "process": {"args": ["sleep", "100"]}},
+        }
+    )
+
+
+def ctr_cri(reference: str, image: dict[str, str]) -> dict[str, Any]:
+    """What containerd's CRI keeps with a container."""
+    metadata = {"ID": "runs", "Name": "nginx", "SandboxID": "s", "Config": {"image": image}, "ImageRef": reference}
+    value = base64.b64encode(json.dumps({"Version": "v1", "Metadata": metadata}).encode()).decode()
+    url = "github.com/containerd/cri/pkg/store/container/Metadata"
+    return {"io.cri-containerd.container.metadata": {"type_url": url, "value": value}}
