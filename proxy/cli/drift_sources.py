@@ -291,7 +291,7 @@ async def output(command: tuple[str, ...], most: int) -> bytes:
 
 @asynccontextmanager
 async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, BinaryIO]]:
-    """A pipe of our own, to read from and to hand out: asyncio's are waited for with the process, and who holds one may live on."""
+    """A pipe of our own, to read from and to hand out: a process is waited for until asyncio's are closed."""
     source, sink = os.pipe()
     with os.fdopen(sink, "wb", 0) as end:
         reader = asyncio.StreamReader()
