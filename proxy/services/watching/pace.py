@@ -69,7 +69,8 @@ class Health:
     """Whether an upstream answers what it is asked. Silence is told once, when it has lasted."""
 
     def __init__(self) -> None:
-        self._failures = 0
+        self._failures = 0  #: outages in a row
+        self._unanswered = 0  #: of whatever kind
         self._since: datetime | None = None
         self.told = False  #: whether its silence is; to be set by whoever does so
         self.error = ""
@@ -86,12 +87,14 @@ class Health:
 
     def answered(self) -> None:
         """It said something about what it was asked."""
-        self._failures, self._since, self.told = 0, None, False
+        self._failures = self._unanswered = 0
+        self._since, self.told = None, False
 
     def failed(self, now: datetime, error: str, *, outage: bool = True) -> None:
         """It did not. What is no ``outage`` (it gives no access) is none of a reason to ask it less often."""
         self._since = self._since or now
         self._failures += outage
+        self._unanswered += 1
         self.error = error
 
     def pause(self) -> float:
@@ -100,5 +103,7 @@ class Health:
         return longest * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load, guards nothing
 
     def silent(self, now: datetime, after: float) -> bool:
-        """Whether no answer has come for ``after`` seconds, and that is not ``told``."""
-        return not self.told and self._since is not None and now - self._since >= timedelta(seconds=after)
+        """Whether no answer has come for ``after`` seconds, to some questions at least, and that is not ``told``."""
+        if self.told or self._since is None or self._unanswered < FAILURES:
+            return False
+        return now - self._since >= timedelta(seconds=after)

@@ -93,13 +93,16 @@ def test_silence_is_told_once_when_it_has_lasted() -> None:
     """Not before its time, not twice; after an answer, a new silence is news again."""
     health = Health()
     assert not health.silent(NOW, 0)
-    health.failed(NOW, "no route")
+    for _ in range(FAILURES):
+        assert not health.silent(NOW + timedelta(seconds=60), 60), "one tag says little of an upstream"
+        health.failed(NOW, "no route")
     assert not health.silent(NOW + timedelta(seconds=59), 60)
     assert health.silent(NOW + timedelta(seconds=60), 60)
     health.told = True
     assert not health.silent(NOW + timedelta(seconds=61), 60)
     health.answered()
-    health.failed(NOW, "no route")
+    for _ in range(FAILURES):
+        health.failed(NOW, "no route")
     assert health.silent(NOW + timedelta(seconds=60), 60)
 
 
