@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,7 +31,8 @@ from tests.tools import need
 
 pytestmark = pytest.mark.client
 NAME = "reg.example/acme/drift"
-_TIMEOUT = 60.0
+_TIMEOUT = 180.0
+_TURN = itertools.count()
 LAYERS: list[Callable[[], list[Put]]] = [
     lambda: [
         *(folder(name) for name in ("bin", "etc", "usr", "usr/bin", "proc", "sys", "dev", "tmp")),
@@ -73,7 +76,7 @@ def image(upstream: Upstream) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A container that runs: how a command is run in it, and what ``tagstone`` needs to find it."""
+    """A container that runs: how a command is run in it (``{turn}``: a new number each time), and what finds it."""
 
     name: str
     runtime: str
@@ -83,7 +86,8 @@ class Running:
 
     def run(self, script: str) -> None:
         """Run a shell's words in it."""
-        command(*self.exec, "/bin/busybox", "sh", "-c", script, env=self.env)
+        words = (word.replace("{turn}", str(next(_TURN))) for word in self.exec)
+        command(*words, "/bin/busybox", "sh", "-c", script, env=self.env)
 
 
 def command(*words: str, env: Mapping[str, str] | None = None) -> str:
@@ -123,13 +127,13 @@ def by_containerd(daemon: Containerd, client: Client) -> Iterator[Running]:
     """A container of containerd's, pulled through the mirror."""
     pulled = client.pull(f"{NAME}:v1")
     assert pulled.ok, pulled.output
-    name = "tagstone-drift"
+    name = f"tagstone-{secrets.token_hex(6)}"  # runc knows the containers of the whole machine by their names
     command(*daemon.ctr, "run", "--detach", "--snapshotter", "native", f"{NAME}:v1", name)
     try:
         listed = command(*daemon.ctr, "tasks", "ls").splitlines()
         pid = next(int(line.split()[1]) for line in listed if line.split()[0] == name)
         env = {"CONTAINERD_ADDRESS": str(daemon.folder / "s")}
-        yield Running(name, "ctr", (*daemon.ctr, "tasks", "exec", "--exec-id", "drift", name), env, pid)
+        yield Running(name, "ctr", (*daemon.ctr, "tasks", "exec", "--exec-id", "drift-{turn}", name), env, pid)
     finally:
         command(*daemon.ctr, "tasks", "rm", "--force", name)
         command(*daemon.ctr, "containers", "rm", name)
@@ -200,10 +204,10 @@ def test_processes_of_a_real_container(proxy: Tagstone, running: Running) -> Non
     assert clean["unread"] == []
     # busybox goes by the name that it is called by.
     running.run("cp /bin/busybox /tmp/busybox-gone; /tmp/busybox-gone sleep 1000 >/dev/null 2>&1 </dev/null &")
-    until(lambda: "/tmp/busybox-gone" in programs(running), 30)
+    until(lambda: "/tmp/busybox-gone" in programs(running), 120)
     running.run("rm /tmp/busybox-gone")
     with from_memory(running.pid):
-        until(lambda: "/memfd:implant" in programs(running), 30)
+        until(lambda: "/memfd:implant" in programs(running), 120)
         found = processes(proxy, running, code=1)
         assert sorted((each["wrong"], each["role"], each["path"]) for each in found["findings"]) == [
             ("deleted", "program", "/tmp/busybox-gone"),
@@ -214,7 +218,7 @@ def test_processes_of_a_real_container(proxy: Tagstone, running: Running) -> Non
         (deleted,) = [each for each in found["findings"] if each["wrong"] == "deleted"]
         assert deleted["note"].startswith("a layer has this content as /bin/")
     running.run(f"kill {inner(deleted['pid'])}")
-    until(lambda: not {"/tmp/busybox-gone", "/memfd:implant"} & programs(running), 30)
+    until(lambda: not {"/tmp/busybox-gone", "/memfd:implant"} & programs(running), 120)
     assert processes(proxy, running, code=0)["findings"] == []
 
 
