@@ -16,14 +16,10 @@ from proxy.configuration.access import AccessConfiguration, read_passwords
 from proxy.configuration.identity import policy_hash
 from proxy.routing import Router
 from proxy.services.admission import Admission
-from proxy.services.alerts import Alerts
 from proxy.services.authentication import Authenticator
 from proxy.services.background import forever
 from proxy.services.bookkeeper import Bookkeeper
 from proxy.services.candidates import Candidates, Judge
-from proxy.services.checkpoints import signer_of
-from proxy.services.classification import Classifier, Classifying
-from proxy.services.duty import Duty
 from proxy.services.gate import Gate
 from proxy.services.ingest import Ingest
 from proxy.services.inventory import Ending, Standing, endings, inventory
@@ -35,18 +31,10 @@ from proxy.services.refresher import Refresher
 from proxy.services.review import Reviewer
 from proxy.services.revision import Revision, utc_now
 from proxy.services.revocation import Revocations
-from proxy.services.scrubber import Scrubber
 from proxy.services.sessions import Sessions, session_key
-from proxy.services.snapshots import Snapshots
-from proxy.services.verifying import lane as verifying
-from proxy.services.verifying.endings import Endings
-from proxy.services.verifying.pins import PinVerifier
-from proxy.services.verifying.verifier import Verifier
 from proxy.services.watched import FileWatch
-from proxy.services.watching.lane import Tools
-from proxy.services.watching.tags import TagLists
-from proxy.services.watching.watcher import Watcher
 from proxy.tuf.state import State
+from proxy.upkeep import House, Upkeep
 from proxy.upstream.client import Upstreams
 from proxy.upstream.keysets import fetch_key_set
 from proxy.upstream.revocation import RevocationServers
@@ -61,21 +49,16 @@ from proxy.web.pulls import PullLog
 from proxy.web.registry import RegistryApi
 from storage.catalog import Catalog
 from storage.checkpoints import Checkpoints
-from storage.classifications import ClassificationStore
 from storage.database import FILE_NAME, Database
-from storage.deliveries import Deliveries
 from storage.errors import BlobStoreUnavailable, StorageError
 from storage.events import EventStore
 from storage.filesystem import FilesystemBlobStore
 from storage.leases import Leases
 from storage.ledger import Ledger
-from storage.notices import EVERYTHING, Notices
+from storage.notices import Notices
 from storage.outbox import OUTBOX_NOTICE
-from storage.pins import PIN_NOTICE, PinStore
-from storage.progress import ProgressStore
+from storage.pins import PinStore
 from storage.pulls import PullStore
-from storage.verdicts import VerdictStore
-from storage.watching import WatchStore
 
 log = structlog.get_logger("tagstone.app")
 
@@ -143,7 +126,6 @@ class Application:
         self.metrics = Metrics(self._readings)
         self.events = EventStore(self.database)
         self._news = News(self.events, self.metrics)
-        leases = Leases(self.database)
         self.blobs = FilesystemBlobStore(data_dir, on_damage=self._news.damaged)
         self.upstreams = upstreams_of(configuration)
         self.ingest = Ingest(self.blobs, self.upstreams, on_tampered=self._news.tampered)
@@ -155,23 +137,6 @@ class Application:
         judge = Judge(self._admission, self.pins)
         candidates = Candidates(judge, self._admission, self.pins, self.upstreams, limits, utc_now)
         self.gate = Gate(revision, self._admission, self.pins, self.blobs, self.upstreams, candidates, limits, utc_now, refused)
-        watches = WatchStore(self.database)
-        judging = verifying.Tools(
-            self.gate,
-            PinVerifier(self.gate, self.events, self.metrics, utc_now),
-            self.pins,
-            VerdictStore(self.database),
-            watches,
-            utc_now,
-        )
-        told = Endings(self.events, self.metrics, utc_now)
-        lists = TagLists(self.gate, self.upstreams, watches, self.metrics, utc_now)
-        tools = Tools(self.gate, self.upstreams, watches, self.events, lists, self.metrics, utc_now)
-        rates = {name: upstream.watch_rate for name, upstream in configuration.upstreams.items()}
-        self.watcher = Watcher(tools, rates, settings.watch, leases)
-        self.verifier = Verifier(
-            judging, self.upstreams, rates, settings.verification, settings.watch, told, self._endings, leases
-        )
         access = configuration.access
         self._data_dir = data_dir
         self._issuers = issuers_of(configuration)
@@ -179,32 +144,26 @@ class Application:
         self._door = Door(access.rules, self._authenticator, access.service, access.realm)
         self._router, pulls = router_of(configuration), PullLog(settings.log.pulls, self.gate.rule_of)
         dry = Admission(self.catalog, self.blobs, self.upstreams, limits, utc_now, record=False)
-        classifications, snapshots = ClassificationStore(self.database), Snapshots(self.catalog, dry.holdings, self.blobs)
-        self.classifier = Classifier(classifications, snapshots, revision, utc_now)
-        self._classifying = Classifying(self.classifier, classifications)
-        self._classification = Duty("classification", self._classifying.step, leases, utc_now)
-        self.alerts = Alerts(
-            configuration.alerts,
-            Deliveries(self.database),
+        house = House(
+            self.database,
+            self.pins,
+            self.catalog,
             self.events,
-            leases,
-            utc_now,
-            user_agent=_USER_AGENT,
-            enrich=self.classifier.enrich,
+            self.blobs,
+            self.upstreams,
+            self.ingest,
+            self.gate,
+            dry,
+            self.metrics,
+            Leases(self.database),
+            self._endings,
         )
+        self.upkeep = Upkeep(house, configuration, revision, data_dir, utc_now, _USER_AGENT)
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         fairness = Fairness(limits)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
-        progress = ProgressStore(self.database)
-        self._scrubber = Scrubber(
-            self.blobs, self.catalog, self.events, progress, self.upstreams, self.ingest, settings.scrub, utc_now
-        )
-        self._scrubbing = Duty("scrub", self._scrubber.step, leases, utc_now)
-        self._recorder = Recorder(PullStore(self.database), leases, settings.pulls.kept, utc_now)
-        ledger, checkpoints = Ledger(self.database), Checkpoints(self.database)
-        signer = signer_of(settings.ledger, data_dir, ledger, checkpoints, self.events, utc_now)
-        self._signer = Duty("ledger", signer.step, leases, utc_now)
-        books = LedgerApi(ledger, checkpoints, limits.request_timeout)
+        self._recorder = Recorder(PullStore(self.database), house.leases, settings.pulls.kept, utc_now)
+        books = LedgerApi(Ledger(self.database), Checkpoints(self.database), limits.request_timeout)
         self._api = RegistryApi(
             self.gate,
             self._router,
@@ -221,7 +180,7 @@ class Application:
             ledger=books if settings.ledger.public else None,
         )
         operators = Authenticator(access.admin, Issuers({}), utc_now) if access.admin.tokens else None
-        self._admin_api = AdminApi(self.trouble, self.metrics, operators, self.alerts.look, books)
+        self._admin_api = AdminApi(self.trouble, self.metrics, operators, self.upkeep.alerts.look, books)
         self._passwords = FileWatch((), self._read_passwords, self._refuse_passwords)
         self._since = 0  #: the last notice that was heeded
         self._watcher: asyncio.Task[None] | None = None
@@ -254,31 +213,20 @@ class Application:
             exits.push_async_callback(self._recorder.close)
             await self._bookkeeper.start()
             exits.push_async_callback(self._bookkeeper.close)
-            await self._signer.start()
-            exits.push_async_callback(self._signer.close)
             await self.ingest.start()
             exits.push_async_callback(self.ingest.close, self._configuration.settings.limits.drain_timeout)
             exits.push_async_callback(self._reviewer.close)
-            await self._scrubbing.start()
-            exits.push_async_callback(self._scrubbing.close)
             exits.push_async_callback(self.gate.close)
             self._session_key = await _session_key(self._data_dir)
             self._follow(self._configuration.access)
             exits.push_async_callback(self._authenticator.close)
             await self._passwords.start()
             exits.push_async_callback(self._passwords.close)
-            exits.push_async_callback(self.classifier.close)
-            await self._classification.start()
-            exits.push_async_callback(self._classification.close)
-            await self.alerts.start()
-            exits.push_async_callback(self.alerts.close)
             self._since = await self._notices.latest()
+            await self.upkeep.start()
+            exits.push_async_callback(self.upkeep.close)
             self._watcher = asyncio.create_task(forever("notices", self._watch), name="notices")
             exits.push_async_callback(self._end_watch)
-            await self.watcher.start()
-            exits.push_async_callback(self.watcher.close)
-            await self.verifier.start()
-            exits.push_async_callback(self.verifier.close)
             exits.push_async_callback(self._refresher.close)
             await self._refresher.start(self._current.repositories, self._current.settings.trust.refresh)
             self._exits = exits.pop_all()
@@ -297,11 +245,9 @@ class Application:
         self._authenticator.adopt(access.credentials, self._issuers)
         self._door.adopt(access.rules, access.service, access.realm)
         self._decide_by(configuration)
-        self._scrubber.adopt(configuration.settings.scrub)
+        self.upkeep.adopt(configuration)
         self._recorder.adopt(configuration.settings.pulls.kept)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
-        self.watcher.adopt(configuration.settings.watch)
-        self.verifier.adopt(configuration.settings.verification, configuration.settings.watch)
         old, new = self._configuration.settings, configuration.settings
         fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "ledger", "workers")
         waiting = [name for name in fixed if getattr(old, name) != getattr(new, name)]
@@ -311,7 +257,6 @@ class Application:
             self._router = router_of(configuration)
             self._api.adopt(self._router)
         self._reviews.adopt(configuration.reviews, self._router)
-        self.alerts.follow(configuration.alerts)
         self._record_policy("the configuration was reloaded")
         self._follow(access)
         return tuple(waiting)
@@ -322,8 +267,7 @@ class Application:
         revision = revision_of(configuration, self._number, self._revocations)
         self.gate.adopt(revision)
         self._reviewer.adopt(revision)
-        self.classifier.adopt(revision)
-        self.verifier.changed()
+        self.upkeep.decide_by(revision)
 
     def _record_policy(self, reason: str) -> None:
         self._bookkeeper.decides_by(policy_hash(self._current), reason, {"rules": len(self._current.rules)})
@@ -375,14 +319,9 @@ class Application:
         try:
             for notice in await self._notices.wait(self._since):
                 self._since = max(self._since, notice.sequence)
-                if notice.kind in {OUTBOX_NOTICE, EVERYTHING}:
-                    self.alerts.wake()
-                if notice.kind != OUTBOX_NOTICE:
+                if notice.kind != OUTBOX_NOTICE:  # which changes no answer
                     self.gate.notice(notice)
-                if notice.kind in {PIN_NOTICE, EVERYTHING}:
-                    self._classifying.wake()
-                self.watcher.notice(notice)
-                self.verifier.notice(notice)
+                self.upkeep.notice(notice)
         except Exception as error:
             # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
             self.gate.forget()
@@ -406,7 +345,6 @@ class Application:
 
     def _readings(self) -> Iterable[Gauge]:
         yield self._recorder.reading()
-        yield from self._scrubber.readings()
         yield Gauge("blobs_arriving", "Blobs that are being fetched or put away.", (), (((), float(self.ingest.arriving)),))
         states = self.upstreams.status()
         yield Gauge(
@@ -421,10 +359,8 @@ class Application:
             ("upstream",),
             tuple(((state.name,), float(state.remaining)) for state in states if state.remaining is not None),
         )
-        yield from self.watcher.readings()
-        yield from self.verifier.readings()
         yield from _root_readings(self._current)
-        yield from self.alerts.readings()
+        yield from self.upkeep.readings()
 
 
 def _decides(configuration: Configuration, name: str) -> tuple[object, ...]:

@@ -36,7 +36,7 @@ async def compared(proxy: Proxy, upstream: Registry, before: Image, after: Image
     """What changed between two images that the upstream has."""
     for image in (before, after):
         upstream.add("acme/app", image)
-    return await proxy.application.classifier.of(APP, before.digest, after.digest)
+    return await proxy.application.upkeep.classifier.of(APP, before.digest, after.digest)
 
 
 def with_manifest(image: Image, **members: Any) -> Image:
@@ -101,11 +101,11 @@ async def test_what_is_not_there_is_critical_and_asked_for_again(tmp_path: Path,
         for image in (before, after):
             upstream.add("acme/app", image)
         upstream.delete("acme/app", new.digest if missing == "manifest" else new.config.digest)
-        change = await proxy.application.classifier.of(APP, before.digest, after.digest)
+        change = await proxy.application.upkeep.classifier.of(APP, before.digest, after.digest)
         assert (change.severity, change.settled) == (Severity.CRITICAL, False)
         assert set(change.kinds) >= {Kind.UNREADABLE, Kind.NOT_KNOWN_YET}
         upstream.add("acme/app", after)
-        change = await proxy.application.classifier.of(APP, before.digest, after.digest)
+        change = await proxy.application.upkeep.classifier.of(APP, before.digest, after.digest)
         assert set(change.kinds) == {Kind.BASE_REBUILT, Kind.PLATFORMS_CHANGED} - {Kind.PLATFORMS_CHANGED}
 
 
@@ -118,7 +118,7 @@ async def test_an_outage_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.
             upstream.add("acme/app", image)
             if by:
                 upstream.sign("acme/app", image.digest, proxy.signer)
-        classifier, pair = proxy.application.classifier, (APP, ONE.digest, NEW.image().digest)
+        classifier, pair = proxy.application.upkeep.classifier, (APP, ONE.digest, NEW.image().digest)
         change = await classifier.of(*pair)
         assert set(change.kinds) == {Kind.BASE_REBUILT, Kind.SIGNATURE_LOST}
         asked = len(upstream.requests)
@@ -137,11 +137,11 @@ async def test_what_another_version_kept_is_compared_again(tmp_path: Path) -> No
     """A document that cannot be read is as good as none."""
     async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
         change = await compared(proxy, upstream, ONE, NEW.image())
-        store = proxy.application.classifier._store
+        store = proxy.application.upkeep.classifier._store
         kept = await store.get(APP, ONE.digest, NEW.image().digest)
         assert kept is not None
         await store.put(APP, ONE.digest, NEW.image().digest, Classified({"version": 99}, kept.at))
-        assert await proxy.application.classifier.known(APP, ONE.digest, NEW.image().digest) is None
+        assert await proxy.application.upkeep.classifier.known(APP, ONE.digest, NEW.image().digest) is None
         assert await compared(proxy, upstream, ONE, NEW.image()) == change
 
 

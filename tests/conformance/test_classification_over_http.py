@@ -76,7 +76,7 @@ async def test_an_overwrite_says_what_changed(
         assert event.details["change"].startswith(f"{severity}: ")
         assert event.details["lines"]
         asked = len(upstream.requests)
-        change = await proxy.application.classifier.of(APP, OLD.image().digest, after.image().digest)
+        change = await proxy.application.upkeep.classifier.of(APP, OLD.image().digest, after.image().digest)
         assert change.severity is severity
         assert len(upstream.requests) == asked
 
@@ -156,13 +156,13 @@ async def test_a_signature_that_comes_late_is_seen(tmp_path: Path, monkeypatch: 
 async def test_a_candidate_that_is_gone_is_not_nothing(tmp_path: Path) -> None:
     """What cannot be compared at all keeps the severity that overwrites have, and says why."""
     async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
-        change = await proxy.application.classifier.of(APP, Digest.of(b"one"), Digest.of(b"other"))
+        change = await proxy.application.upkeep.classifier.of(APP, Digest.of(b"one"), Digest.of(b"other"))
         assert change.severity is Severity.WARNING
         assert len(change.unknown) == 2
         assert all("does not exist upstream" in line for line in change.unknown)
         denied = Repository.of("reg.example", "elsewhere")
         asked = len(upstream.requests)
-        change = await proxy.application.classifier.of(denied, Digest.of(b"one"), Digest.of(b"other"))
+        change = await proxy.application.upkeep.classifier.of(denied, Digest.of(b"one"), Digest.of(b"other"))
         assert "its upstream is not asked" in change.unknown[0]
         assert len(upstream.requests) == asked
 
@@ -172,12 +172,12 @@ async def test_the_event_is_made_to_say_more(tmp_path: Path) -> None:
     async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
         event = await overwritten(upstream, proxy, OLD.image(), TROJAN.image(), signed=(True, True))
         bare = replace(event, details={"more": "x"}, severity=Severity.WARNING)
-        rich = await proxy.application.classifier.enrich(bare)
+        rich = await proxy.application.upkeep.classifier.enrich(bare)
         assert rich.severity is Severity.CRITICAL
         assert rich.details["more"] == "x"
         assert "entrypoint" in rich.details["kinds"]
         for other in (replace(bare, digest=OLD.image().digest), replace(bare, type=EventType.TAG_DELETED)):
-            assert await proxy.application.classifier.enrich(other) == other
+            assert await proxy.application.upkeep.classifier.enrich(other) == other
 
 
 def _moments(seconds: float) -> Any:

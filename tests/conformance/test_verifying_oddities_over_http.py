@@ -100,7 +100,7 @@ async def test_many_pins_are_judged_while_pulls_go_on(tmp_path: Path) -> None:
             await pinned(proxy, upstream, f"t{number}")
         other = upstream.image("open/app", "v1")
         assert (await proxy.manifest("open/app", "v1")).status == 200
-        await until(lambda: proxy.application.verifier.on, PATIENCE)
+        await until(lambda: proxy.application.upkeep.verifier.on, PATIENCE)
         before = upstream.count()
         await proxy.reload(twice)
 

@@ -234,7 +234,7 @@ async def test_a_block_revokes_and_its_end_reinstates_without_a_pull(tmp_path: P
     async with Registry() as upstream, Proxy(tmp_path, upstream, top=IDLE) as proxy:
         image = await pinned(proxy, upstream)
         catalog, now = proxy.application.catalog, datetime.now(UTC)
-        await until(lambda: proxy.application.verifier.on, PATIENCE)
+        await until(lambda: proxy.application.upkeep.verifier.on, PATIENCE)
         await catalog.block(Block(image.digest, "malicious", "on-call", now))
         await until(becomes(proxy, PinState.REVOKED), PATIENCE)
         await until(lambda: told(proxy, EventType.PIN_REVOKED), PATIENCE)
@@ -255,9 +255,9 @@ async def test_two_workers_tell_once(tmp_path: Path) -> None:
             await until(lambda: told(proxy, EventType.SIGNATURE_LOST), PATIENCE)
             await until(rounds(upstream, image.digest, 3), PATIENCE)
             assert len(await told(proxy, EventType.SIGNATURE_LOST)) == 1
-            busy = [each for each in (proxy.application, second.application) if each.verifier.on]
+            busy = [each for each in (proxy.application, second.application) if each.upkeep.verifier.on]
             assert len(busy) == 1
-            await busy[0].verifier.close()
+            await busy[0].upkeep.verifier.close()
             await until(rounds(upstream, image.digest, 2), PATIENCE)
             assert len(await told(proxy, EventType.SIGNATURE_LOST)) == 1
         finally:
