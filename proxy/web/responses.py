@@ -38,7 +38,8 @@ _DEFAULT_RETRY = 5
 
 def plain(text: str, limit: int) -> str:
     """``text`` as one line of printable ASCII, at most ``limit`` characters: safe in a status line or a header."""
-    clean = "".join(character if " " <= character <= "~" else "?" for character in " ".join(text.split()))
+    line = " ".join(text.replace("…", "...").split())
+    clean = "".join(character if " " <= character <= "~" else "?" for character in line)
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 

@@ -107,6 +107,7 @@ def test_a_malformed_request_is_answered_with_its_own_code() -> None:
     ("text", "limit", "line"),
     [
         ("plain", 10, "plain"),
+        ("cut…", 10, "cut..."),
         ("two\r\nlines", 20, "two lines"),
         ("\r\n\r\nX: y", 20, "X: y"),
         ("a\x00b\x1b[31mc\x7f", 20, "a?b?[31mc?"),
