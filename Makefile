@@ -6,7 +6,7 @@
 # many examples as make test Hypothesis tries in make fuzz).
 
 PYTHON ?= python3
-JOBS ?= 2
+JOBS ?= 3
 TARGET ?=
 SECONDS ?= 600
 FUZZ_TIMES ?= 20

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# A machine that is busy with something else is no failed property.
-settings.register_profile("house", deadline=None)
+# A machine that is busy with something else is no failed property; more examples than that are for `make fuzz`.
+settings.register_profile("house", deadline=None, max_examples=40)
 settings.load_profile("house")
 
 #: What starts daemons, or uses all cores by itself: one after the other, in one process.

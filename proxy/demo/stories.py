@@ -119,9 +119,8 @@ async def rebuild(scene: Scene) -> None:
     await shelf.push("shop/api", "latest", after, publisher)
     await scene.pull(1, "shop/api", "latest", before)
     await scene.alert("tag.rotation.pending", f"{REGISTRY}/shop/api:latest")
-    await asyncio.sleep(scene.stage.cooldown + 0.5)
-    await scene.pull(2, "shop/api", "latest", after)
     await scene.alert("tag.rotated", f"{REGISTRY}/shop/api:latest")
+    await scene.pull(2, "shop/api", "latest", after)
 
 
 async def other_signer(scene: Scene) -> None:

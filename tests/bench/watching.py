@@ -143,6 +143,7 @@ def _pin(repository: Repository, tag: str, now: datetime) -> dict[str, Any]:
         "version": 1,
         "registry": _REGISTRY,
         "phase": place(),
+        "verdict_phase": place(),
     }
 
 

@@ -98,7 +98,7 @@ def test_promise_49_update_ends_with_1_where_an_answer_does_not_hold(setting: Se
     (json_told,) = setting.json("trust", "update", code=1)["roots"]
     assert json_told["result"] == "refused"
     assert "timestamp.json is expired" in json_told["suspended"]
-    assert "trust.roots.corp makes no new decisions" in setting.run("trust", "check", code=1).stdout
+    assert "trust.roots.corp: makes no new decisions" in setting.run("trust", "check", code=1).stdout
     shown = setting.run("trust", "show").stdout
     assert "suspended" in shown
     assert "    makes no new decisions" in shown

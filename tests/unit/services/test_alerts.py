@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from proxy.policy.alerts import AlertPolicy, CloudEvents, Digest, Filter, Http, SinkPolicy
@@ -21,6 +22,7 @@ from storage.errors import DatabaseUnavailable
 from storage.events import EventStore
 from storage.leases import Leases
 from storage.records import Event, EventType, Message, Severity
+from storage.tables import deliveries
 from tests.harness import until
 
 NOW = datetime(2026, 3, 14, 9, tzinfo=UTC)
@@ -270,10 +272,13 @@ async def test_old_rows_are_removed(database: Database, sent: Sent, monkeypatch:
     (work,) = (await Deliveries(database).work("a", NOW, NOW, 1)).batch
     await Deliveries(database).delivered("a", [work.id], NOW - timedelta(days=8))
     alerts = service(database, policy(sink("a")))
-    with capture_logs() as logs:
-        await alerts.start()
-        await until(lambda: any(line["event"] == "alerts.pruned" for line in logs), 60)
-        await alerts.close()
+    await alerts.start()
+
+    async def removed() -> bool:
+        return await database.read(lambda connection: connection.execute(select(deliveries.c.id)).first()) is None
+
+    await until(removed, 60)
+    await alerts.close()
 
 
 def test_every_kind_of_sink_can_be_made() -> None:

@@ -281,12 +281,12 @@ async def test_misbehaviour_is_told_of_the_upstream_once(database: Database, dri
     await pin(database, 20)
     driver.world.answers["t3"] = driver.world.answers["t4"] = Result.MISBEHAVED
     await driver.run(2 * INTERVAL)
-    (event,) = await driver.events.list()
-    assert (event.type, event.subject) == (EventType.UPSTREAM_MISBEHAVING, APP.registry)
+    told = [event for event in await driver.events.list() if event.type is EventType.UPSTREAM_MISBEHAVING]
+    assert [event.subject for event in told] == [APP.registry]
     driver.world.answers.clear()
     driver.fresh()
     await driver.run(INTERVAL / 2)
-    assert await driver.open() == [EventType.UPSTREAM_MISBEHAVING]
+    assert EventType.UPSTREAM_MISBEHAVING in await driver.open()
     await driver.run(INTERVAL)
     assert await driver.open() == []
 
