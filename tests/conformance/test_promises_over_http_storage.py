@@ -7,8 +7,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -71,11 +71,12 @@ def _place(proxy: Proxy, digest: Digest) -> Path:
 # -- 53: the database ----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
+@asynccontextmanager
+async def locked(path: Path) -> AsyncIterator[None]:
     """Somebody else writes, and does not come to an end."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        # In a thread: who writes at this moment needs this loop to come to an end.
+        await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
 
@@ -95,7 +96,7 @@ async def test_promise_53_a_locked_database_is_waited_for_and_then_an_outage(scr
         assert (await proxy.manifest("open/app", "v1")).status == 200
         assert (await proxy.blob("open/app", image.layers[0].digest)).status == 200
         assert (await proxy.blob("open/app", image.layers[0].digest)).status == 200
-        with locked(proxy.data_dir / "tagstone.db"):
+        async with locked(proxy.data_dir / "tagstone.db"):
             began = time.monotonic()
             for _ in range(50):
                 assert (await proxy.manifest("open/app", "v1")).body == image.body
@@ -121,7 +122,7 @@ async def test_promise_53_an_overwrite_under_a_locked_database_is_not_served(scr
         first = upstream.image("open/app", "v1")
         assert (await proxy.manifest("open/app", "v1")).status == 200
         second = upstream.image("open/app", "v1", seed="second")
-        with locked(proxy.data_dir / "tagstone.db"):
+        async with locked(proxy.data_dir / "tagstone.db"):
             answer = await proxy.manifest("open/app", "v1")
             assert_failure(answer, 503, "UNAVAILABLE", "locked", "locked")
         answer = await proxy.manifest("open/app", "v1")

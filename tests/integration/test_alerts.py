@@ -134,7 +134,7 @@ def test_promise_58_a_sink_killed_in_mid_delivery_misses_nothing(upstream: Upstr
         tags(upstream, after, names)
         with pulling(server, "steady", str(before.digest)) as wrong, ThreadPoolExecutor(1) as pool:
             refused = pool.submit(statuses, server, names)
-            for reached in (20, 100):
+            for reached in (COUNT // 4, COUNT // 2):
                 until(lambda reached=reached: len(sink.received) >= reached, PATIENCE)  # type: ignore[misc]  # of this round
                 sink.signal(signal.SIGKILL)
                 sink.wait()

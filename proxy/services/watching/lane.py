@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,8 +91,9 @@ class Lane:
         self._noted: dict[str, datetime] = {}  # which pins it told about, and when: not written yet
         self._trouble: StorageError | None = None
         self._courses: dict[Round, Course] = {}
-        self._again: deque[_Failed] = deque(maxlen=MOST)
+        self._again: dict[tuple[Repository, str], _Failed] = {}
         self._next_try = 0.0
+        self._unanswered: tuple[Repository, str] | None = None  # about what nothing was heard last
         self._behind = False  # whether it is told
         self._behind_since: float | None = None
         self._slow: Slow | None = None
@@ -159,11 +160,10 @@ class Lane:
         if self._health.away:
             return await self._try()
         mono = self._tools.mono()
-        for failed in [failed for failed in self._again if failed.at <= mono][:PAGE]:
-            self._again.remove(failed)
+        for failed in [failed for failed in self._again.values() if failed.at <= mono][:PAGE]:
             if (wait := await self._room()) > 0:
-                self._again.append(failed)
                 return wait
+            del self._again[failed.repository, failed.tag]
             await self._check(failed.repository, failed.tag, failed.times)
         return await self._round(Round.PINS, interval, lambda turn: self._check(turn.repository, turn.tag, 0))
 
@@ -178,18 +178,18 @@ class Lane:
         return await self._round(Round.TAGS, interval, lambda turn: self._list(turn.repository))
 
     async def _try(self) -> float:
-        """Ask about one tag whether the upstream is back. Seconds until there is something to do again."""
+        """Ask about one tag whether the upstream is back. Seconds until there is something to do again.
+
+        Not about the one that said nothing last, where there is another: it may be the only one of which nothing can be heard.
+        """
         wait = max(self._next_try - self._tools.mono(), self._pace.wait(self._tools.mono(), self._allowance()))
         if wait > 0:
             return wait
         self._pace.spent(self._tools.mono())
-        if self._again:
-            failed = self._again.popleft()
-            await self._check(failed.repository, failed.tag, failed.times)
-        else:
-            position = (await self._course(Round.PINS)).hand.position
-            for turn in await self._tools.store.due(self.registry, Round.PINS, position, PHASES, 1):
-                await self._check(turn.repository, turn.tag, 0)
+        position = (await self._course(Round.PINS)).hand.position
+        turns = await self._tools.store.due(self.registry, Round.PINS, position, PHASES, 2)
+        for turn in sorted(turns, key=lambda turn: (turn.repository, turn.tag) == self._unanswered)[:1]:
+            await self._check(turn.repository, turn.tag, 0)
         self._next_try = self._tools.mono() + self._health.pause()
         return 0.0
 
@@ -217,7 +217,8 @@ class Lane:
         passed, wait = 0, 0.0
         async with asyncio.TaskGroup() as group:
             for each in turns:
-                if not seen_lately(each.at, tools.clock(), interval, settings.jitter):
+                repeated = which is Round.PINS and (each.repository, each.tag) in self._again
+                if not repeated and not seen_lately(each.at, tools.clock(), interval, settings.jitter):
                     await room.acquire()
                     wait = await self._room()
                     if wait > 0 or self._health.away or settings is not self._settings or self._trouble is not None:
@@ -279,8 +280,11 @@ class Lane:
         self._heard(checked.result, checked.message, told=checked.told)
         if checked.result is Result.UNREACHABLE and (times < TIMES or self._health.away):
             log.debug("watch.unreachable", image=checked.name, error=checked.message)
+            self._unanswered = repository, tag
             at = self._tools.mono() + AGAIN * 2**times
-            self._again.append(_Failed(repository, tag, min(times + 1, TIMES), at))
+            self._again[repository, tag] = _Failed(repository, tag, min(times + 1, TIMES), at)
+            if len(self._again) > MOST:
+                del self._again[next(iter(self._again))]  # it has its turn as all others
 
     async def _list(self, repository: Repository) -> None:
         settings = self._settings

@@ -103,7 +103,10 @@ class Health:
         return longest * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load, guards nothing
 
     def silent(self, now: datetime, after: float) -> bool:
-        """Whether no answer has come for ``after`` seconds, to some questions at least, and that is not ``told``."""
-        if self.told or self._since is None or self._unanswered < FAILURES:
+        """Whether no answer has come for ``after`` seconds, and that is not ``told``.
+
+        Three failures may be one tag's: only what is asked then, about another, makes it the upstream's silence.
+        """
+        if self.told or self._since is None or self._unanswered <= FAILURES:
             return False
         return now - self._since >= timedelta(seconds=after)

@@ -236,6 +236,21 @@ async def test_a_check_that_says_nothing_is_repeated(database: Database, driver:
     assert "t7" in driver.world.tags()
 
 
+async def test_one_tag_does_not_make_an_upstream_silent(database: Database, driver: Driver) -> None:
+    """Where others have their turns long after it, one of them is asked before anything is told of the upstream."""
+    driver.lane.adopt(driver.settings.model_copy(update={"interval": 3600.0}))
+    await pin(database, 3, -3600)
+    driver.world.answers["t1"] = Result.UNREACHABLE
+    while not any(tag == "t1" for _, tag in driver.world.asked):
+        await driver.run(10)
+    first = driver.world.seconds
+    await driver.run(300)
+    times = [at for at, tag in driver.world.asked if tag == "t1"]
+    assert len([at for at in times if first <= at < first + 150]) >= 3
+    assert await driver.events.list() == []
+    assert not driver.lane.away
+
+
 async def test_an_upstream_that_is_away_is_tried_now_and_then(database: Database, driver: Driver) -> None:
     """Told once when it has lasted, for the upstream and not for its tags; when it answers all have their turns again."""
     await pin(database, 60)

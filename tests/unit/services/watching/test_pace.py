@@ -93,7 +93,7 @@ def test_silence_is_told_once_when_it_has_lasted() -> None:
     """Not before its time, not twice; after an answer, a new silence is news again."""
     health = Health()
     assert not health.silent(NOW, 0)
-    for _ in range(FAILURES):
+    for _ in range(FAILURES + 1):
         assert not health.silent(NOW + timedelta(seconds=60), 60), "one tag says little of an upstream"
         health.failed(NOW, "no route")
     assert not health.silent(NOW + timedelta(seconds=59), 60)
@@ -101,7 +101,7 @@ def test_silence_is_told_once_when_it_has_lasted() -> None:
     health.told = True
     assert not health.silent(NOW + timedelta(seconds=61), 60)
     health.answered()
-    for _ in range(FAILURES):
+    for _ in range(FAILURES + 1):
         health.failed(NOW, "no route")
     assert health.silent(NOW + timedelta(seconds=60), 60)
 
