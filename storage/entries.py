@@ -8,7 +8,8 @@ one in C2SP tlog-tiles.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -115,13 +116,20 @@ def of_unblock(digest: Digest, *, by: str, reason: str, at: datetime) -> Entry:
 
 def pin_facts(pin: Pin) -> dict[str, Any]:
     """What an entry says of a pin: those of :data:`PIN_FACTS` that there are."""
-    return {name: fact for name in PIN_FACTS if (fact := _fact(getattr(pin, name))) not in (None, [])}
+    return facts_of(getattr(pin, name) for name in PIN_FACTS)
+
+
+def facts_of(values: Iterable[object]) -> dict[str, Any]:
+    """The same from the values of :data:`PIN_FACTS` in their order; one may be spelled already, as the database keeps it."""
+    return {name: fact for name, value in zip(PIN_FACTS, values, strict=True) if (fact := _fact(value)) not in (None, [])}
 
 
 def _fact(value: object) -> Any:
     """A value as an entry has it: spelled, or, where it is made of others and long, the hash of that."""
     if value is None or isinstance(value, int):
         return value
+    if isinstance(value, str):
+        return shortened(value, MAX_NAME)
     parts = _parts(value)
     if isinstance(parts, str):
         return parts
@@ -146,12 +154,13 @@ def _parts(value: Any) -> Any:
 
 def moment(time: datetime) -> str:
     """A time as entries spell it: RFC 3339, UTC, six decimals."""
-    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def shortened(text: str, most: int) -> str:
     """A text of ``most`` characters at most that is sure to have bytes: what was cut off is stood for by ``…``."""
-    text = text.encode("utf-8", "replace").decode()
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= most else text[: most - 1] + _CUT
 
 
@@ -178,7 +187,10 @@ def canonical(index: int, entry: Entry) -> bytes:
 
 
 _REQUIRED = ("kind", "subject", "by", "reason")
-_KNOWN = frozenset({"index", "time", "kind", "subject", "from", "to", "by", "reason"})
+_TEXTS = (*_REQUIRED, "from", "to")
+_KNOWN = frozenset({"index", "time", *_TEXTS})
+#: How :func:`moment` spells, and nothing else.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
 def parse(body: bytes) -> tuple[int, Entry]:
@@ -193,15 +205,15 @@ def parse(body: bytes) -> tuple[int, Entry]:
         at = datetime.fromisoformat(time)
     except ValueError as error:
         raise MalformedEntry("it has no time") from error
-    if at.tzinfo is None or _moment_or_none(at) != time:
+    if _MOMENT.fullmatch(time) is None:
         raise MalformedEntry(f"{time[:40]!r} is not how a time is spelled")
-    texts = {name: spelled.get(name) for name in (*_REQUIRED, "from", "to")}
-    for name, text in texts.items():
+    for name in _TEXTS:
+        text = spelled.get(name)
         if not (isinstance(text, str) or (text is None and name not in _REQUIRED)):
             raise MalformedEntry(f"it has no {name}")
     facts = {name: value for name, value in spelled.items() if name not in _KNOWN}
-    kind, subject, by, reason = (str(texts[name]) for name in _REQUIRED)
-    return index, Entry(kind, subject, at, by, reason, texts["from"], texts["to"], facts)
+    kind, subject, by, reason = spelled["kind"], spelled["subject"], spelled["by"], spelled["reason"]
+    return index, Entry(kind, subject, at, by, reason, spelled.get("from"), spelled.get("to"), facts)
 
 
 def _read(body: bytes) -> dict[str, Any]:
@@ -209,7 +221,7 @@ def _read(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_ENTRY:
         raise MalformedEntry("it is longer than an entry may be")
     try:
-        spelled = json.loads(body, parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
+        spelled = _DECODE(body.decode())
         same = body == (_ENCODE(spelled).encode() if body.isascii() else rfc8785.dumps(spelled))
     except RecursionError:
         raise MalformedEntry("it is nested too deeply") from None
@@ -224,13 +236,6 @@ def _read(body: bytes) -> dict[str, Any]:
     return spelled
 
 
-def _moment_or_none(at: datetime) -> str | None:
-    try:
-        return moment(at)
-    except OverflowError:  # a zone that leads beyond the years that there are
-        return None
-
-
 def _text(digest: Digest | None) -> str | None:
     return None if digest is None else str(digest)
 
@@ -243,3 +248,6 @@ def _integer(text: str) -> int:
     if len(text) > 20 or abs(number := int(text)) > _MAX_INTEGER:
         raise MalformedEntry(f"{text[:40]} is not a number that an entry may have")
     return number
+
+
+_DECODE = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse, parse_int=_integer).decode
