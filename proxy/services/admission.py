@@ -7,22 +7,22 @@ live in the catalog, so admission survives restarts; a verdict answers one finge
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamUnavailable
 from proxy.manifest import Manifest
-from proxy.policy.rules import Never, Rule, questions_of
+from proxy.policy.rules import Never, Rule
 from proxy.policy.verdicts import Outcome, Verdict, evaluate
 from proxy.services.flights import Flights
 from proxy.services.holdings import Holdings
 from proxy.services.memory import Memory
 from proxy.services.revision import Clock, Revision
+from proxy.services.weighing import Manner, Question, Rejudged, Weigher
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
-from proxy.verify.model import Harvest, Subject
 from storage.blobs import BlobStore
 from storage.catalog import Catalog
 from storage.digest import Digest
@@ -34,45 +34,6 @@ from storage.reference import Repository
 _MAX_ROOTS = 8
 #: A verdict from further in the future than this was reached by a clock that is not ours: it is asked for again.
 _SKEW = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """One question to admission: everything that its answer depends on."""
-
-    revision: Revision
-    rule: Rule
-    repository: Repository
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Rejudged:
-    """A verdict on a pinned digest that was reached anew. ``upstream``: by the evidence there alone; None: it was not asked."""
-
-    verdict: Verdict
-    upstream: Verdict | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How what was accepted before is judged again.
-
-    ``kept_first``: by the evidence that was kept, and by the upstream's only where that does not suffice; else the other way
-    round. ``leave`` is awaited before an upstream is asked for evidence, and may raise UpstreamUnavailable in its stead. ``by``:
-    only what these signers signed counts.
-    """
-
-    kept_first: bool = False
-    leave: Callable[[], Awaitable[None]] | None = None
-    by: Collection[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighed:
-    verdict: Verdict
-    harvest: Harvest
-    upstream: Verdict | None
 
 
 _ONLINE_FIRST = Manner()
@@ -92,6 +53,7 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self.holdings = Holdings(catalog, blobs, upstreams, limits, record=record)
+        self._weigher = Weigher(catalog, self.holdings, limits, clock)
         self._flights: Flights[tuple[int, Repository, Digest, str, bool], Verdict] = Flights()
         self._refusals: Memory[tuple[int, Repository, Digest, str, bool], Verdict] = Memory(10_000)
         self._readings: Flights[Repository, UpstreamUnavailable | None] = Flights()
@@ -109,7 +71,7 @@ class Admission:
 
     async def of_tag(self, revision: Revision, rule: Rule, repository: Repository, fetched: FetchedManifest) -> Verdict:
         """The verdict on what a tag names. Evidence about an image does not pass as an image."""
-        question = _Question(revision, rule, repository, fetched.digest)
+        question = Question(revision, rule, repository, fetched.digest)
         return await self._manifest(question, fetched, as_evidence=False)
 
     async def of_fetched(
@@ -129,7 +91,7 @@ class Admission:
         """
         if isinstance(rule.require, Never):
             return evaluate(rule.require, ())
-        question = _Question(revision, rule, repository, fetched.digest)
+        question = Question(revision, rule, repository, fetched.digest)
         lineage = await self._catalog.lineage(
             repository, fetched.digest, rule.fingerprint, as_manifest=True, through_evidence=as_evidence
         )
@@ -143,14 +105,14 @@ class Admission:
     async def of_pin(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
         """The verdict on a pinned digest. Raises nothing: what cannot be fetched cannot be told."""
         try:
-            return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=False)
+            return await self._manifest(Question(revision, rule, repository, digest), None, as_evidence=False)
         except UpstreamError as error:
             return _untold(error)
 
     async def of_candidate(self, revision: Revision, rule: Rule, repository: Repository, digest: Digest) -> Verdict:
         """The verdict on a digest that is to be pinned: as :meth:`of_pin`, but one that the upstream does not have is refused."""
         try:
-            return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=False)
+            return await self._manifest(Question(revision, rule, repository, digest), None, as_evidence=False)
         except UpstreamAbsent:
             return Verdict(Outcome.REFUSED, (f"{repository}@{digest} does not exist upstream",))
         except UpstreamError as error:
@@ -184,7 +146,7 @@ class Admission:
         """
         if isinstance(rule.require, Never):
             return Rejudged(evaluate(rule.require, ()))
-        question = _Question(revision, rule, repository, digest)
+        question = Question(revision, rule, repository, digest)
         lineage = await self._catalog.lineage(repository, digest, rule.fingerprint, as_manifest=True, through_evidence=False)
         if (block := blocked(lineage)) is not None:
             return Rejudged(_blocked(block))
@@ -205,21 +167,19 @@ class Admission:
                 refused = refused or judged
         return unknown or refused or Rejudged(Verdict(Outcome.REFUSED, ("nothing vouches for it",)))
 
-    async def _once_more(self, question: _Question, lineage: Lineage, manner: Manner) -> Rejudged:
+    async def _once_more(self, question: Question, lineage: Lineage, manner: Manner) -> Rejudged:
         """Judge one manifest again, and end its recorded acceptance where it is refused for certain."""
         repository, digest = question.repository, question.digest
         about: Sequence[Digest] = (digest,)
         try:
             fetched = await self.holdings.fetch(repository, digest)
             manifest = await self.holdings.parse(fetched)
-            about = self._about(digest, manifest)
-            found = await self._weigh(question, fetched, manifest, manner)
+            about = self._weigher.about(digest, manifest)
+            weighed = await self._weigher.weigh(question, fetched, manifest, manner)
         except UpstreamError as error:
             return Rejudged(_untold(error))
         except ManifestRefused as error:
             weighed = Rejudged(Verdict(Outcome.REFUSED, (str(error),)))
-        else:
-            weighed = Rejudged(found.verdict, found.upstream)
         known = next((each for each in lineage.verdicts if each.digest == digest and each.accepted), None)
         if weighed.verdict.outcome is not Outcome.REFUSED or known is None:
             return weighed
@@ -232,7 +192,7 @@ class Admission:
             reason = "the evidence by which it was accepted cannot be read now"
             return replace(refused, verdict=Verdict(Outcome.UNKNOWN, (*refused.verdict.reasons, reason)))
         holds = known.valid_until is None or now < known.valid_until
-        if holds and not refused.verdict.evidence and not await self._kept(repository, about):
+        if holds and not refused.verdict.evidence and not await self._weigher.kept(repository, about):
             return replace(refused, verdict=_as_recorded(known))
         await self.holdings.refuse(replace(known, accepted=False, reasons=refused.verdict.reasons, decided_at=now, signers=None))
         return refused
@@ -242,13 +202,13 @@ class Admission:
 
         Raises :class:`proxy.errors.UpstreamError` when it is not stored and the upstream does not give it.
         """
-        return await self._manifest(_Question(revision, rule, repository, digest), None, as_evidence=True)
+        return await self._manifest(Question(revision, rule, repository, digest), None, as_evidence=True)
 
     async def of_blob(
         self, revision: Revision, rule: Rule, repository: Repository, digest: Digest
     ) -> tuple[Verdict, Descriptor | None]:
         """The verdict on a blob, and its descriptor in the manifest that reaches it."""
-        question = _Question(revision, rule, repository, digest)
+        question = Question(revision, rule, repository, digest)
         if isinstance(rule.require, Never):
             return evaluate(rule.require, ()), None
         lineage = await self._catalog.lineage(repository, digest, rule.fingerprint)
@@ -272,7 +232,7 @@ class Admission:
             return Verdict(Outcome.REFUSED, ("this digest is a manifest, not a blob",)), None
         return verdict, None
 
-    async def _as_named(self, question: _Question, lineage: Lineage) -> Descriptor | None:
+    async def _as_named(self, question: Question, lineage: Lineage) -> Descriptor | None:
         """What the manifests above say of a blob; None where none of them names it as one.
 
         Where they contradict each other about its size, one of them lies, and must not break the others: the stored bytes
@@ -292,7 +252,7 @@ class Admission:
                     return edge.child
         return next(iter(named.values()), None)
 
-    async def _manifest(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
+    async def _manifest(self, question: Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
         if isinstance(question.rule.require, Never):
             return evaluate(question.rule.require, ())
         lineage = await self._catalog.lineage(
@@ -312,7 +272,7 @@ class Admission:
             return above
         return own
 
-    async def _from_above(self, question: _Question, lineage: Lineage) -> Verdict | None:
+    async def _from_above(self, question: Question, lineage: Lineage) -> Verdict | None:
         """What recorded verdicts and edges say; judges manifests above again when their verdicts answer an older question.
 
         None when nothing above the digest is known.
@@ -348,7 +308,7 @@ class Admission:
         latest = self._clock() + _SKEW
         return replace(lineage, verdicts=tuple(each for each in lineage.verdicts if each.decided_at <= latest))
 
-    async def _judge_above(self, question: _Question) -> Verdict:
+    async def _judge_above(self, question: Question) -> Verdict:
         """Judge a manifest above another one; failing to get it says nothing about what is below."""
         try:
             return await self._judge(question, None, as_evidence=False)
@@ -357,7 +317,7 @@ class Admission:
         except UpstreamError as error:
             return Verdict(Outcome.REFUSED, (str(error),))
 
-    async def _judge(self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
+    async def _judge(self, question: Question, fetched: FetchedManifest | None, *, as_evidence: bool) -> Verdict:
         # The fingerprint does not say who makes no decisions now: the revision does.
         key = (question.revision.number, question.repository, question.digest, question.rule.fingerprint, as_evidence)
         if (refusal := self._refusals.get(key)) is not None:
@@ -370,7 +330,7 @@ class Admission:
         return verdict
 
     async def _judge_alone(
-        self, question: _Question, fetched: FetchedManifest | None, *, as_evidence: bool, by: Collection[str] | None = None
+        self, question: Question, fetched: FetchedManifest | None, *, as_evidence: bool, by: Collection[str] | None = None
     ) -> Verdict:
         """Judge one manifest by its own evidence: the upstream's, and where that does not suffice what was stored."""
         fetched = fetched or await self.holdings.fetch(question.repository, question.digest)
@@ -380,71 +340,9 @@ class Admission:
             return Verdict(Outcome.REFUSED, (str(error),))
         if as_evidence and (admitted := await self._about_admitted(question, fetched, manifest)) is not None:
             return admitted
-        return (await self._weigh(question, fetched, manifest, Manner(by=by))).verdict
+        return (await self._weigher.weigh(question, fetched, manifest, Manner(by=by))).verdict
 
-    async def _weigh(self, question: _Question, fetched: FetchedManifest, manifest: Manifest, manner: Manner) -> _Weighed:
-        """Judge a manifest by its own evidence, the upstream's and what was kept, and remember an acceptance."""
-        repository, rule = question.repository, question.rule
-        pipeline, now = question.revision.pipeline, self._clock()
-        listed = manifest.manifests if manifest.is_index else None
-        subject = Subject(repository, fetched.digest, fetched.body, manifest.media_type, listed)
-        kept: tuple[Verdict, Harvest] | None = None
-        upstream: Verdict | None = None
-        if manner.kept_first:
-            kept = await self._by_kept(question, subject, manner.by)
-        if kept is not None and kept[0].accepted:
-            verdict, harvest = kept
-        else:
-            if manner.leave is not None and questions_of(rule.require):
-                await manner.leave()
-            verdict, harvest = await pipeline.judge(self.holdings.online, subject, rule, now, by=manner.by)
-            upstream = verdict
-            if (
-                not verdict.accepted
-                and not manner.kept_first
-                and await self._kept(repository, self._about(fetched.digest, manifest))
-            ):
-                kept = await self._by_kept(question, subject, manner.by)
-            # What the store cannot tell now may be what would have been accepted: then nothing is told.
-            if (
-                kept is not None
-                and not verdict.accepted
-                and (kept[0].accepted or (verdict.outcome is Outcome.REFUSED and kept[0].outcome is Outcome.UNKNOWN))
-            ):
-                verdict, harvest = kept
-        if verdict.accepted:
-            await self.holdings.record(repository, rule, fetched, manifest, harvest, verdict, self._clock())
-        return _Weighed(verdict, harvest, upstream)
-
-    async def _by_kept(self, question: _Question, subject: Subject, by: Collection[str] | None) -> tuple[Verdict, Harvest]:
-        """The verdict by the evidence that was kept, and if need be by what a root that decides nothing now accepted before."""
-        pipeline, rule, now = question.revision.pipeline, question.rule, self._clock()
-        found, harvest = await pipeline.judge(self.holdings.stored, subject, rule, now, by=by)
-        if found.outcome is Outcome.UNKNOWN and (grounds := await self._grounds(question)):
-            kept = self.holdings.stored_only(grounds)
-            repeated, its_harvest = await pipeline.judge(kept, subject, rule, now, again=True, by=by)
-            if repeated.accepted:
-                return repeated, its_harvest
-        return found, harvest
-
-    def _about(self, digest: Digest, manifest: Manifest) -> Sequence[Digest]:
-        """What evidence for a manifest may be about: itself, and what it lists."""
-        return (digest, *(entry.descriptor.digest for entry in manifest.manifests[: self._limits.platforms]))
-
-    async def _kept(self, repository: Repository, about: Sequence[Digest]) -> bool:
-        """Whether evidence was stored about any of these."""
-        for each in about:
-            if await self._catalog.evidence(repository, each):
-                return True
-        return False
-
-    async def _grounds(self, question: _Question) -> frozenset[Digest]:
-        """By which evidence a root that makes no decisions now had accepted a manifest when it made some; none: it never did."""
-        if not question.rule.lasting:
-            return frozenset()
-        return await self._catalog.grounds(question.repository, question.digest, question.rule.lasting)
-
-    async def _about_admitted(self, question: _Question, fetched: FetchedManifest, manifest: Manifest) -> Verdict | None:
+    async def _about_admitted(self, question: Question, fetched: FetchedManifest, manifest: Manifest) -> Verdict | None:
         """Whether a manifest is evidence, by shape, about a subject that is admitted itself; None when it is not."""
         if manifest.subject is None or not self.holdings.fits_evidence(manifest):
             return None

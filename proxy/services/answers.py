@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from proxy.errors import UpstreamAbsent, UpstreamError, UpstreamUnavailable
 from proxy.policy.decision import Answer, Decision
 from storage.records import Descriptor
 
@@ -30,6 +31,17 @@ class Refused:
     def of(cls, decision: Decision, thing: Thing = Thing.MANIFEST) -> Refused:
         """The refusal that a decision amounts to."""
         return cls(decision.answer, decision.reasons, thing, decision.retry_after)
+
+    @classmethod
+    def by_upstream(cls, name: str, error: UpstreamError, thing: Thing) -> Refused:
+        """The refusal that an upstream's failure to give ``name`` amounts to."""
+        match error:
+            case UpstreamAbsent():
+                return cls(Answer.ABSENT, (f"{name} does not exist upstream",), thing)
+            case UpstreamUnavailable():
+                return cls(Answer.UNAVAILABLE, (f"{name}: {error}",), thing, error.retry_after)
+            case _:
+                return cls(Answer.DENY, (f"{name}: {error}",), thing)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

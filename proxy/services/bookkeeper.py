@@ -84,6 +84,12 @@ class Bookkeeper:
 
     async def _write(self) -> None:
         subject, refusal, reason = await self._queue.get()
+        try:
+            await self._record(subject, refusal, reason)
+        finally:
+            self._queue.task_done()
+
+    async def _record(self, subject: str, refusal: Refusal, reason: str) -> None:
         now = self._clock()
         entry = Entry(EntryKind.REFUSAL, subject, now, "server", reason, None, str(refusal.digest), {"cause": refusal.cause})
         try:
@@ -91,8 +97,6 @@ class Bookkeeper:
         except StorageError as error:
             log.error("refusal.unrecorded", image=subject, digest=str(refusal.digest), error=str(error))
             outcome = Outcome.FULL
-        finally:
-            self._queue.task_done()
         if outcome is Outcome.FULL:
             self._told.discard((subject, refusal))  # it may come again when there is room
             self._unrecorded += 1

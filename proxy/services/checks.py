@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.policy.decision import Answer, Decision, Observation, Upstream
-from proxy.services.admission import Rejudged
+from proxy.services.weighing import Rejudged
 from storage.records import Pin, PinAction, PinState
 from storage.reference import Repository
 

@@ -8,7 +8,6 @@ a key's validity window, until a notice from the database says otherwise), so th
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,20 +15,20 @@ from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
-from proxy.content import ListedReferrer
-from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
-from proxy.manifest import OCI_INDEX
+from proxy.errors import ManifestRefused, UpstreamError, UpstreamMisbehaved
 from proxy.policy.decision import Answer, Decision, Observation, Refusal, Upstream, decide, decide_digest
 from proxy.policy.rules import Never, Rule
 from proxy.policy.verdicts import Verdict
-from proxy.services.admission import Admission, Manner, Rejudged
+from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
 from proxy.services.candidates import Candidates, write_pin
 from proxy.services.checks import Checked, Judged, Result, result_of
+from proxy.services.discovery import Ask, Discovery
 from proxy.services.explain import observe_failure
 from proxy.services.flights import Flights
 from proxy.services.memory import Memory
 from proxy.services.revision import Clock, Revision
+from proxy.services.weighing import Manner, Rejudged
 from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from proxy.verify.shapes import evidence_tag
@@ -37,7 +36,7 @@ from storage.blobs import BlobStore
 from storage.digest import Digest
 from storage.errors import PinConflict, StorageError
 from storage.pins import PinStore
-from storage.records import Descriptor, Notice, Pin
+from storage.records import Notice, Pin
 from storage.reference import Repository
 
 log = structlog.get_logger("tagstone.gate")
@@ -52,15 +51,6 @@ _T = TypeVar("_T")
 
 #: Told that a pull was refused: what was asked for (``registry/repository:tag`` or ``…@digest``), what was judged, and why.
 OnRefused: TypeAlias = Callable[[str, Refusal, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One pull under one revision of the policy."""
-
-    revision: Revision
-    rule: Rule
-    repository: Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +92,7 @@ class Gate:
         self._upstreams = upstreams
         self._limits = limits
         self._clock = clock
+        self._discovery = Discovery(admission, upstreams)
 
         def wall() -> float:
             return clock().timestamp()
@@ -187,7 +178,7 @@ class Gate:
     async def _tag(self, repository: Repository, tag: str) -> ServedManifest | Refused:
         ask = self._ask(repository)
         if (subject := evidence_tag(tag)) is not None:
-            return await self._evidence(ask, tag, subject)
+            return await self._discovery.evidence(ask, tag, subject)
         generation = self._manifests.generation
         for _ in range(_RACES):
             pin = await self._pins.get(repository, tag)
@@ -246,7 +237,7 @@ class Gate:
         return None
 
     async def _settle(
-        self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool, pinned: Verdict | None = None
+        self, ask: Ask, tag: str, pin: Pin | None, *, fresh: bool, pinned: Verdict | None = None
     ) -> _Settled | None:
         """Decide, and write what follows. None: somebody else moved the pin first; decide again with what they wrote.
 
@@ -262,7 +253,7 @@ class Gate:
         return _Settled(pin, seen, decision, after)
 
     async def _decide(
-        self, ask: _Ask, tag: str, pin: Pin | None, *, fresh: bool, pinned: Verdict | None
+        self, ask: Ask, tag: str, pin: Pin | None, *, fresh: bool, pinned: Verdict | None
     ) -> tuple[Observation, Decision]:
         now = self._clock()
         if pin is None:
@@ -276,7 +267,7 @@ class Gate:
             seen = await self._observe(ask, tag, pin)
         return seen, decide(ask.repository, tag, ask.rule, pin, pinned, seen, now)
 
-    async def _observe(self, ask: _Ask, tag: str, pin: Pin | None) -> Observation:
+    async def _observe(self, ask: Ask, tag: str, pin: Pin | None) -> Observation:
         """Ask the upstream what a tag names, and judge that where it is not the pin."""
         if isinstance(ask.rule.require, Never):
             return Observation(Upstream.FRESH)  # nothing that the upstream could say would matter: it is not even asked
@@ -302,7 +293,7 @@ class Gate:
         return pin if decision.write is None else await write_pin(self._pins, decision.write)
 
     async def _deliver_tag(
-        self, ask: _Ask, tag: str, decision: Decision, interval: float, generation: int
+        self, ask: Ask, tag: str, decision: Decision, interval: float, generation: int
     ) -> ServedManifest | Refused:
         if decision.answer is not Answer.SERVE or decision.digest is None:
             self._note_refusal(f"{ask.repository}:{tag}", decision)
@@ -324,7 +315,7 @@ class Gate:
         try:
             verdict = await self._admission.of_digest(ask.revision, ask.rule, repository, digest)
         except UpstreamError as error:
-            return self._upstream_refusal(name, error, Thing.MANIFEST)
+            return Refused.by_upstream(name, error, Thing.MANIFEST)
         decision = decide_digest(repository, digest, ask.rule, verdict)
         if decision.answer is not Answer.SERVE:
             self._note_refusal(name, decision)
@@ -345,85 +336,15 @@ class Gate:
         except ManifestRefused as error:
             return Refused(Answer.DENY, (f"{repository}@{digest} is refused", str(error)))
         except UpstreamError as error:
-            return self._upstream_refusal(f"{repository}@{digest}", error, Thing.MANIFEST)
+            return Refused.by_upstream(f"{repository}@{digest}", error, Thing.MANIFEST)
         return ServedManifest(held.descriptor, held.body)
 
-    # -- evidence -------------------------------------------------------------------------------------------------------
-
-    async def _evidence(self, ask: _Ask, tag: str, subject: Digest) -> ServedManifest | Refused:
-        """A signature tag or the referrers tag: let through by shape, where the image it speaks of is admitted."""
-        repository = ask.repository
-        name = f"{repository}:{tag}"
-        if (refusal := await self._subject_refusal(ask, subject, name)) is not None:
-            return refusal
-        warning = None
-        try:
-            fetched = await self._upstreams.manifest(repository, tag)
-        except UpstreamUnavailable as error:
-            stored = await self._admission.holdings.stored.newest(repository, tag)
-            if stored is None:
-                return self._upstream_refusal(name, error, Thing.MANIFEST)
-            fetched, warning = stored, f"the upstream could not be asked about {name}; the stored evidence is served"
-        except UpstreamError as error:
-            return self._upstream_refusal(name, error, Thing.MANIFEST)
-        if fetched.digest == subject:
-            # Some registries resolve the referrers tag to the image itself: that is no list of referrers.
-            return Refused(Answer.ABSENT, (f"{name} does not exist upstream",))
-        try:
-            manifest = await self._admission.holdings.parse(fetched)
-        except ManifestRefused as error:
-            return Refused(Answer.DENY, (f"{name} is refused", str(error)))
-        is_list = manifest.is_index and "." not in tag
-        if not is_list and not self._admission.holdings.fits_evidence(manifest):
-            return Refused(
-                Answer.DENY, (f"{name} has the name of a signature but is not one: it is refused like any other image",)
-            )
-        try:
-            await self._admission.holdings.record_evidence(repository, subject, fetched, manifest)
-        except ManifestRefused as error:
-            return Refused(Answer.DENY, (f"{name} is refused like any other image", str(error)))
-        except UpstreamError as error:
-            return self._upstream_refusal(name, error, Thing.MANIFEST)
-        return ServedManifest(Descriptor(manifest.media_type, fetched.digest, len(fetched.body)), fetched.body, warning)
-
-    async def _subject_refusal(self, ask: _Ask, subject: Digest, name: str) -> Refused | None:
-        """Why nothing about ``subject`` is handed out; None when it is admitted."""
-        try:
-            verdict = await self._admission.of_digest(ask.revision, ask.rule, ask.repository, subject)
-        except UpstreamUnavailable as error:
-            return self._upstream_refusal(name, error, Thing.MANIFEST)
-        except UpstreamError as error:
-            return Refused(Answer.DENY, (f"{name} speaks about {subject}, which is not admitted here", str(error)))
-        if verdict.accepted:
-            return None
-        decision = decide_digest(ask.repository, subject, ask.rule, verdict)
-        return Refused.of(replace(decision, reasons=(f"{name} speaks about what is not admitted", *decision.reasons)))
+    # -- discovery ------------------------------------------------------------------------------------------------------
 
     async def referrers(self, repository: Repository, subject: Digest, artifact_type: str | None) -> ServedReferrers | Refused:
         """The referrers of an admitted manifest, as an image index (OCI distribution specification 1.1, end-12)."""
-        return await self._in_time(Thing.NAME, lambda: self._referrers(repository, subject, artifact_type))
-
-    async def _referrers(self, repository: Repository, subject: Digest, artifact_type: str | None) -> ServedReferrers | Refused:
         ask = self._ask(repository)
-        if (refusal := await self._subject_refusal(ask, subject, f"{repository}@{subject}")) is not None:
-            return refusal
-        warning = None
-        try:
-            found = await self._upstreams.referrers(repository, subject)
-        except UpstreamUnavailable as error:
-            found = await self._admission.holdings.stored.referrers(repository, subject)
-            if not found.entries:
-                return self._upstream_refusal(f"the referrers of {repository}@{subject}", error, Thing.NAME)
-            warning = f"the upstream could not be asked for the referrers of {subject.short}; the stored ones are listed"
-        except UpstreamError as error:
-            return self._upstream_refusal(f"the referrers of {repository}@{subject}", error, Thing.NAME)
-        if not found.complete:
-            warning = "the upstream lists more referrers than limits.referrers allows; the list is cut"
-        entries = [entry for entry in found.entries if artifact_type is None or entry.artifact_type == artifact_type]
-        body = json.dumps(
-            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_listed(entry) for entry in entries]}, indent=2
-        ).encode()
-        return ServedReferrers(body, artifact_type is not None, warning)
+        return await self._in_time(Thing.NAME, lambda: self._discovery.referrers(ask, subject, artifact_type))
 
     # -- blobs ----------------------------------------------------------------------------------------------------------
 
@@ -466,7 +387,7 @@ class Gate:
         try:
             found = await self._upstreams.tags(repository)
         except UpstreamError as error:
-            return self._upstream_refusal(f"the tags of {repository}", error, Thing.NAME)
+            return Refused.by_upstream(f"the tags of {repository}", error, Thing.NAME)
         served = ServedTags(found.tags, found.complete)
         cost = 1000 + sum(len(tag) + 60 for tag in found.tags)
         self._listed.put(repository, served, seconds=ask.revision.check_interval, cost=cost, generation=generation)
@@ -478,9 +399,9 @@ class Gate:
         if self._on_refused is not None and decision.refusal is not None:
             self._on_refused(subject, decision.refusal, "; ".join(decision.reasons))
 
-    def _ask(self, repository: Repository) -> _Ask:
+    def _ask(self, repository: Repository) -> Ask:
         revision = self._revision
-        return _Ask(revision, revision.rule(repository), repository)
+        return Ask(revision, revision.rule(repository), repository)
 
     async def _in_time(self, thing: Thing, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T | Refused:
         """Answer within ``limits.request_timeout``; trouble with our own storage is an outage, too."""
@@ -496,26 +417,3 @@ class Gate:
 
     def _seconds_until(self, until: datetime | None) -> float:
         return _LONG if until is None else min(_LONG, (until - self._clock()).total_seconds())
-
-    @staticmethod
-    def _upstream_refusal(name: str, error: UpstreamError, thing: Thing) -> Refused:
-        match error:
-            case UpstreamAbsent():
-                return Refused(Answer.ABSENT, (f"{name} does not exist upstream",), thing)
-            case UpstreamUnavailable():
-                return Refused(Answer.UNAVAILABLE, (f"{name}: {error}",), thing, error.retry_after)
-            case _:
-                return Refused(Answer.DENY, (f"{name}: {error}",), thing)
-
-
-def _listed(entry: ListedReferrer) -> dict[str, object]:
-    listed: dict[str, object] = {
-        "mediaType": entry.descriptor.media_type,
-        "digest": str(entry.descriptor.digest),
-        "size": entry.descriptor.size,
-    }
-    if entry.artifact_type is not None:
-        listed["artifactType"] = entry.artifact_type
-    if entry.annotations:
-        listed["annotations"] = dict(entry.annotations)
-    return listed

@@ -6,7 +6,6 @@ aiohttp's low-level server calls :meth:`RegistryApi.handle` for every request; t
 
 from __future__ import annotations
 
-import asyncio
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -21,41 +20,32 @@ from aiohttp import hdrs, web
 from proxy.distribution import MAX_TAGS, Endpoint, Request, parse
 from proxy.errors import (
     MalformedRequest,
-    UpstreamAbsent,
-    UpstreamDenied,
-    UpstreamError,
-    UpstreamMisbehaved,
-    UpstreamUnavailable,
 )
 from proxy.manifest import OCI_INDEX
 from proxy.policy.access import ANONYMOUS
 from proxy.policy.decision import Answer
 from proxy.routing import Router
-from proxy.services.answers import GrantedBlob, Refused, ServedManifest, Thing
+from proxy.services.answers import Refused, ServedManifest
 from proxy.services.gate import Gate
-from proxy.services.ingest import Ingest, Source
+from proxy.services.ingest import Ingest
 from proxy.services.metrics import Metrics
 from proxy.services.recorder import Recorder
 from proxy.settings import Limits
-from proxy.web import responses, streaming
+from proxy.web import replies, responses
 from proxy.web.admission import AdmissionApi
+from proxy.web.blobs import BlobApi
 from proxy.web.fairness import Client, Crowded, Fairness
 from proxy.web.ledger import LedgerApi
 from proxy.web.login import OPEN, TOKEN_PATH, Door, TurnedAway
-from proxy.web.pulls import MEMORY, STORE, UPSTREAM, Pull, PullLog
+from proxy.web.pulls import MEMORY, Pull, PullLog
 from proxy.web.tombstones import Tombstones
-from storage.digest import Digest
-from storage.errors import DigestMismatch, StorageError
 from storage.reference import MAX_NAME, Repository, parse_registry
 
 log = structlog.get_logger("tagstone.registry")
 
-_NO_NAMESPACE: Mapping[str, str] = MappingProxyType({})
 #: What the door says besides a challenge, as an answer of the gate.
 _TURNED_AWAY: Mapping[int, Answer] = MappingProxyType({403: Answer.DENY, 503: Answer.UNAVAILABLE})
 _ANONYMOUS = str(ANONYMOUS)
-_OCTETS = "application/octet-stream"
-_LEFT = "the client left, or took nothing for too long"
 _MAX_TARGETS = 8192
 
 
@@ -88,13 +78,11 @@ class RegistryApi:
         self._reviews = reviews
         self._metrics = metrics
         self._router = router
-        self._ingest = ingest
+        self._blobs = BlobApi(gate, ingest, limits, rehash=rehash)
         self._limits = limits
         self._fairness = fairness
-        self._rehash = rehash
         self._targets: dict[tuple[str, str | None], tuple[Request, Repository]] = {}
         self._wires: WeakKeyDictionary[ServedManifest, dict[str | None, responses.Wire]] = WeakKeyDictionary()
-        self._blob_wires: WeakKeyDictionary[GrantedBlob, dict[str | None, responses.Wire]] = WeakKeyDictionary()
 
     def adopt(self, router: Router) -> None:
         """Route by this table from now on."""
@@ -146,7 +134,7 @@ class RegistryApi:
         client = request.remote or "nobody"
         share = self._fairness.enter(client) or await self._share(client)
         if isinstance(share, Refused):
-            return responses.refused(share, _NO_NAMESPACE)
+            return responses.refused(share, replies.NO_NAMESPACE)
         try:
             return await ledger.handle(request)
         finally:
@@ -164,7 +152,7 @@ class RegistryApi:
         client = request.remote or "nobody"
         share = self._fairness.enter(client) or await self._share(client)
         if isinstance(share, Refused):
-            return responses.refused(share, _NO_NAMESPACE)
+            return responses.refused(share, replies.NO_NAMESPACE)
         try:
             return await self._door.token(request)
         finally:
@@ -196,7 +184,7 @@ class RegistryApi:
             case Endpoint.MANIFEST:
                 return await self._manifest(request, asked, repository, pull, head=head)
             case Endpoint.BLOB:
-                return await self._blob(request, asked, repository, pull, head=head)
+                return await self._blobs.answer(request, asked, repository, pull, head=head)
             case Endpoint.TAGS:
                 response = await self._tags(asked, repository, pull)
             case _:
@@ -227,11 +215,6 @@ class RegistryApi:
         self._targets[key] = target
         return target
 
-    @staticmethod
-    def _namespace(asked: Request) -> Mapping[str, str]:
-        """``OCI-Namespace`` echoes the registry that ``ns`` named ("Registry Proxying")."""
-        return _NO_NAMESPACE if asked.ns is None else {"OCI-Namespace": asked.ns}
-
     # -- manifests ------------------------------------------------------------------------------------------------------
 
     async def _manifest(
@@ -260,7 +243,7 @@ class RegistryApi:
         who, address = (_ANONYMOUS, request.remote) if guest is OPEN else (str(guest.principal), guest.address)
         self._recorder.note(served, repository, asked.tag, who, address, agent, resolved=head or unmodified)
         if unmodified:
-            return self._unmodified(served.descriptor.media_type, served, asked)
+            return replies.unmodified(served.descriptor.media_type, served, asked)
         pull.sent = 0 if head else len(served.body)
         wires = self._wires.setdefault(served, {})
         wire = wires.get(asked.ns)
@@ -268,7 +251,9 @@ class RegistryApi:
             wire = wires[asked.ns] = responses.Wire(self._manifest_headers(served, asked), len(served.body), served.body)
         if responses.fits_prebuilt(request):
             return responses.Prebuilt(wire.bytes(head=head))
-        return await self._whole(request, self._manifest_headers(served, asked), served.body, pull)
+        return await replies.whole(
+            request, self._manifest_headers(served, asked), served.body, pull, self._limits.client_stall_timeout
+        )
 
     def _withheld(
         self, refusal: Refused, asked: Request, repository: Repository | None, pull: Pull, *, head: bool
@@ -276,171 +261,27 @@ class RegistryApi:
         """A refusal of something that is there, or may be."""
         if refusal.answer is not Answer.ABSENT and self._tombstones.fit(asked, head=head):
             return self._bury(refusal, asked, repository, pull)
-        return self._refused(refusal, asked, pull)
+        return replies.refused(refusal, asked, pull)
 
     def _bury(self, refusal: Refused, asked: Request, repository: Repository | None, pull: Pull) -> web.Response:
         pull.refused, pull.reasons = True, refusal.reasons
-        pull.digest, response = self._tombstones.bury(refusal, repository, self._namespace(asked))
+        pull.digest, response = self._tombstones.bury(refusal, repository, replies.namespace(asked))
         return response
-
-    def _refused(self, refusal: Refused, asked: Request, pull: Pull) -> web.Response:
-        pull.reasons = refusal.reasons
-        return responses.refused(refusal, self._namespace(asked))
 
     def _manifest_headers(self, served: ServedManifest, asked: Request) -> dict[str, str]:
         descriptor = served.descriptor
-        return responses.content_headers(descriptor.media_type, descriptor.digest, served.warning, self._namespace(asked))
-
-    def _unmodified(self, media_type: str, served: ServedManifest | GrantedBlob, asked: Request) -> web.Response:
-        warning = served.warning if isinstance(served, ServedManifest) else None
-        headers = responses.content_headers(media_type, served.descriptor.digest, warning, self._namespace(asked))
-        del headers["Content-Type"]
-        return web.Response(status=304, headers=headers)
-
-    async def _whole(self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes, pull: Pull) -> web.StreamResponse:
-        """A small answer in the ordinary way, to a client that must not take for ever."""
-        response = web.Response(body=body, headers=headers)
-        try:
-            async with asyncio.timeout(self._limits.client_stall_timeout):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            left = 0 if request.transport is None else request.transport.get_write_buffer_size()
-            pull.sent = max(0, pull.sent - left)
-            pull.cut, pull.reasons = True, (_LEFT,)
-            streaming.cut(request)
-        return response
-
-    # -- blobs ----------------------------------------------------------------------------------------------------------
-
-    async def _blob(
-        self, request: web.BaseRequest, asked: Request, repository: Repository, pull: Pull, *, head: bool
-    ) -> web.StreamResponse:
-        if asked.digest is None:
-            raise AssertionError("a blob is asked for by digest")
-        granted: GrantedBlob | Refused | None = self._gate.recall_blob(repository, asked.digest)
-        if granted is None:
-            granted = await self._gate.blob(repository, asked.digest)
-        else:
-            pull.source = MEMORY
-        if isinstance(granted, Refused):
-            return self._refused(granted, asked, pull)
-        descriptor = granted.descriptor
-        pull.reasons = granted.reasons
-        if hdrs.IF_NONE_MATCH in request.headers and responses.not_modified(request, descriptor.digest):
-            return self._unmodified(_OCTETS, granted, asked)
-        if head:
-            headers = {
-                **responses.content_headers(_OCTETS, descriptor.digest, None, self._namespace(asked)),
-                "Accept-Ranges": "bytes",
-            }
-            response = web.StreamResponse(headers=headers)
-            response.content_length = descriptor.size
-            return response
-        if granted.body is not None and hdrs.RANGE not in request.headers:
-            pull.sent = len(granted.body)
-            return await self._small(request, asked, granted, granted.body, pull)
-        try:
-            source = await self._ingest.open(repository, descriptor)
-        except (UpstreamError, StorageError) as problem:
-            return self._trouble(repository, descriptor.digest, problem, asked, pull)
-        try:
-            return await self._stream(request, asked, repository, source, pull)
-        finally:
-            source.close()
-
-    async def _small(
-        self, request: web.BaseRequest, asked: Request, granted: GrantedBlob, body: bytes, pull: Pull
-    ) -> web.StreamResponse:
-        headers = responses.content_headers(_OCTETS, granted.descriptor.digest, None, self._namespace(asked))
-        headers["Accept-Ranges"] = "bytes"
-        if not responses.fits_prebuilt(request):
-            return await self._whole(request, headers, body, pull)
-        wires = self._blob_wires.setdefault(granted, {})
-        wire = wires.get(asked.ns)
-        if wire is None:
-            wire = wires[asked.ns] = responses.Wire(headers, len(body), body)
-        return responses.Prebuilt(wire.bytes(head=False))
-
-    async def _stream(
-        self, request: web.BaseRequest, asked: Request, repository: Repository, source: Source, pull: Pull
-    ) -> web.StreamResponse:
-        digest = source.digest
-        pull.source = STORE if source.complete else UPSTREAM
-        headers = responses.content_headers(_OCTETS, digest, None, self._namespace(asked))
-        body: streaming.Source = source
-        try:
-            async with asyncio.timeout(self._limits.request_timeout):
-                await source.ready()
-            if self._rehash and source.complete:
-                body = streaming.Rehashed(source, digest)
-            span = self._span(request, digest, source.size) if source.complete else None
-            if span is not None and isinstance(body, streaming.Rehashed):
-                await body.whole()  # a slice shows nothing of the rest: all of it is hashed before any of it goes out
-        except streaming.Unsatisfiable:
-            headers = {"Content-Range": f"bytes */{source.size}", **self._namespace(asked)}
-            return responses.error(416, "RANGE_INVALID", (f"the blob has {source.size} bytes",), headers)
-        except (UpstreamError, StorageError, TimeoutError) as problem:
-            return self._trouble(repository, digest, problem, asked, pull)
-        start, stop = span or (0, source.size)
-        if source.complete:
-            headers["Accept-Ranges"] = "bytes"
-        if span is not None:
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{source.size}"
-        response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
-        response.content_length = stop - start
-
-        def count(sent: int) -> None:
-            pull.sent += sent
-
-        try:
-            await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout, count)
-        except (UpstreamError, StorageError) as problem:
-            # The last bytes were never sent, so the client cannot mistake what it has for the blob.
-            log.warning("blob.cut", image=str(repository), digest=str(digest), error=str(problem))
-            pull.cut, pull.reasons = True, (str(problem),)
-            streaming.cut(request)
-        except (OSError, TimeoutError) as problem:
-            log.info("client.left", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
-            pull.cut, pull.reasons = True, (_LEFT,)
-            streaming.cut(request)
-        return response
-
-    @staticmethod
-    def _span(request: web.BaseRequest, digest: Digest, size: int) -> tuple[int, int] | None:
-        """The slice that is asked for, unless ``If-Range`` names other content (RFC 9110 §13.1.5)."""
-        condition = request.headers.get(hdrs.IF_RANGE)
-        if condition is not None and condition.strip() != f'"{digest}"':
-            return None
-        return streaming.parse_range(request.headers.get(hdrs.RANGE), size)
-
-    def _trouble(self, repository: Repository, digest: Digest, problem: Exception, asked: Request, pull: Pull) -> web.Response:
-        """A blob that is granted but cannot be had now."""
-        name = f"{repository}@{digest}"
-        log.warning("blob.unavailable", image=str(repository), digest=str(digest), error=str(problem) or type(problem).__name__)
-        match problem:
-            case UpstreamAbsent():
-                refusal = Refused(Answer.ABSENT, (f"{name} does not exist upstream",), Thing.BLOB)
-            case UpstreamDenied() | UpstreamMisbehaved() | DigestMismatch():
-                refusal = Refused(Answer.DENY, (f"{name}: {problem}",), Thing.BLOB)
-            case UpstreamUnavailable():
-                refusal = Refused(Answer.UNAVAILABLE, (f"{name}: {problem}",), Thing.BLOB, problem.retry_after)
-            case TimeoutError():
-                refusal = Refused(Answer.UNAVAILABLE, (f"{name}: the upstream is slow to begin",), Thing.BLOB)
-            case _:
-                refusal = Refused(Answer.UNAVAILABLE, (f"{name}: {problem}",), Thing.BLOB)
-        return self._refused(refusal, asked, pull)
+        return responses.content_headers(descriptor.media_type, descriptor.digest, served.warning, replies.namespace(asked))
 
     # -- discovery ------------------------------------------------------------------------------------------------------
 
     async def _tags(self, asked: Request, repository: Repository, pull: Pull) -> web.Response:
         served = await self._gate.tags(repository)
         if isinstance(served, Refused):
-            return self._refused(served, asked, pull)
+            return replies.refused(served, asked, pull)
         start = 0 if asked.last is None else bisect_right(served.tags, asked.last)
         count = MAX_TAGS if asked.n is None else asked.n
         page = served.tags[start : start + count]
-        headers = {**responses.API_VERSION, **self._namespace(asked)}
+        headers = {**responses.API_VERSION, **replies.namespace(asked)}
         if page and start + count < len(served.tags):
             # The path stays as the client wrote it, so that the next page comes through here again.
             ns = "" if asked.ns is None else f"&ns={quote(asked.ns, safe='')}"
@@ -455,8 +296,8 @@ class RegistryApi:
             raise AssertionError("referrers are asked for by digest")
         served = await self._gate.referrers(repository, asked.digest, asked.artifact_type)
         if isinstance(served, Refused):
-            return self._refused(served, asked, pull)
-        headers = {"Content-Type": OCI_INDEX, **responses.API_VERSION, **self._namespace(asked)}
+            return replies.refused(served, asked, pull)
+        headers = {"Content-Type": OCI_INDEX, **responses.API_VERSION, **replies.namespace(asked)}
         if served.filtered:
             headers["OCI-Filters-Applied"] = "artifactType"
         if served.warning is not None:

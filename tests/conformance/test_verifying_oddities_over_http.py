@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.services import duty
-from proxy.services.admission import Manner
 from proxy.services.revision import utc_now
 from proxy.services.verifying.pins import PinVerifier, Result
+from proxy.services.weighing import Manner
 from storage.records import PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
 from tests.conformance.test_verifying_over_http import IDLE, PATIENCE, pinned, state

@@ -12,12 +12,12 @@ from datetime import datetime
 
 import structlog
 
-from proxy.services.admission import Manner
 from proxy.services.gate import Gate
 from proxy.services.revision import Clock
 from proxy.services.verifying.leave import Leave
 from proxy.services.verifying.pins import PinVerifier, Result
 from proxy.services.watching.course import CATCH_UP, Course, seen_lately, turn_of
+from proxy.services.weighing import Manner
 from proxy.settings import Verification
 from storage.digest import Digest
 from storage.errors import StorageError

@@ -10,10 +10,10 @@ import structlog
 from proxy.policy import signers
 from proxy.policy.verdicts import Outcome, Verdict, vouching
 from proxy.services import checks
-from proxy.services.admission import Manner
 from proxy.services.gate import Gate
 from proxy.services.metrics import Metrics
 from proxy.services.revision import Clock
+from proxy.services.weighing import Manner
 from storage.events import EventStore
 from storage.records import Event, EventType, Pin, PinState
 from storage.reference import Repository

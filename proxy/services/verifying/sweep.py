@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from proxy.services.admission import Manner
 from proxy.services.revision import Clock
 from proxy.services.verifying.leave import Leave
 from proxy.services.verifying.pins import PinVerifier, Result, Verified
+from proxy.services.weighing import Manner
 from storage.pins import PinStore
 from storage.records import Pin
 from storage.watching import Round, WatchStore

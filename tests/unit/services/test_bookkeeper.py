@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -75,12 +76,8 @@ async def test_an_hour_has_room_for_so_many_and_the_next_for_more(database: Data
     await books.start()
     for number in range(6):
         books.refused(f"reg/app:v{number}", refusal("one"), "unsigned")
-    await until(books._queue.empty, 20)
-
-    async def three() -> bool:
-        return len(await subjects(database)) == 3
-
-    await until(three, 20)
+    await asyncio.wait_for(books._queue.join(), 20)
+    assert len(await subjects(database)) == 3
     clock.now += timedelta(hours=2)
     books.refused("reg/app:v5", refusal("one"), "unsigned")
     await books.close()

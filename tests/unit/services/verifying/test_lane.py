@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, update
 
-from proxy.services.admission import Manner
 from proxy.services.verifying import lane as module
 from proxy.services.verifying.lane import AGAIN, PAGE, TIMES, Lane, Tools
 from proxy.services.verifying.pins import Result, Verified
+from proxy.services.weighing import Manner
 from proxy.settings import Verification
 from storage import tables
 from storage.catalog import Catalog
