@@ -184,7 +184,7 @@ class Deliverer:
 
     async def _remind(self, work: Work) -> None:
         self._reminded_at = asyncio.get_running_loop().time()
-        after = 0
+        after, reminded = 0, False
         while page := await self._events.open_after(after, PAGE):
             after = page[-1][0]
             wanted = [event for _, event in page if self._policy.wants(event)]
@@ -193,5 +193,6 @@ class Deliverer:
                 if not answer.taken:
                     await self._put_off(work, (), answer)
                     return
-        if work.failures and after:
+                reminded = True
+        if work.failures and reminded:  # where nothing was sent (what is open may be its own failure), nothing was taken
             await self._taken(())

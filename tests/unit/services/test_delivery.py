@@ -19,13 +19,14 @@ from proxy.services import delivery
 from proxy.services.delivery import Deliverer
 from proxy.sinks.model import Answer, Kind
 from storage.database import Database
-from storage.deliveries import Assignment, Deliveries
+from storage.deliveries import Assignment, Deliveries, Patience
 from storage.errors import DatabaseUnavailable
 from storage.events import EventStore
 from storage.records import DeliveryState, Event, EventType, Message, sink_subject
 
 START = datetime(2026, 3, 14, 9, tzinfo=UTC)
 TAKEN, REFUSED = Answer(Kind.TAKEN, "ok"), Answer(Kind.REFUSED, "400: bad label")
+PATIENCE = Patience(timedelta(days=7), 100)
 DOWN, GONE = Answer(Kind.FAILED, "refuses connections"), Answer(Kind.GONE, "410")
 
 
@@ -352,6 +353,29 @@ async def test_a_reminder_that_fails_counts_and_one_that_is_taken_ends_it(databa
     await asyncio.sleep(0.002)
     await house.step()
     assert (await house.deliveries.status())[0].failures == 0
+
+
+async def test_a_sink_that_was_not_asked_has_not_recovered(database: Database) -> None:
+    """Where the only thing that is open is its own failure, of which it is not told, a reminder says nothing of it."""
+    house = House(database, FakeSink(batch=10, resend=0.001), policy_of())
+    house.sink.answer = lambda _: DOWN
+    await house.tell(1, kind=EventType.TAG_CREATED)
+    await house.step()
+    for _ in range(FAILING_AFTER - 1):
+        (waiting,), (status,) = await house.deliveries.list(), await house.deliveries.status()
+        assert waiting.due_at is not None
+        assert status.retry_at is not None
+        house.now = max(waiting.due_at, status.retry_at)
+        await house.step()
+    (waiting,), (status,) = await house.deliveries.list(), await house.deliveries.status()
+    assert (status.failures, waiting.attempts) == (FAILING_AFTER, FAILING_AFTER)
+    await house.deliveries.postponed("a", {waiting.id: house.now + timedelta(minutes=10)}, house.now, house.now, "x", PATIENCE)
+    await asyncio.sleep(0.002)
+    await house.step()
+    assert house.sink.reminded == []
+    assert (await house.deliveries.status())[0].failures == FAILING_AFTER + 1
+    (newest,) = await house.events.list(open_only=True)
+    assert newest.type is EventType.SINK_FAILING
 
 
 async def test_an_attempt_under_way_may_end_when_the_server_stops(database: Database) -> None:
