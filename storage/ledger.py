@@ -11,7 +11,7 @@ Writers take the database's writer lock first. Where there is none, the index as
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -80,6 +80,10 @@ class Ledger:
     async def append(self, *entries: Entry) -> int:
         """Append entries that go with no other change; the index of the first."""
         return await self._database.write(append, entries)
+
+    async def succeed(self, entry: Entry) -> bool:
+        """Append an entry whose ``to`` takes the place of the last one's of its kind: see :func:`succeed`."""
+        return await self._database.write(succeed, entry)
 
     async def size(self) -> int:
         """How many entries there are."""
@@ -169,6 +173,19 @@ def append(connection: Connection, entries: Sequence[Entry]) -> int:
     for page in _pages(rows):
         connection.execute(_INSERT, page)
     return first
+
+
+def succeed(connection: Connection, entry: Entry) -> bool:
+    """Append, in the caller's transaction, an entry whose ``to`` takes the place of what the last of its kind had there.
+
+    ``from_`` is what that was, whatever the caller thought. False when it is the same already: of several who say it one does.
+    """
+    last = newest_of(connection, entry.kind, 1)
+    before = last[0].read().to if last else None
+    if before == entry.to:
+        return False
+    append(connection, (replace(entry, from_=before),))
+    return True
 
 
 def begin(connection: Connection, now: datetime) -> None:

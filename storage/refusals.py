@@ -1,8 +1,7 @@
-"""Entries of the ledger that are made once: the first refusal of a digest, and the policy where it differs from the last."""
+"""Entries of the ledger about refusals, each of which is made once."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -10,7 +9,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from storage.digest import Digest
 from storage.entries import MAX_NAME, Entry, shortened
-from storage.ledger import append, newest_of
+from storage.ledger import append
 from storage.tables import refusals
 
 
@@ -32,13 +31,3 @@ def record_refusal(connection: Connection, entry: Entry, digest: Digest, cause: 
     append(connection, (entry,))
     connection.execute(insert(refusals).values(at=entry.at, **key))
     return Outcome.RECORDED
-
-
-def record_policy(connection: Connection, entry: Entry) -> bool:
-    """Enter a policy (its hash is ``to``) in the caller's transaction; False when it is the one that was entered last."""
-    last = newest_of(connection, entry.kind, 1)
-    before = last[0].read().to if last else None
-    if before == entry.to:
-        return False
-    append(connection, (replace(entry, from_=before),))
-    return True

@@ -20,7 +20,8 @@ from proxy.services.revision import Clock
 from storage.database import Database
 from storage.entries import Entry, EntryKind
 from storage.errors import StorageError
-from storage.refusals import Outcome, record_policy, record_refusal
+from storage.ledger import succeed
+from storage.refusals import Outcome, record_refusal
 
 log = structlog.get_logger("tagstone.bookkeeper")
 
@@ -113,7 +114,7 @@ class Bookkeeper:
         policy, reason, facts = self._policy
         entry = Entry(EntryKind.POLICY, "policy", self._clock(), "server", reason, None, policy, facts)
         try:
-            if await self._database.write(record_policy, entry):
+            if await self._database.write(succeed, entry):
                 log.info("policy.recorded", policy=policy)
         except StorageError as error:
             log.error("policy.unrecorded", policy=policy, error=str(error), retry_seconds=_PAUSE)

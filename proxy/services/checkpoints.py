@@ -58,7 +58,8 @@ class Signer:
         self._clock = clock
         self._origin = origin
         self._interval = interval
-        self._trouble = ""  #: what was told last, so that it is told once
+        self._trouble: str | None = None  #: what was told last, so that it is told once; None: not known
+        self._last: Kept | None = None  #: what was signed last, which must not vanish while this process remembers it
 
     async def step(self) -> None:
         """Sign if there is anything to sign, then wait for the interval: what a duty repeats."""
@@ -69,13 +70,13 @@ class Signer:
         """Sign if there is anything to sign; what goes wrong is told."""
         try:
             kept = await self.sign()
+            if self._trouble != "":  # at the first time as well: another process may have told of damage that was mended since
+                await self._recovered()
         except LedgerDamaged as error:
             await self._damaged(error)
         except StorageError as error:
             self._tell("ledger.unsigned", str(error))
         else:
-            if self._trouble:
-                await self._recovered()
             if kept is not None:
                 log.debug("ledger.signed", size=kept.size)
 
@@ -85,12 +86,16 @@ class Signer:
         Raises LedgerDamaged when the tree is not the one that was signed before, with more entries behind it, and other errors
         of the storage when it cannot be told.
         """
-        ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
         last = await self._checkpoints.newest()
+        if self._last is not None and (last is None or last.size < self._last.size):
+            problem = f"a checkpoint over {self._last.size} entries was signed, and it is not kept any more"
+            raise LedgerDamaged(0 if last is None else last.size, problem)
+        # Read after that checkpoint: whatever it was signed by is known, also if the key was changed at this moment.
+        ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
         frontier = Frontier() if last is None else await self._signed(last, ring)
-        await self._enter(ring)
-        size = await self._ledger.size()
+        ring, size = await self._entered(ring)
         if last is not None and size == last.size:
+            self._last = last
             return None
         while frontier.size < size:
             page = await self._ledger.entries(frontier.size, min(size, frontier.size + PAGE))
@@ -99,6 +104,7 @@ class Signer:
         text = Checkpoint(ring.current.name, size, frontier.root()).text()
         kept = Kept(size, now, bytes(Note.signed(text, ring.signers(now))))
         await self._checkpoints.keep(kept)
+        self._last = kept
         return kept
 
     async def rotate(self, *, by: str, reason: str, overlap: timedelta) -> Keyring:
@@ -111,19 +117,31 @@ class Signer:
         now = self._clock()
         after = before.rotated(now, now + overlap)
         await asyncio.to_thread(keyring.store, self._key_file, after)
-        old, new = str(before.current.verifier), str(after.current.verifier)
-        await self._ledger.append(Entry(EntryKind.KEY, before.current.name, now, by, reason, old, new))
+        await self._ledger.succeed(Entry(EntryKind.KEY, before.current.name, now, by, reason, None, str(after.current.verifier)))
         await self.sign()
         return after
 
-    async def _enter(self, ring: Keyring) -> None:
-        """Have the ledger say by which key it is signed, where it does not: at first, and after a rotation that broke off."""
-        newest = await self._ledger.newest(EntryKind.KEY)
-        before = newest[0].read().to if newest else None
-        after = str(ring.current.verifier)
-        if before != after:
-            reason = "the first key" if before is None else "another key was found in the file"
-            await self._ledger.append(Entry(EntryKind.KEY, ring.current.name, self._clock(), "server", reason, before, after))
+    async def _entered(self, ring: Keyring) -> tuple[Keyring, int]:
+        """The keys by which a tree of this size is to be signed: the ledger names the current one as its last.
+
+        Where it does not, that is entered: at first, and after a rotation that broke off. But others may be rotating it now, who
+        write the file first: so what the file says is asked again, and the entry is made once, whoever makes it.
+        """
+        while True:
+            size = await self._ledger.size()
+            newest = await self._ledger.newest(EntryKind.KEY)
+            named = newest[0].read().to if newest else None
+            if named == str(ring.current.verifier):
+                if newest[0].index < size:
+                    return ring, size
+                continue  # it was entered between the two looks
+            ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+            key = ring.current
+            reason = "the first key" if named is None else "another key was found in the file"
+            if named != str(key.verifier):
+                await self._ledger.succeed(
+                    Entry(EntryKind.KEY, key.name, self._clock(), "server", reason, None, str(key.verifier))
+                )
 
     async def _signed(self, last: Kept, ring: Keyring) -> Frontier:
         """Where the tree of the last checkpoint goes on; its root is the signed one."""
@@ -148,13 +166,14 @@ class Signer:
             try:
                 await self._events.record(Event(EventType.LEDGER_DAMAGED, SUBJECT, None, message, self._clock()))
             except StorageError as problem:
-                self._trouble = ""
+                self._trouble = None
                 log.warning("ledger.untold", error=str(problem))
 
     async def _recovered(self) -> None:
+        ended = await self._events.close(SUBJECT, (EventType.LEDGER_DAMAGED,), self._clock())
+        if ended or self._trouble is not None:
+            log.info("ledger.signed.again")
         self._trouble = ""
-        await self._events.close(SUBJECT, (EventType.LEDGER_DAMAGED,), self._clock())
-        log.info("ledger.signed.again")
 
     def _tell(self, event: str, problem: str) -> bool:
         """Log, unless it was the last thing that was logged."""

@@ -13,11 +13,13 @@ import pytest
 
 from proxy.services.checkpoints import KEY_FILE, Signer
 from storage import keyring
+from storage.audit import audit
 from storage.checkpoints import Checkpoints
 from storage.database import Database
 from storage.entries import Entry, EntryKind
 from storage.errors import KeyUnusable, LedgerDamaged
 from storage.events import EventStore
+from storage.keyring import Keyring
 from storage.ledger import Ledger
 from storage.notes import UnverifiedNote
 from storage.records import EventType
@@ -195,6 +197,83 @@ async def test_a_rotation_that_broke_off_is_entered_by_whoever_signs_next(house:
     assert await house.signer.sign() is not None
     entry = (await house.ledger.newest(EntryKind.KEY))[0].read()
     assert (entry.from_, entry.by) == (str(ring.current.verifier), "server")
+
+
+async def test_a_key_is_entered_once_however_many_sign_first(house: House) -> None:
+    """A server that starts and a command beside it: what the second says would contradict the first, and no audit would pass."""
+    await asyncio.gather(house.signer.sign(), house.other().sign(), house.other().sign())
+    assert len(await house.ledger.newest(EntryKind.KEY, 10)) == 1
+    assert (await house.database.snapshot(audit, ())).finding is None
+
+
+@pytest.mark.parametrize("overlap", [DAY, timedelta()])
+async def test_a_server_that_signs_while_the_key_is_rotated_enters_nothing_that_contradicts_it(
+    house: House, monkeypatch: pytest.MonkeyPatch, overlap: timedelta
+) -> None:
+    """Between the file and the entry: one of the two enters it, and the ledger fits."""
+    await house.signer.sign()
+    loop, store = asyncio.get_running_loop(), keyring.store
+
+    def stored(path: Path, ring: Keyring) -> None:
+        store(path, ring)
+        asyncio.run_coroutine_threadsafe(house.other().sign(), loop).result(60)
+
+    monkeypatch.setattr(keyring, "store", stored)
+    ring = await house.signer.rotate(by="olga", reason="yearly", overlap=overlap)
+    first, second = reversed(await house.ledger.newest(EntryKind.KEY, 10))
+    assert (second.read().from_, second.read().to) == (first.read().to, str(ring.current.verifier))
+    assert (await house.database.snapshot(audit, ring.verifiers)).finding is None
+
+
+@pytest.mark.parametrize("overlap", [DAY, timedelta()])
+async def test_a_server_that_has_just_read_the_old_key_does_not_take_a_rotation_back(
+    house: House, monkeypatch: pytest.MonkeyPatch, overlap: timedelta
+) -> None:
+    """It looks at the file again before it says that the ledger is wrong, and signs by the new key."""
+    await house.signer.sign()
+    await house.enter(1)
+    loop, load, busy = asyncio.get_running_loop(), keyring.load_or_make, []
+
+    def loaded(path: Path, name: str | None) -> Keyring:
+        ring = load(path, name)
+        if not busy:
+            busy.append(True)
+            rotation = house.other().rotate(by="olga", reason="yearly", overlap=overlap)
+            asyncio.run_coroutine_threadsafe(rotation, loop).result(60)
+        return ring
+
+    monkeypatch.setattr(keyring, "load_or_make", loaded)
+    await house.signer.sign()
+    assert [each.read().by for each in await house.ledger.newest(EntryKind.KEY, 10)] == ["olga", "server"]
+    ring = keyring.load(house.key_file)
+    newest = await house.checkpoints.newest()
+    assert ring is not None
+    assert newest is not None
+    assert newest.size == await house.ledger.size()
+    assert ring.current.verifier in newest.read()[0].verified_by(ring.verifiers)
+    assert (await house.database.snapshot(audit, ring.verifiers)).finding is None
+
+
+async def test_damage_that_was_mended_meanwhile_ends_with_the_next_process(house: House) -> None:
+    """Whoever mended it stopped the server for that: the one that starts closes what the other told."""
+    await house.signer.sign()
+    await house.enter(3)
+    house.edit("UPDATE ledger SET body = replace(body, 'test', 'TEST') WHERE number = 2")
+    await house.signer.attempt()
+    house.edit("UPDATE ledger SET body = replace(body, 'TEST', 'test') WHERE number = 2")
+    await house.other().attempt()
+    [event] = await house.events.list()
+    assert event.closed_at is not None
+
+
+async def test_a_checkpoint_that_vanished_is_missed_by_whoever_signed_it(house: House) -> None:
+    """Without it entries could be written anew and signed once more: the process that remembers does not."""
+    await house.signer.sign()
+    await house.enter(3)
+    await house.signer.sign()
+    house.edit("DELETE FROM checkpoints WHERE size > 1")
+    with pytest.raises(LedgerDamaged, match="a checkpoint over 4 entries was signed"):
+        await house.signer.sign()
 
 
 async def test_a_log_of_another_name_is_not_signed(house: House) -> None:
