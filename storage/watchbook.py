@@ -18,6 +18,9 @@ from typing import Any, Self
 from storage.entries import moment
 from storage.notes import Checkpoint, Note, VerifierKey
 
+#: How every line begins.
+_BEGINNING = b'{"at": "'
+
 
 class WatchbookUnusable(ValueError):
     """The file cannot be read, written or believed; ``str(error)`` says why."""
@@ -82,8 +85,6 @@ class Watchbook:
         with os.fdopen(os.dup(self._fd), "rb") as file:
             data = file.read()
         whole, _, rest = data.rpartition(b"\n")
-        if rest:
-            os.ftruncate(self._fd, len(data) - len(rest))
         keys: list[VerifierKey] = []
         for line in whole.splitlines():
             match json.loads(line):
@@ -96,15 +97,21 @@ class Watchbook:
                     pass
                 case _:
                     raise ValueError("a line of another kind")
+        if not rest.startswith(_BEGINNING[: len(rest)]):
+            raise ValueError("it ends with something else than a line that was cut off")  # a file of somebody else, perhaps
+        if rest:
+            os.ftruncate(self._fd, len(data) - len(rest))
         self.keys = tuple(keys)
 
     def _append(self, at: datetime, **values: Any) -> None:
         line = json.dumps({"at": moment(at), **values}, ensure_ascii=False).encode() + b"\n"
         try:
-            os.write(self._fd, line)
+            written = os.write(self._fd, line)
             os.fsync(self._fd)
         except OSError as error:
             raise WatchbookUnusable(f"{self._path}: {error.strerror or error}") from error
+        if written < len(line):  # the disk is full: the next observer removes what is there of the line
+            raise WatchbookUnusable(f"{self._path}: only {written} of {len(line)} bytes could be written")
 
     def _close(self) -> None:
         if self._fd >= 0:

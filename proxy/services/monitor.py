@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.services.revision import Clock
-from proxy.upstream.tiledlog import TiledLog
+from proxy.upstream.tiledlog import LogUnreachable, TiledLog
 from storage.entries import Entry, EntryKind, MalformedEntry, parse
 from storage.merkle import EMPTY_ROOT, Frontier, Node, consistency_spans, leaf_hash, nodes_of, span_hash, verify_consistency
 from storage.notes import Checkpoint, MalformedNote, Note, UnverifiedNote, VerifierKey
@@ -46,8 +46,11 @@ class Monitor:
         data = await self._log.checkpoint()
         last = self._book.last
         try:
+            note = Note.parse(data)
+        except MalformedNote as error:  # a page that stands in for the log, say: whoever signed nothing has contradicted nothing
+            raise LogUnreachable(f"{self._log.prefix} answers with something else than a checkpoint: {error}") from error
+        try:
             try:
-                note = Note.parse(data)
                 signers = note.verified_by(self._book.keys)
                 now = Checkpoint.parse(note.text)
             except (MalformedNote, UnverifiedNote) as error:
@@ -89,7 +92,7 @@ class Monitor:
         return await self._entries(await self._frontier(before.size, now.size, before.root), now)
 
     async def _entries(self, frontier: Frontier, now: Checkpoint) -> list[tuple[int, bytes, Entry | None]]:
-        """The entries between two checkpoints, as they are in the tree."""
+        """The entries between two checkpoints, as they are in the tree: those that somebody wants to know of."""
         new: list[tuple[int, bytes, Entry | None]] = []
         while frontier.size < now.size:
             number = frontier.size // WIDTH
@@ -98,7 +101,9 @@ class Monitor:
             except MalformedTile as error:
                 raise Forked(f"it shows entries that are none: {error}") from error
             for body in bundle[frontier.size - number * WIDTH :]:
-                new.append((frontier.size, body, _entry(frontier.size, body)))
+                entry = _entry(frontier.size, body)
+                if self._on_entry is not None or (entry is not None and entry.kind == EntryKind.KEY):
+                    new.append((frontier.size, body, entry))  # nothing else is needed, and there may be millions
                 frontier, _ = frontier.grown(leaf_hash(body))
         if frontier.root() != now.root:
             raise Forked(f"the entries that it shows are not those of its tree of {now.size}")

@@ -72,8 +72,11 @@ class TiledLog:
             async with slots:
                 return await self._tile(tile)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(fetch(tile)) for tile in tiles]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(fetch(tile)) for tile in tiles]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # one of them says enough, and callers know it by its name
         return nodes_from(wanted, size, {tile: task.result() for tile, task in zip(tiles, tasks, strict=True)})
 
     async def entries(self, number: int, size: int) -> list[bytes]:

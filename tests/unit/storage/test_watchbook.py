@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,30 @@ def test_a_file_is_about_one_log_and_for_one_observer(tmp_path: Path) -> None:
             pass
     with pytest.raises(WatchbookUnusable, match="directory"), Watchbook(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("content", [b"-----BEGIN SOMETHING-----", b'{"my": "notes"}', b"{"])
+def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, content: bytes) -> None:
+    """Named by mistake, and without a newline at its end: it stays as it is, unless it could be the beginning of a line."""
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    if content == b"{":
+        with Watchbook(path) as book:
+            assert (book.keys, book.last) == ((), None)
+    else:
+        with pytest.raises(WatchbookUnusable, match="damaged"), Watchbook(path):
+            pass
+        assert path.read_bytes() == content
+
+
+def test_a_disk_that_takes_half_a_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not wholly there is not remembered; the next observer begins behind what is."""
+    path, write = tmp_path / "ledger.watch", os.write
+    with Watchbook(path) as book:
+        book.trust(KEY.verifier, AT)
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda fd, data: write(fd, data[:20]))
+            with pytest.raises(WatchbookUnusable, match="only 20 of"):
+                book.accept(NOTE, CHECKPOINT, AT)
+    with Watchbook(path) as book:
+        assert (book.keys, book.last) == ((KEY.verifier,), None)
