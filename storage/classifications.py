@@ -14,6 +14,7 @@ from sqlalchemy import Connection, String, and_, delete, not_, or_, select, type
 
 from storage.database import Database, insert_or
 from storage.digest import Digest
+from storage.outbox import post_again
 from storage.records import EventType, Severity
 from storage.reference import Repository
 from storage.tables import classifications, events, pins
@@ -70,9 +71,12 @@ class ClassificationStore:
         """The repository and the pinned digest of the tag ``name``, where it is overwritten with ``candidate``."""
         return await self._database.read(_pinned, name, candidate)
 
-    async def tell(self, number: int, severity: Severity | None, details: Mapping[str, Any]) -> bool:
-        """Let an open event say more. ``severity`` None: as it is. False when it is over."""
-        return await self._database.write(_tell, number, severity, details)
+    async def tell(self, number: int, severity: Severity | None, details: Mapping[str, Any], at: datetime) -> bool:
+        """Let an open event say more. ``severity`` None: as it is. False when it is over.
+
+        Where it is graver by that, sinks are told once more, ``at`` this time: some may have passed it over as it was.
+        """
+        return await self._database.write(_tell, number, severity, details, at)
 
 
 def _get(connection: Connection, repository: Repository, before: Digest, after: Digest) -> Classified | None:
@@ -110,13 +114,15 @@ def _pinned(connection: Connection, name: str, candidate: Digest) -> tuple[Repos
     return None if row is None else (row.repository, row.digest)
 
 
-def _tell(connection: Connection, number: int, severity: Severity | None, details: Mapping[str, Any]) -> bool:
+def _tell(connection: Connection, number: int, severity: Severity | None, details: Mapping[str, Any], at: datetime) -> bool:
     about = and_(events.c.id == number, events.c.closed_at.is_(None))
-    row = connection.execute(select(events.c.details).where(about)).one_or_none()
+    row = connection.execute(select(events.c.details, events.c.severity).where(about)).one_or_none()
     if row is None:
         return False
     values: dict[str, Any] = {"details": {**(row.details or {}), **details}}
     if severity is not None:
         values["severity"] = severity
     connection.execute(update(events).where(about).values(values))
+    if severity is not None and severity.rank > (row.severity or Severity.WARNING).rank:
+        post_again(connection, number, at)
     return True

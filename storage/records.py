@@ -130,6 +130,11 @@ class Severity(StrEnum):
     WARNING = "warning"  #: to be looked at in working hours
     CRITICAL = "critical"  #: to be looked at now
 
+    @property
+    def rank(self) -> int:
+        """Higher is graver."""
+        return tuple(Severity).index(self)
+
 
 class EventType(StrEnum):
     """News that somebody may want to hear; delivered by the alert sinks, listed by the CLI.

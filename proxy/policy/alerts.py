@@ -20,7 +20,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 900.0
 FAILING_AFTER = 5
 #: The longest Retry-After that is obeyed, in seconds.
 LONGEST_RETRY_AFTER = 86400.0
-_RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 #: Types whose subject is an image, a repository or a tag; those of others are what their documentation says.
 ABOUT_IMAGES = frozenset(
     {each for each in EventType if each.value.partition(".")[0] in {"tag", "pin", "signature"}} | {EventType.BLOB_TAMPERED}
@@ -49,7 +48,7 @@ class Filter:
 
     def wants(self, event: Event) -> bool:
         """Whether an event passes. Image patterns hold for events about images, for the tag's whole name or its repository."""
-        if _RANK[event.severity or Severity.WARNING] < _RANK[self.severity]:
+        if (event.severity or Severity.WARNING).rank < self.severity.rank:
             return False
         if self.types and not any(pattern.matches(event.type.value) for pattern in self.types):
             return False

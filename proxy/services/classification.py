@@ -66,6 +66,10 @@ class Classifier:
         """End the comparisons under way."""
         await self._flights.close()
 
+    def now(self) -> datetime:
+        """The time by which it goes."""
+        return self._clock()
+
     async def known(self, repository: Repository, before: Digest, after: Digest) -> Change | None:
         """What was told of a pair before; None when it never was. Raises StorageError."""
         kept = await self._store.get(repository, before, after)
@@ -187,7 +191,7 @@ class Classifying:
         change = await ask(waiting.repository, waiting.before, waiting.after)
         severity, details = classifier.told(change, waiting.type, waiting.at)
         settled = details[SETTLED]
-        if await self._store.tell(waiting.number, severity, details) and settled:
+        if await self._store.tell(waiting.number, severity, details, classifier.now()) and settled:
             log.warning(
                 "overwrite.classified",
                 image=str(waiting.repository),

@@ -201,7 +201,6 @@ MEANINGS: Mapping[Kind, Meaning] = {
     Kind.NOT_KNOWN_YET: Meaning("not all of it could be asked for yet; it is tried again", _WARNING, _WARNING),
 }
 
-_RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 _ORDER = {kind: number for number, kind in enumerate(Kind)}
 
 
@@ -213,12 +212,12 @@ def severity_of(kind: Kind, *, same_signer: bool) -> Severity:
 
 def worst(severities: Iterable[Severity]) -> Severity | None:
     """The most severe; None of none."""
-    return max(severities, key=_RANK.__getitem__, default=None)
+    return max(severities, key=lambda severity: severity.rank, default=None)
 
 
 def ordered(kinds: Collection[Kind], *, same_signer: bool) -> tuple[Kind, ...]:
     """Each kind once, the most severe first, else in the order of the list."""
-    return tuple(sorted(set(kinds), key=lambda kind: (-_RANK[severity_of(kind, same_signer=same_signer)], _ORDER[kind])))
+    return tuple(sorted(set(kinds), key=lambda kind: (-severity_of(kind, same_signer=same_signer).rank, _ORDER[kind])))
 
 
 # -- what came of it ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from proxy.policy.alerts import AlertPolicy, CloudEvents, Digest, Filter, Http, 
 from proxy.services import alerts as module
 from proxy.services.alerts import Alerts, Enrich, make_sink, plain
 from proxy.sinks.model import Answer, Kind
+from storage.classifications import ClassificationStore
 from storage.database import Database
 from storage.deliveries import Assignment, Deliveries
 from storage.errors import DatabaseUnavailable
@@ -127,6 +128,21 @@ async def test_an_event_says_what_more_is_known_before_it_is_told(database: Data
     (event,) = await EventStore(database).list()
     assert sent["grave"][0].event == event
     assert (event.severity, event.details) == (Severity.CRITICAL, {"kinds": ["user"]})
+
+
+async def test_who_wants_only_what_is_grave_hears_of_it_when_that_is_known(database: Database, sent: Sent) -> None:
+    """Whoever overwrites a tag and then answers slowly gets past no filter: what is found out later is told then."""
+    grave = sink("grave", filter=Filter(severity=Severity.CRITICAL))
+    alerts = service(database, policy(sink("all"), grave))
+    await alerts.start()
+    await tell(database, 1)
+    alerts.wake()
+    await until(has(sent, all=1), 60)
+    assert await ClassificationStore(database).tell(1, Severity.CRITICAL, {"kinds": ["user"]}, NOW)
+    alerts.wake()
+    await until(has(sent, all=2, grave=1), 60)
+    await alerts.close()
+    assert {(message.number, message.event.severity) for message in sent["grave"]} == {(1, Severity.CRITICAL)}
 
 
 @pytest.mark.parametrize("how", ["slow", "broken"])

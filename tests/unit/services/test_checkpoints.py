@@ -232,7 +232,7 @@ async def test_a_server_that_has_just_read_the_old_key_does_not_take_a_rotation_
     """It looks at the file again before it says that the ledger is wrong, and signs by the new key."""
     await house.signer.sign()
     await house.enter(1)
-    loop, load, busy = asyncio.get_running_loop(), keyring.load_or_make, []
+    loop, load, busy = asyncio.get_running_loop(), keyring.load_or_make, list[bool]()
 
     def loaded(path: Path, name: str | None) -> Keyring:
         ring = load(path, name)

@@ -10,6 +10,7 @@ import pytest
 
 from storage.classifications import SETTLED, ClassificationStore, Classified
 from storage.database import Database
+from storage.deliveries import Deliveries
 from storage.events import EventStore
 from storage.pins import PinStore
 from storage.records import Severity
@@ -47,11 +48,11 @@ async def test_open_events_wait_until_they_say_what_changed(database: Database) 
     store, events = ClassificationStore(database), EventStore(database)
     (waiting,) = await store.unclassified(10)
     assert (waiting.repository, waiting.before, waiting.after, waiting.at) == (APP, ONE, TWO, LATER)
-    assert await store.tell(waiting.number, None, {"change": "not known", SETTLED: False})
+    assert await store.tell(waiting.number, None, {"change": "not known", SETTLED: False}, LATER)
     assert await store.unclassified(10) == [waiting]
     (event,) = await events.list()
     assert event.severity is Severity.WARNING
-    assert await store.tell(waiting.number, Severity.CRITICAL, {"kinds": ["entrypoint"], SETTLED: True})
+    assert await store.tell(waiting.number, Severity.CRITICAL, {"kinds": ["entrypoint"], SETTLED: True}, LATER)
     assert await store.unclassified(10) == []
     (event,) = await events.list()
     assert event.severity is Severity.CRITICAL
@@ -67,8 +68,35 @@ async def test_what_is_over_is_not_told(database: Database) -> None:
     assert pin is not None
     await pins.apply(revert(pin))
     assert await store.unclassified(10) == []
-    assert not await store.tell(waiting.number, Severity.INFO, {"change": "x"})
+    assert not await store.tell(waiting.number, Severity.INFO, {"change": "x"}, LATER)
     assert await store.pinned(f"{APP}:v1", TWO) is None
+
+
+async def test_what_turns_out_to_be_graver_is_told_once_more(tmp_path: Path) -> None:
+    """A sink that passed it over is asked again; not where it is no graver, nor while the first message says it by itself."""
+    database = Database(tmp_path / "tagstone.db")
+    await database.open()
+    store, pins, sinks = ClassificationStore(database), PinStore(database), Deliveries(database)
+    await sinks.register(("pager",), AT)
+    pin = await pins.apply(first_pin())
+    assert pin is not None
+    await pins.apply(overwrite(pin, "two"))
+    (waiting,) = await store.unclassified(10)
+    assert await store.tell(waiting.number, Severity.CRITICAL, {SETTLED: False}, LATER)
+    (first,) = await sinks.unassigned(("pager",), 10)
+    assert first.event.severity is Severity.CRITICAL
+    assert await store.tell(waiting.number, Severity.WARNING, {SETTLED: False}, LATER)
+    await sinks.assign(("pager",), first, [])
+    assert await store.tell(waiting.number, Severity.INFO, {SETTLED: False}, LATER)
+    assert await store.tell(waiting.number, None, {"change": "x", SETTLED: False}, LATER)
+    assert await sinks.unassigned(("pager",), 10) == []
+    assert await store.tell(waiting.number, Severity.CRITICAL, {SETTLED: True}, LATER)
+    (second,) = await sinks.unassigned(("pager",), 10)
+    assert (second.number, second.resolved, second.event.severity) == (first.number, False, Severity.CRITICAL)
+    assert second.id != first.id
+    assert await store.tell(waiting.number, Severity.CRITICAL, {SETTLED: True}, LATER)
+    assert await sinks.unassigned(("pager",), 10) == [second]
+    await database.close()
 
 
 async def test_of_a_repository_the_newest_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
