@@ -57,8 +57,11 @@ def list_events(
         common.show_json({"events": [event_json(event) for event in events]})
         return
     for event in events:
-        print(f"{common.moment(event.at)}  {event.severity:<8}  {event.type:<20}  {_state(event):<8}  {event.subject}")
-        print(f"    {event.message}")
+        subject, message = common.plain(event.subject), common.plain(event.message)
+        print(f"{common.moment(event.at)}  {event.severity:<8}  {event.type:<20}  {_state(event):<8}  {subject}")
+        print(f"    {message}")
+        if isinstance(change := event.details.get("change"), str):  # of an overwrite: what came of comparing
+            print(f"    {common.plain(change)}")
     print(f"{len(events)} event{'' if len(events) == 1 else 's'}")
 
 
@@ -116,10 +119,10 @@ def deliveries(
         return
     for each in found:
         for line in _status_lines(each):
-            print(line)
+            print(common.plain(line))
     for delivery in listed:
         for line in _delivery_lines(delivery):
-            print(line)
+            print(common.plain(line))
     if not found:
         print("no sink is known" if sink is None else f"no sink {sink} is known")
 

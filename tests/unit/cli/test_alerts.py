@@ -121,6 +121,28 @@ def test_events_are_listed_newest_first(house: House) -> None:
     assert (oldest["severity"], oldest["state"], oldest["subject"]) == ("warning", "open", f"{NGINX}:1")
 
 
+def test_what_others_wrote_is_fit_for_a_terminal(house: House) -> None:
+    """Names of signers and what images say of themselves may hold anything; of an overwrite, what changed stands below."""
+
+    async def fill() -> None:
+        database = Database(house.data / "tagstone.db")
+        await database.open()
+        await Deliveries(database).register(("a",), NOW)
+        event = Event(EventType.TAG_OVERWRITTEN, f"{NGINX}:1", None, "by \x1b]0;x\x07", NOW, details={"change": "grave: \x9b31m"})
+        await EventStore(database).record(event)
+        (message,) = await Deliveries(database).unassigned(("a",), 10)
+        await Deliveries(database).assign(("a",), message, [Assignment("a", message)])
+        (waiting,) = (await Deliveries(database).work("a", NOW, NOW, 10)).batch
+        await Deliveries(database).refused("a", [waiting.id], NOW, "400: \x1b[2J", None)
+        await database.close()
+
+    asyncio.run(fill())
+    listed, delivered = house.run("list").stdout, house.run("deliveries").stdout
+    assert "    by \\u{1b}]0;x\\u{7}\n    grave: \\u{9b}31m\n" in listed
+    assert "400: \\u{1b}[2J" in delivered
+    assert not {"\x1b", "\x07", "\x9b"} & {*listed, *delivered}
+
+
 def test_events_can_be_chosen(house: House) -> None:
     """Only what is open, only what is new, only so many."""
     house.fill()
