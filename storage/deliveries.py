@@ -218,7 +218,10 @@ def _work(connection: Connection, sink: str, now: datetime, far: datetime, limit
     # NULL, which is at once, sorts first in SQLite; where it does not, those wait for the others, but not for long.
     rows = connection.execute(query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit)).mappings()
     batch = tuple(_delivery(row) for row in rows)
-    later = select(func.min(deliveries.c.due_at)).where(deliveries.c.sink == sink, _WAITING, ~come)
+    # Not ``~come``, which says the same: for a range the index is searched, and not read from end to end.
+    later = select(func.min(deliveries.c.due_at)).where(
+        deliveries.c.sink == sink, _WAITING, deliveries.c.due_at > now, deliveries.c.due_at <= far
+    )
     next_at = connection.execute(later).scalar_one()
     if state is None:
         return Work(0, None, None, batch, next_at)

@@ -13,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 
 from storage.database import Database, insert_or
+from storage.digest import Digest
 from storage.outbox import post
 from storage.records import Event, EventType
 from storage.tables import events
@@ -30,9 +31,9 @@ class EventStore:
         """Record an event that belongs to no change of a pin. False when the same is open already: it has been told."""
         return bool(await self._database.write(open_events, (event,)))
 
-    async def close(self, subject: str, types: Collection[EventType], at: datetime) -> int:
-        """End the open events of these types about ``subject``; how many there were."""
-        return await self._database.write(close_events, subject, types, at)
+    async def close(self, subject: str, types: Collection[EventType], at: datetime, digest: Digest | None = None) -> int:
+        """End the open events of these types about ``subject`` (with ``digest``: about that alone); how many there were."""
+        return await self._database.write(close_events, subject, types, at, digest)
 
     async def list(self, *, open_only: bool = False, since: datetime | None = None, limit: int = 100) -> list[Event]:
         """The newest ``limit`` events, newest first; ``since``: those that began, or ended, then or later."""
@@ -60,9 +61,16 @@ def open_events(connection: Connection, opened: Iterable[Event]) -> list[Event]:
     return news
 
 
-def close_events(connection: Connection, subject: str, types: Collection[EventType], at: datetime) -> int:
-    """End, in the caller's transaction, the open events of these types about ``subject``; how many there were."""
+def close_events(
+    connection: Connection, subject: str, types: Collection[EventType], at: datetime, digest: Digest | None = None
+) -> int:
+    """End, in the caller's transaction, the open events of these types about ``subject``; how many there were.
+
+    With ``digest`` only those about that: a repository may have several.
+    """
     about = and_(events.c.subject == subject, events.c.type.in_(types), events.c.closed_at.is_(None))
+    if digest is not None:
+        about = and_(about, events.c.digest == digest)
     ended = connection.execute(select(events.c.id).where(about).order_by(events.c.id)).scalars().all()
     if ended:
         connection.execute(update(events).where(events.c.id.in_(ended)).values(closed_at=at))

@@ -1,7 +1,8 @@
 """The scrubber: hashes everything stored again, in rounds, and mends what it, or anybody else, found damaged.
 
 A seal tells that a file was not touched; only hashing tells that the disk still gives back what was written. What does not hash
-to its name is quarantined by the store at once, and fetched again by digest from wherever it is known to be. Then the event ends.
+to its name is quarantined by the store at once, and fetched again by digest from wherever it is known to be. Then the event ends; so
+does the one about a blob that an upstream sent wrongly, when it has arrived as it should.
 """
 
 from __future__ import annotations
@@ -133,6 +134,10 @@ class Scrubber:
         """Fetch again what was found damaged, by whomever."""
         loop = asyncio.get_running_loop()
         open_events = await self._events.list(open_only=True, limit=_MOST_EVENTS)
+        for event in open_events:
+            if event.type is EventType.BLOB_TAMPERED and event.digest is not None and await self._is_here(event.digest):
+                await self._events.close(event.subject, (EventType.BLOB_TAMPERED,), self._clock(), event.digest)
+                log.info("blob.arrived", repository=event.subject, digest=str(event.digest))
         damaged = {event.digest: event.subject for event in open_events if event.type is EventType.BLOB_DAMAGED and event.digest}
         self._tried = {digest: at for digest, at in self._tried.items() if digest in damaged}
         for digest, subject in damaged.items():
@@ -145,8 +150,7 @@ class Scrubber:
 
     async def _whole_again(self, digest: Digest) -> bool:
         """Whether the blob is there, if need be from an upstream again."""
-        if (stored := await self._blobs.open(digest)) is not None:
-            stored.close()  # whoever wanted it has fetched it meanwhile
+        if await self._is_here(digest):  # whoever wanted it has fetched it meanwhile
             return True
         reasons: list[str] = []
         for repository, descriptor, kind in await self._catalog.places(digest, _PLACES):
@@ -162,6 +166,12 @@ class Scrubber:
         reason = "; ".join(reasons) or "no repository is known that has it"
         log.warning("blob.unmended", digest=str(digest), reason=reason, retry_seconds=RETRY)
         return False
+
+    async def _is_here(self, digest: Digest) -> bool:
+        stored = await self._blobs.open(digest)
+        if stored is not None:
+            stored.close()
+        return stored is not None
 
     async def _fetch(self, repository: Repository, descriptor: Descriptor, kind: Kind) -> None:
         if kind is Kind.MANIFEST:

@@ -54,6 +54,36 @@ async def test_promise_37_damage_is_found_told_and_mended(tmp_path: Path, what: 
         assert len(await damages(proxy, digest)) == 1, "it is told once"
 
 
+async def test_what_was_sent_wrongly_is_news_until_it_has_arrived(tmp_path: Path) -> None:
+    """Of two wrong layers of a repository one is mended upstream: its event ends with its next pull, the other's does not."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP) as proxy:
+        image = upstream.image("open/app", "v1", layer_size=300_000)
+        other = upstream.image("open/app", "v2", layer_size=200_000, seed="other")
+        layers = {each.blobs[1].digest: each.blobs[1].data for each in (image, other)}
+        for tag, (digest, whole) in zip(("v1", "v2"), layers.items(), strict=True):
+            upstream.forge("open/app", digest, bytes(len(whole)))
+            assert (await proxy.manifest("open/app", tag)).status == 200
+            assert (await proxy.blob("open/app", digest)).cut
+
+        async def tampered(closed: bool) -> set[Digest | None]:
+            found = [event for event in await proxy.events() if event.type is EventType.BLOB_TAMPERED]
+            return {event.digest for event in found if (event.closed_at is not None) == closed}
+
+        async def both() -> bool:
+            return await tampered(closed=False) == set(layers)
+
+        await until(both, 30)
+        mended = image.layers[0].digest
+        upstream.forge("open/app", mended, layers[mended])
+        assert (await proxy.blob("open/app", mended)).status == 200
+
+        async def ended() -> bool:
+            return await tampered(closed=True) == {mended}
+
+        await until(ended, 30)
+        assert await tampered(closed=False) == set(layers) - {mended}
+
+
 async def test_promise_37_damage_stays_open_while_nobody_has_the_blob(tmp_path: Path) -> None:
     """Without an upstream the blob is missing and said to be; it is fetched when there is one again."""
     async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP) as proxy:
