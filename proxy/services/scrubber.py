@@ -1,8 +1,8 @@
 """The scrubber: hashes everything stored again, in rounds, and mends what it, or anybody else, found damaged.
 
 A seal tells that a file was not touched; only hashing tells that the disk still gives back what was written. What does not hash
-to its name is quarantined by the store at once, and fetched again by digest from wherever it is known to be. Then the event ends; so
-does the one about a blob that an upstream sent wrongly, when it has arrived as it should.
+to its name is quarantined by the store at once, and fetched again by digest from wherever it is known to be. Then the event ends,
+as does the one about a blob that an upstream sent wrongly, when it has arrived as it should.
 """
 
 from __future__ import annotations
