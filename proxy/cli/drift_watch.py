@@ -32,7 +32,13 @@ RecordOption = Annotated[
     typer.Option("--record/--no-record", help="Raise the event runtime.drift. Default: with --watch.", show_default=False),
 ]
 PlatformOption = Annotated[
-    str | None, typer.Option("--platform", help="os/architecture[/variant]. Default: this machine's.", show_default=False)
+    str | None,
+    typer.Option(
+        "--platform",
+        metavar="OS/ARCH",
+        help="os/architecture or os/architecture/variant. Default: this machine's.",
+        show_default=False,
+    ),
 ]
 
 

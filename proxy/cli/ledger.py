@@ -92,7 +92,9 @@ def show(
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option("--image", help="Only about this image, registry/repository[:tag][@digest], or digest.", show_default=False),
+        typer.Option(
+            "--image", help="Only about this image, registry/repository[:tag]\\[@digest], or digest.", show_default=False
+        ),
     ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,

@@ -30,7 +30,7 @@ def pulls(
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option("--image", help="Who was handed this image: registry/repository[:tag][@digest].", show_default=False),
+        typer.Option("--image", help="Who was handed this image: registry/repository[:tag]\\[@digest].", show_default=False),
     ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Only since then: 2h, 7d, or a date or time.", show_default=False)
