@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,8 +48,6 @@ def list_events(
         from storage.events import EventStore
 
         async with _database(configuration, data_dir) as database:
-            if database is None:
-                return []
             return await EventStore(database).list(open_only=open_only, since=moment, limit=limit)
 
     events = common.run(work)
@@ -74,8 +72,7 @@ def try_sinks(sink: SinkArgument = None, config: ConfigOption = None, as_json: J
     names = [each.name for each in configuration.alerts.sinks]
     if not names:
         common.fail("no sink is configured: see `alerts.sinks`", common.USAGE)
-    if sink is not None and sink not in names:
-        common.fail(f"there is no sink {sink}; there are {', '.join(names)}", common.USAGE)
+    _known(sink, configuration, ())
     answers = common.run(lambda: _try(configuration, sink))
     if as_json:
         shown = [{"sink": name, "result": answer.kind.value, "answer": answer.words} for name, answer in answers.items()]
@@ -105,10 +102,10 @@ def deliveries(
         from storage.deliveries import Deliveries
 
         async with _database(configuration, data_dir) as database:
-            if database is None:
-                return [], []
             store = Deliveries(database)
-            return await store.status(), await store.list(sink, limit)
+            found = await store.status()
+            _known(sink, configuration, found)
+            return found, await store.list(sink, limit)
 
     found, listed = common.run(work)
     found = [each for each in found if sink is None or each.name == sink]
@@ -124,7 +121,7 @@ def deliveries(
         for line in _delivery_lines(delivery):
             print(common.plain(line))
     if not found:
-        print("no sink is known" if sink is None else f"no sink {sink} is known")
+        print("no sink is known: a server makes those of its configuration known when it starts")
 
 
 @app.command()
@@ -138,7 +135,9 @@ def retry(
         from storage.deliveries import Deliveries
 
         async with _database(configuration, data_dir, write=True) as database:
-            return 0 if database is None else await Deliveries(database).retry(sink)
+            store = Deliveries(database)
+            _known(sink, configuration, await store.status())
+            return await store.retry(sink)
 
     count = common.run(work)
     if as_json:
@@ -147,21 +146,23 @@ def retry(
         print(f"{count} deliver{'y is' if count == 1 else 'ies are'} tried again")
 
 
+def _known(sink: str | None, configuration: Configuration, found: Sequence[SinkStatus]) -> None:
+    """End with 2 where a sink is named that is neither configured nor was."""
+    known = dict.fromkeys([*(each.name for each in configuration.alerts.sinks), *(each.name for each in found)])
+    if sink is not None and sink not in known:
+        common.fail(f"there is no sink {sink}; there are {', '.join(known) or 'none'}", common.USAGE)
+
+
 @asynccontextmanager
-async def _database(
-    configuration: Configuration, data_dir: Path | None, *, write: bool = False
-) -> AsyncIterator[Database | None]:
-    """The database of the server; None where there is none yet."""
-    from proxy.app import DATABASE
+async def _database(configuration: Configuration, data_dir: Path | None, *, write: bool = False) -> AsyncIterator[Database]:
+    """The database of the server."""
     from proxy.log import configure
-    from storage.database import Database
+    from storage.database import FILE_NAME, Database
+    from storage.files import owner_of
 
     configure(configuration.settings.log)
-    path = (data_dir or configuration.settings.data_dir) / DATABASE
-    if not path.exists():
-        yield None
-        return
-    database = Database(path)
+    root = common.root_of(configuration, data_dir)
+    database = Database(root / FILE_NAME, owner=owner_of(root / FILE_NAME, root))
     await database.open(read_only=not write)
     try:
         yield database

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 REFUSED = 1
 USAGE = 2
 UNKNOWN = 3
-
+#: What a pattern that was mistyped is answered: "all is well" would be wrong.
+NO_MATCH = 'no pin matches {pattern}; patterns are for whole names, such as "docker.io/library/nginx:*"'
+_NO_DATABASE = "{root} holds no database: no server has run with this data directory (--data-dir, or data_dir in the file)"
 _T = TypeVar("_T")
 
 ConfigOption = Annotated[
@@ -132,9 +134,35 @@ class House:
     gate: Gate
 
 
+def root_of(configuration: Configuration, data_dir: Path | None) -> Path:
+    """The folder with a server's data. Ends with 3 where it cannot be looked into, and where no server has made a database.
+
+    That is most likely another folder than the server's, and "nothing is known" would be a wrong answer about that one.
+    """
+    root = data_dir or configuration.settings.data_dir
+    if not begun(root):
+        fail(_NO_DATABASE.format(root=root), UNKNOWN)
+    return root
+
+
+def begun(root: Path) -> bool:
+    """Whether a database is there. Ends with 3 where that cannot be seen."""
+    from storage.database import FILE_NAME
+
+    try:
+        (root / FILE_NAME).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        fail(f"the data directory {root} cannot be looked into: {error.strerror or error}", UNKNOWN)
+    return True
+
+
 @asynccontextmanager
-async def house(configuration: Configuration, data_dir: Path | None, *, dry: bool = False) -> AsyncIterator[House]:
-    """Open the data directory. ``dry`` writes nothing, and works where no data directory exists yet."""
+async def house(
+    configuration: Configuration, data_dir: Path | None, *, dry: bool = False, anywhere: bool = False
+) -> AsyncIterator[House]:
+    """Open the data directory. ``dry`` writes nothing, and ends with 3 where there is none yet, unless ``anywhere``."""
     import tempfile
     from contextlib import AsyncExitStack, ExitStack
 
@@ -153,8 +181,10 @@ async def house(configuration: Configuration, data_dir: Path | None, *, dry: boo
 
     configure(configuration.settings.log)  # to standard error: what a command answers stands alone on standard output
     with ExitStack() as exits:
-        root = data_dir or configuration.settings.data_dir
-        missing = not (root / DATABASE).exists()
+        root = root_of(configuration, data_dir) if dry and not anywhere else data_dir or configuration.settings.data_dir
+        missing = not begun(root)
+        if missing and not dry:
+            warn(f"{_NO_DATABASE.format(root=root)}; it is made now, and no server with another one heeds it")
         if dry and missing:
             root = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-")))
         # The server may run as somebody else than root, who commonly runs this, and has to read what is made here.

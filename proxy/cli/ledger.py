@@ -70,7 +70,7 @@ async def books(configuration: Configuration, data_dir: Path | None, *, write: b
     from storage.ledger import Ledger
 
     configure(configuration.settings.log)
-    root = data_dir or configuration.settings.data_dir
+    root = common.root_of(configuration, data_dir)
     database = Database(root / FILE_NAME, owner=owner_of(root / FILE_NAME, root))
     ledger, checkpoints = Ledger(database), Checkpoints(database)
     signer = signer_of(configuration.settings.ledger, root, ledger, checkpoints, EventStore(database), utc_now)
@@ -104,6 +104,8 @@ def show(
     configuration = common.load(config, data_dir)
     start = None if since is None else moment_of(since)
     subject = None if image is None else _subject(image, configuration)
+    for each in kind or ():
+        _known(each)
 
     async def work() -> None:
         async with books(configuration, data_dir) as house:
@@ -317,6 +319,16 @@ def print_entry(index: int, entry: Entry) -> None:
     words = f"{index:>7}  {common.moment(entry.at)}  {entry.kind:<16} {entry.subject}"
     reason = f": {entry.reason}" if entry.reason else ""
     print(common.plain(f"{words}  {moved}  by {entry.by}{reason}"))
+
+
+def _known(kind: str) -> None:
+    """End with 2 where there is no such kind of entries: that none is found would be no answer."""
+    from storage.entries import EntryKind, pin_kind
+    from storage.records import PinAction
+
+    kinds = ("pin", *map(pin_kind, PinAction), *EntryKind)
+    if kind not in kinds:
+        common.fail(f"--kind {kind}: there are {', '.join(kinds)}", common.USAGE)
 
 
 def _subject(text: str, configuration: Configuration) -> str:

@@ -54,6 +54,8 @@ def check(
     if not as_json:
         told = ", ".join(f"{count} {result}" for result, count in counts.most_common())
         print(f"{counts.total()} checked{': ' if told else ''}{told}")
+    if pattern is not None and not counts:
+        common.fail(common.NO_MATCH.format(pattern=pattern), common.UNKNOWN)
     raise typer.Exit(_exit(counts))
 
 

@@ -65,6 +65,8 @@ def verify(
     if not as_json:
         told = ", ".join(f"{count} {result}" for result, count in counts.most_common())
         print(f"{counts.total()} judged{': ' if told else ''}{told}")
+    if pattern is not None and not counts:
+        common.fail(common.NO_MATCH.format(pattern=pattern), common.UNKNOWN)
     raise typer.Exit(_exit(counts))
 
 

@@ -55,7 +55,7 @@ def verify(
         )
 
     async def work() -> Explanation:
-        async with common.house(configuration, data_dir, dry=True) as house:
+        async with common.house(configuration, data_dir, dry=True, anywhere=True) as house:
             explainer = Explainer(house.pins, house.admission, house.upstreams, house.revision, utc_now)
             return await explainer.explain(reference)
 

@@ -65,6 +65,8 @@ def test_entries_are_shown_and_found(folder: Path) -> None:
     assert "0 entries" in ledger(folder, "show", "--since", "2030-01-01").stdout
     assert ledger(folder, "show", "--image", "sha256:short").exit_code == 2
     assert ledger(folder, "show", "--since", "yesterday").exit_code == 2
+    unknown = ledger(folder, "show", "--kind", "pins")
+    assert (unknown.exit_code, "--kind pins: there are pin, pin.pinned" in unknown.stderr) == (2, True)
 
 
 def test_before_anything_is_signed_nothing_can_be_proven(folder: Path) -> None:
