@@ -19,9 +19,11 @@ FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="Tagstone" \
       org.opencontainers.image.description="An OCI distribution proxy that makes tags immutable" \
       org.opencontainers.image.licenses="Apache-2.0"
+# The shipped configuration has its data in /var/lib/tagstone: so that operators' commands in the container need not name /data.
 RUN groupadd --gid 10001 tagstone \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin tagstone \
-    && install --directory --owner 10001 --group 10001 --mode 0750 /data
+    && install --directory --owner 10001 --group 10001 --mode 0750 /data \
+    && ln -s /data /var/lib/tagstone
 COPY --from=build /opt/tagstone /opt/tagstone
 COPY config/tagstone.yaml /etc/tagstone/tagstone.yaml
 ENV PATH=/opt/tagstone/bin:$PATH \

@@ -64,11 +64,13 @@ def list_events(
 
 
 @app.command("test")
-def try_sinks(sink: SinkArgument = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def try_sinks(
+    sink: SinkArgument = None, config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False
+) -> None:
     """Send a test event through each sink and say what it answered. Exit 1 when one refused it, 3 when one was out of reach."""
     from proxy.sinks.model import Kind
 
-    configuration = common.load(config)
+    configuration = common.load(config, data_dir)
     names = [each.name for each in configuration.alerts.sinks]
     if not names:
         common.fail("no sink is configured: see `alerts.sinks`", common.USAGE)
