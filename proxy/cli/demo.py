@@ -49,8 +49,14 @@ def demo(
     unknown = [name for name in stories or () if name not in STORIES]
     if unknown:
         common.fail(f"there is no story {', '.join(unknown)}: {', '.join(STORIES)}", common.USAGE)
-    if keep is not None and keep.exists() and any(keep.iterdir()):
-        common.fail(f"{keep} is not empty", common.USAGE)
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+            empty = not any(keep.iterdir())
+        except OSError as error:
+            common.fail(f"--keep {keep}: {error.strerror or error}", common.USAGE)
+        if not empty:
+            common.fail(f"{keep} is not empty", common.USAGE)
     began = time.monotonic()
     scenes = common.run(lambda: _play(stories or list(STORIES), keep, as_json=as_json))
     wrong = sum(not line.right for _, scene in scenes for line in scene.lines)
@@ -79,7 +85,6 @@ async def _play(names: Sequence[str], keep: Path | None, *, as_json: bool) -> li
     played: list[tuple[str, Scene]] = []
     with ExitStack() as exits:
         folder = keep or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-demo-")))
-        folder.mkdir(parents=True, exist_ok=True)
         async with stage(folder.resolve()) as built:
             for number, name in enumerate(names, 1):
                 console.print(f"\n{number}. {title(STORIES[name])}", style="bold")

@@ -79,3 +79,10 @@ def test_a_pattern_that_matches_nothing_is_not_well(folder: Path, command: str) 
     assert run(folder, "pins", command).exit_code == 0
     result = run(folder, "pins", command, "ngimx:*")
     assert (result.exit_code, "no pin matches ngimx:*" in result.stderr) == (3, True)
+
+
+def test_the_demo_is_kept_in_a_folder(tmp_path: Path) -> None:
+    """A file is none, and that is said before anything is played."""
+    (tmp_path / "kept").write_text("a file")
+    result = CliRunner().invoke(app, ["demo", "--keep", str(tmp_path / "kept")])
+    assert (result.exit_code, result.stderr) == (2, f"tagstone: --keep {tmp_path / 'kept'}: File exists\n")
