@@ -6,12 +6,15 @@ and :meth:`Database.write` run.
 
 What is promised:
 
-* a write is one transaction that took the writer's lock before it read anything (``BEGIN IMMEDIATE``): it is wholly there,
+* a write happens behind the writer's lock, which was taken before anything was read (``BEGIN IMMEDIATE``): it is wholly there,
   on disk (``synchronous=FULL``), or not at all; it never fails half-way because somebody else wrote;
+* writes that wait for each other are committed together, each behind a savepoint of its own: the disk is waited for once for all
+  of them, and one that raises is undone alone;
 * a read runs on a connection of its own and never waits for writers;
 * every wait is bounded: ``busy_timeout`` for other processes, and before that :data:`QUEUE_TIMES` as long for other writers
   of this process, who get on with their work while one waits;
 * a caller that is cancelled leaves at once, its transaction still runs to its end; :meth:`Database.close` waits for all;
+* transaction functions run in threads, never on the loop;
 * every failure of the driver is a :class:`storage.errors.DatabaseUnavailable` with one line for people.
 """
 
@@ -21,24 +24,27 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Integer, Table, bindparam, column, event, insert, text
+from sqlalchemy import URL, Connection, Engine, Integer, Table, bindparam, column, create_engine, event, insert, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from storage import tables
 from storage.errors import DatabaseUnavailable, SchemaMismatch
 from storage.files import Owner
 
-#: Connections for reading, one of them kept by :meth:`Database.commit_mark`.
+#: Connections for reading, and threads for them; one of them is kept by :meth:`Database.commit_mark`.
 READERS = 5
+#: How many writes are committed together at most: whoever comes next waits for all of them.
+GROUP = 64
 #: How many times ``busy_timeout`` a caller may wait for its turn within this process.
 QUEUE_TIMES = 3
 #: Seconds to wait while another process creates or migrates the database.
@@ -88,6 +94,14 @@ def insert_or(table: Table) -> sqlite.Insert:
     return sqlite.insert(table)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Write:
+    """A transaction function that waits for its turn, and what is told its caller."""
+
+    work: Callable[[Connection], Any]
+    done: asyncio.Future[Any]  #: what it returned, alone in a tuple, or what it raised
+
+
 class Database:
     """One database file. All methods are for one event loop; several processes may open the same file.
 
@@ -99,9 +113,13 @@ class Database:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links, which is for SQLite to do)
         self._busy_timeout = busy_timeout
         self._owner = owner
-        self._reader: AsyncEngine | None = None
-        self._writer: AsyncEngine | None = None
-        self._watch: AsyncConnection | None = None
+        self._reader: Engine | None = None
+        self._writer: Engine | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._readers = asyncio.Semaphore(READERS - 1)
+        self._queue: deque[_Write] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._watch: Connection | None = None
         self._watches = 0
         self._watch_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -123,27 +141,37 @@ class Database:
 
     async def close(self) -> None:
         """Wait for what is under way and close every connection. Idempotent."""
-        reader, writer = self._reader, self._writer
+        reader, writer, threads = self._reader, self._writer, self._threads
         self._reader = self._writer = None  # nothing new from here on
         if self._tasks:
             await asyncio.wait(self._tasks)
-        watch, self._watch = self._watch, None
-        with self._translated():
-            async with AsyncExitStack() as exits:
-                if writer is not None:  # goes last: SQLite tidies the log up when the last connection leaves, if it may write
-                    exits.push_async_callback(writer.dispose)
-                if reader is not None:
-                    exits.push_async_callback(reader.dispose)
-                if watch is not None:
-                    exits.push_async_callback(watch.close)
+        watch, self._watch, self._threads = self._watch, None, None
+        if threads is None:
+            return
+        try:
+            with self._translated():
+                await asyncio.get_running_loop().run_in_executor(threads, _end, watch, reader, writer)
+        finally:
+            threads.shutdown(wait=False)
 
     async def read(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``work(connection, *args, **kwargs)``, which only reads. Each statement sees what was committed before it."""
+        engine = self._open_engine(self._reader)
+
+        def within() -> _T:
+            with engine.connect() as connection:
+                return work(connection, *args, **kwargs)
 
         async def run() -> _T:
-            with self._translated():
-                async with self._open_engine(self._reader).connect() as connection:
-                    return await connection.run_sync(work, *args, **kwargs)
+            try:
+                async with asyncio.timeout(QUEUE_TIMES * self._busy_timeout):
+                    await self._readers.acquire()
+            except TimeoutError as error:
+                raise self._crowded() from error
+            try:
+                return await self._in_thread(within)
+            finally:
+                self._readers.release()
 
         return await self._run(run())
 
@@ -157,35 +185,46 @@ class Database:
         return await self.read(within)
 
     async def write(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run ``work(connection, *args, **kwargs)`` in one transaction, committed when it returns, undone when it raises."""
-
-        async def run() -> _T:
+        """Run ``work(connection, *args, **kwargs)``: all of it is committed when it returns, and undone when it raises."""
+        if self._reader is not None and self._writer is None:
+            raise DatabaseUnavailable(f"database {self.path} was opened for reading only")
+        engine = self._open_engine(self._writer)
+        done: asyncio.Future[tuple[_T] | Exception] = asyncio.get_running_loop().create_future()
+        write = _Write(lambda connection: work(connection, *args, **kwargs), done)
+        self._queue.append(write)
+        if self._writing is None or self._writing.done():
+            self._writing = self._begun(self._write_all(engine))
+        await asyncio.wait((done,), timeout=QUEUE_TIMES * self._busy_timeout)
+        if write in self._queue:
+            self._queue.remove(write)
+            raise self._crowded()
+        await asyncio.wait((done,))  # it is under way: what becomes of it is known only then
+        outcome = done.result()
+        if isinstance(outcome, Exception):
             with self._translated():
-                if self._reader is not None and self._writer is None:
-                    raise DatabaseUnavailable(f"database {self.path} was opened for reading only")
-                async with self._open_engine(self._writer).begin() as connection:
-                    return await connection.run_sync(work, *args, **kwargs)
-
-        return await self._run(run())
+                raise outcome
+        return outcome[0]
 
     async def commit_mark(self) -> tuple[int, int]:
         """A value that differs from the last one when anybody, in any process, has committed since. Cheap: reads no table."""
+        engine = self._open_engine(self._reader)
+
+        def look() -> tuple[int, int]:
+            try:
+                if self._watch is None:
+                    self._watches += 1
+                    self._watch = engine.connect()
+                return self._watches, self._watch.exec_driver_sql("PRAGMA data_version").scalar_one()
+            except SQLAlchemyError:
+                broken, self._watch = self._watch, None
+                if broken is not None:
+                    broken.invalidate()
+                    broken.close()
+                raise
 
         async def run() -> tuple[int, int]:
-            with self._translated():
-                async with self._watch_lock:
-                    try:
-                        if self._watch is None:
-                            self._watches += 1
-                            self._watch = await self._open_engine(self._reader).connect()
-                        found = await self._watch.exec_driver_sql("PRAGMA data_version")
-                        return self._watches, found.scalar_one()
-                    except SQLAlchemyError:
-                        broken, self._watch = self._watch, None
-                        if broken is not None:
-                            await broken.invalidate()
-                            await broken.close()
-                        raise
+            async with self._watch_lock:
+                return await self._in_thread(look)
 
         return await self._run(run())
 
@@ -197,6 +236,7 @@ class Database:
                 raise DatabaseUnavailable(f"there is no database at {self.path}")
         else:
             await asyncio.to_thread(self._create_file)
+        self._threads = ThreadPoolExecutor(READERS + 1, "database")
         self._reader = self._engine("ro" if read_only else "rw", READERS, "query_only=ON")
         revision, in_wal = await self.read(_inspect)
         if read_only:
@@ -208,7 +248,7 @@ class Database:
                 )
             return
         self._writer = self._engine("rw", 1, "query_only=OFF")
-        event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+        event.listen(self._writer, "begin", _begin_immediate)
         if revision == tables.REVISION and in_wal:
             return
         self._refuse_newer(revision)
@@ -296,15 +336,18 @@ class Database:
         finally:
             os.close(lock)
 
-    def _engine(self, mode: str, connections: int, *pragmas: str) -> AsyncEngine:
+    def _engine(self, mode: str, connections: int, *pragmas: str) -> Engine:
         # mode=rw never creates: a file that vanishes under a running server must not come back empty.
-        url = URL.create("sqlite+aiosqlite", database=self.path.as_uri(), query={"mode": mode, "uri": "true"})
-        engine = create_async_engine(
+        url = URL.create("sqlite", database=self.path.as_uri(), query={"mode": mode, "uri": "true"})
+        engine = create_engine(
             url,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=QUEUE_TIMES * self._busy_timeout,
-            connect_args={"timeout": self._busy_timeout, "isolation_level": None},  # no BEGIN but ours
+            connect_args={
+                "timeout": self._busy_timeout,
+                "isolation_level": None,  # no BEGIN but ours
+                "check_same_thread": False,  # one after the other, by whichever thread has its turn
+            },
         )
 
         def configure(connection: Any, _: object) -> None:
@@ -313,37 +356,59 @@ class Database:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-        event.listen(engine.sync_engine, "connect", configure)
+        event.listen(engine, "connect", configure)
         return engine
 
     # -- running ----------------------------------------------------------------------------------------------------
 
     async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run ``work`` as a task of its own, so that cancelling the caller never stops SQLite in the middle of a statement."""
+        task = self._begun(work)
+        await asyncio.wait((task,))
+        return task.result()
+
+    def _begun(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
-        await asyncio.wait((task,))
-        return task.result()
+        return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # looked at: a caller that was cancelled meanwhile cannot be told any more
 
-    def _open_engine(self, engine: AsyncEngine | None) -> AsyncEngine:
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        with self._translated():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _write_all(self, engine: Engine) -> None:
+        """Commit what waits, a group at a time, until nothing does."""
+        while self._queue:
+            group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP))]
+            try:
+                works = [write.work for write in group]
+                outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, _committed, engine, works)
+            except Exception as error:  # nothing of the group is there: each of its callers is told
+                outcomes = [error] * len(group)
+            for write, outcome in zip(group, outcomes, strict=True):
+                write.done.set_result(outcome)
+
+    def _crowded(self) -> DatabaseUnavailable:
+        return DatabaseUnavailable(
+            f"database {self.path}: no connection became free within {QUEUE_TIMES * self._busy_timeout:g} s"
+        )
+
+    def _open_engine(self, engine: Engine | None) -> Engine:
         if engine is None:
             raise DatabaseUnavailable(f"database {self.path} is not open")
         return engine
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn what the driver, the pool and the system raise into DatabaseUnavailable."""
+        """Turn what the driver and the system raise into DatabaseUnavailable."""
         try:
             yield
-        except PoolTimeout as error:
-            message = f"database {self.path}: no connection became free within {QUEUE_TIMES * self._busy_timeout:g} s"
-            raise DatabaseUnavailable(message) from error
         except DBAPIError as error:
             raise self._unavailable(error.orig) from error
         except StatementError as error:
@@ -360,6 +425,42 @@ class Database:
         if reason is None:
             return DatabaseUnavailable(f"database {self.path}: {error}")
         return DatabaseUnavailable(f"database {self.path}: {reason} ({error})")
+
+
+def _committed(engine: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[tuple[Any] | Exception]:
+    """Commit what these do, and answer what each returned (alone in a tuple) or raised. Raises what undoes all of it."""
+    outcomes: list[tuple[Any] | Exception] = []
+    with engine.begin() as connection:
+        if len(works) == 1:
+            return [(works[0](connection),)]
+        for work in works:
+            savepoint = connection.begin_nested()
+            try:
+                outcome = work(connection)
+            except Exception as error:
+                if not _in_transaction(connection):  # a full disk, among others: SQLite itself has undone everything
+                    raise
+                savepoint.rollback()
+                outcomes.append(error)
+            else:
+                savepoint.commit()
+                outcomes.append((outcome,))
+    return outcomes
+
+
+def _in_transaction(connection: Connection) -> bool:
+    driver = connection.connection.driver_connection
+    return isinstance(driver, sqlite3.Connection) and driver.in_transaction
+
+
+def _end(watch: Connection | None, reader: Engine | None, writer: Engine | None) -> None:
+    with ExitStack() as exits:
+        if writer is not None:  # goes last: SQLite tidies the log up when the last connection leaves, if it may write
+            exits.callback(writer.dispose)
+        if reader is not None:
+            exits.callback(reader.dispose)
+        if watch is not None:
+            exits.callback(watch.close)
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 # A machine that is busy with something else is no failed property; more examples than that are for `make fuzz`.
 settings.register_profile("house", deadline=None, max_examples=40)
 settings.load_profile("house")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests start and end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What starts daemons: one after the other, in one process.
 _DAEMONS = frozenset(

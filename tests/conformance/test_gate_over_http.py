@@ -19,7 +19,7 @@ async def test_promise_07_a_pull_that_dies_before_its_pin_leaves_none(tmp_path: 
     """Stopped between verdict and pin, the proxy has neither pin nor answer; the next start decides anew."""
     async with Registry() as upstream:
         image = upstream.image("acme/app", "v1")
-        proxy = Proxy(tmp_path, upstream, top="limits: {request_timeout: 1s}")
+        proxy = Proxy(tmp_path, upstream, top="limits: {request_timeout: 5s}")
         upstream.sign("acme/app", image.digest, proxy.signer)
         await proxy.start()
         gate = asyncio.Event()
@@ -31,7 +31,7 @@ async def test_promise_07_a_pull_that_dies_before_its_pin_leaves_none(tmp_path: 
 
         proxy.application.pins.apply = never  # type: ignore[method-assign]  # the moment between verdict and commit
         pull = asyncio.create_task(proxy.manifest("acme/app", "v1"))
-        await asyncio.wait_for(gate.wait(), 5)
+        await asyncio.wait_for(gate.wait(), 20)
         pull.cancel()
         proxy.application.pins.apply = apply  # type: ignore[method-assign]
         await proxy.stop()

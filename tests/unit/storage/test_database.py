@@ -18,7 +18,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import InvalidRequestError
 
 from storage import database as database_module
-from storage.database import READERS, Database
+from storage.database import Database
 from storage.errors import DatabaseUnavailable
 from storage.pins import PinStore
 from storage.tables import notices, pins, verdicts
@@ -117,11 +117,19 @@ async def test_a_file_that_vanishes_does_not_come_back_empty(tmp_path: Path) -> 
     for file in tmp_path.iterdir():
         file.unlink()
 
-    async def ask() -> None:
-        await asyncio.gather(*(database.read(subjects) for _ in range(READERS)))
+    beside, leave = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
 
+    def keep(connection: Connection) -> None:
+        loop.call_soon_threadsafe(beside.set)
+        leave.wait(20)  # the one connection that there was before
+
+    keeping = asyncio.create_task(database.read(keep))
+    await asyncio.wait_for(beside.wait(), 20)
     with pytest.raises(DatabaseUnavailable, match="it cannot be opened"):
-        await ask()
+        await database.read(subjects)
+    leave.set()
+    await keeping
     assert list(tmp_path.iterdir()) == []
     await database.close()
 
@@ -232,6 +240,65 @@ async def test_writers_of_one_process_wait_for_each_other(tmp_path: Path) -> Non
     await database.close()
 
 
+async def test_writes_that_wait_are_committed_together_and_fail_alone(database: Database) -> None:
+    """What waited behind one write becomes visible at once; those that raised left nothing, and each heard its own error."""
+    inside, leave = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(connection: Connection) -> None:
+        loop.call_soon_threadsafe(inside.set)
+        leave.wait(20)
+        add(connection, "slow")
+
+    def fails(connection: Connection, name: str) -> None:
+        add(connection, name)
+        raise LookupError(name)
+
+    orphan = insert(verdicts).values(content_id=77, fingerprint="f", accepted=True, reasons=(), decided_at=AT)
+    tasks = [asyncio.create_task(database.write(slow))]
+    await asyncio.wait_for(inside.wait(), 20)
+    for number in range(6):
+        tasks += [
+            asyncio.create_task(database.write(add, f"a{number}")),
+            asyncio.create_task(database.write(fails, f"f{number}")),
+            asyncio.create_task(database.write(lambda connection: connection.execute(orphan).close())),
+        ]
+    await asyncio.sleep(0)
+    before = await database.commit_mark()
+    leave.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [str(each) for each in outcomes if isinstance(each, LookupError)] == [f"f{number}" for number in range(6)]
+    assert len([each for each in outcomes if isinstance(each, DatabaseUnavailable) and "FOREIGN KEY" in str(each)]) == 6
+    assert outcomes.count(None) == 7
+    assert await database.read(subjects) == ["slow", *(f"a{number}" for number in range(6))]
+    assert await database.commit_mark() != before
+
+
+async def test_what_undoes_everything_is_told_to_everybody(database: Database) -> None:
+    """Where SQLite itself gives a transaction up (a full disk), nothing of the group is there, and nobody is told that it is."""
+    inside, leave = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_: Connection) -> None:
+        loop.call_soon_threadsafe(inside.set)
+        leave.wait(20)
+
+    def given_up(connection: Connection) -> None:
+        connection.exec_driver_sql("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    tasks = [asyncio.create_task(database.write(slow))]
+    await asyncio.wait_for(inside.wait(), 20)
+    tasks += map(asyncio.create_task, (database.write(add, "a"), database.write(given_up), database.write(add, "b")))
+    await asyncio.sleep(0)
+    leave.set()
+    first, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert first is None
+    assert all(isinstance(each, DatabaseUnavailable) and "disk is full" in str(each) for each in others)
+    await database.write(add, "c")
+    assert await database.read(subjects) == ["c"]
+
+
 async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
     """While a write holds its transaction open, reads answer with what was committed before; more writers wait and give up."""
     inside, leave = asyncio.Event(), threading.Event()
@@ -239,7 +306,7 @@ async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
 
     def slow(connection: Connection) -> None:
         add(connection, "a")
-        loop.call_soon(inside.set)
+        loop.call_soon_threadsafe(inside.set)
         connection.exec_driver_sql("SELECT wait()")
 
     def wait() -> int:
@@ -264,7 +331,7 @@ async def test_a_cancelled_caller_leaves_at_once_and_its_write_is_whole(database
 
     def slow(connection: Connection) -> None:
         add(connection, "a")
-        loop.call_soon(inside.set)
+        loop.call_soon_threadsafe(inside.set)
         connection.exec_driver_sql("SELECT wait()")
         add(connection, "b")
 
@@ -398,9 +465,9 @@ async def test_commit_mark_recovers_from_a_lost_connection(database: Database) -
     assert await database.commit_mark() == before
     watch = database._watch
     assert watch is not None
-    raw = await watch.get_raw_connection()
-    assert raw.driver_connection is not None
-    await raw.driver_connection.close()
+    driver = watch.connection.driver_connection
+    assert driver is not None
+    driver.close()
     with pytest.raises(DatabaseUnavailable):
         await database.commit_mark()
     assert await database.commit_mark() != before
