@@ -35,7 +35,10 @@ QUIET = frozenset({Result.UNCHANGED, Result.UNPINNED})
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One check. ``pin`` is as it is afterwards; ``told``: the upstream said what the tag names, or that there is none."""
+    """One check. ``pin`` is as it is afterwards; ``told``: the upstream said what the tag names, or that there is none.
+
+    ``asked``: False where it was not asked at all, because the pinned digest does not pass, or nobody can tell whether it does.
+    """
 
     repository: Repository
     tag: str
@@ -43,6 +46,7 @@ class Checked:
     pin: Pin | None
     message: str = ""
     told: bool = False
+    asked: bool = True
 
     @property
     def name(self) -> str:

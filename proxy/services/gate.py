@@ -208,8 +208,9 @@ class Gate:
                         return Checked(repository, tag, Result.UNPINNED, None)
                     if (settled := await self._settle(ask, tag, pin, fresh=False)) is not None:
                         seen, decision, after = settled.seen, settled.decision, settled.after
-                        message = seen.message or "; ".join(decision.reasons)
-                        return Checked(repository, tag, result_of(pin, seen, decision, after), after, message, settled.told)
+                        message, asked = seen.message or "; ".join(decision.reasons), seen.upstream is not Upstream.FRESH
+                        result = result_of(pin, seen, decision, after)
+                        return Checked(repository, tag, result, after, message, settled.told, asked)
         except TimeoutError:
             reason = f"no decision within {self._limits.request_timeout:g} s; the upstream is slow"
             return Checked(repository, tag, Result.UNREACHABLE, None, reason)
@@ -274,10 +275,10 @@ class Gate:
         repository = ask.repository
         try:
             if pin is not None:
-                hint = await self._upstreams.head(repository, tag)
+                hint = await self._upstreams.named(repository, tag)
                 # A header may confirm what was hashed before; it never raises an alarm of its own.
-                if hint is not None and hint in {pin.digest, pin.candidate}:
-                    return Observation(Upstream.NAMES, hint)
+                if hint.digest is not None and hint.digest in {pin.digest, pin.candidate}:
+                    return Observation(Upstream.NAMES, hint.digest, at=hint.at)
             fetched = await self._upstreams.manifest(repository, tag)
             if pin is not None:
                 return Observation(Upstream.NAMES, fetched.digest, at=fetched.at)

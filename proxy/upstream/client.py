@@ -62,6 +62,8 @@ _SIGNATURE_API = "X-Registry-Supports-Signatures"
 PAGE = 100
 #: Bytes of a list (all its pages together) that are read, as a multiple of the largest manifest.
 LIST_FACTOR = 4
+#: Years that a clock may show.
+_YEARS = range(1970, 3000)
 #: Hashing and parsing of more than this happens in a thread.
 _IN_LOOP = 64 << 10
 _T = TypeVar("_T")
@@ -381,12 +383,14 @@ def _digest(answer: Answer) -> Digest | None:
 
 
 def _date(answer: Answer) -> datetime | None:
-    """``Date`` (RFC 9110, section 6.6.1); None where there is none that can be read."""
+    """``Date`` (RFC 9110, section 6.6.1); None where there is none that can be read, or none that any clock shows."""
     try:
-        at = parsedate_to_datetime(answer.headers.get("Date", ""))
+        said = parsedate_to_datetime(answer.headers.get("Date", ""))
+        at = said.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
-    return None if at.tzinfo is None else at.astimezone(UTC)
+    # Moments are reckoned with: at the ends of the calendar that would overflow.
+    return at if said.tzinfo is not None and at.year in _YEARS else None
 
 
 def _next(answer: Answer) -> URL | None:

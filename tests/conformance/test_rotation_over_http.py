@@ -6,7 +6,7 @@ The decision's own table is in tests/unit/policy/test_rotation.py.
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,67 @@ from storage.tables import pins, verdicts
 from tests.conformance.rotating import BY_KEYS, KEYLESS, OTHER, Rotating, build, in_some_days, rules, sign, workflow
 from tests.harness import WallClock, until
 from tests.simulator import signing, when
-from tests.simulator.behaviours import hold, status
+from tests.simulator.behaviours import header, hold, status
 from tests.simulator.registry import Registry
 from tests.simulator.signing import Signer
 
 RELEASE = Signer.of("p256", "release")
 PENDING, OVERWRITTEN, STALE = EventType.TAG_ROTATION_PENDING, EventType.TAG_OVERWRITTEN, EventType.PIN_STALE
+
+
+# -- nobody pulls -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_watcher_alone_lets_a_tag_rotate(scratch: Path) -> None:
+    """Seen, judged, told as pending, and pinned when the cooldown is over: by the schedule, without a pull. Then it is quiet."""
+    top = "watch: {interval: 1s, tags_interval: never, rate: 500/s}"
+    async with Registry() as upstream, Rotating.of(scratch, upstream, top=top) as proxy:
+        first = build(upstream, "one", RELEASE)
+        assert await proxy.get_tag() == (200, str(first.digest))
+        second = build(upstream, "two", RELEASE)
+
+        async def waits() -> bool:
+            return (await proxy.app()).judgement is not None
+
+        await until(waits, 30)
+        pin = await proxy.app()
+        assert (pin.digest, pin.candidate) == (first.digest, second.digest)
+        assert await proxy.open() == {PENDING}
+        await proxy.age()
+
+        async def rotated() -> bool:
+            return (await proxy.app()).digest == second.digest
+
+        await until(rotated, 30)
+        asked = upstream.count("HEAD", "/manifests/latest")
+        await until(lambda: upstream.count("HEAD", "/manifests/latest") >= asked + 2, 30)
+        assert await proxy.history() == [PinAction.PINNED, PinAction.OVERWRITTEN, PinAction.JUDGED, PinAction.ROTATED]
+        assert await proxy.told() == [("tag.rotation.pending", second.digest), ("tag.rotated", second.digest)]
+        assert await proxy.open() == set()
+        assert await proxy.get_tag() == (200, str(second.digest))
+
+
+async def test_the_watcher_alone_tells_of_a_candidate_that_may_not_rotate(scratch: Path) -> None:
+    """By another signer: told as an overwrite, once, with the reason; the pin stays, and what is put back ends it."""
+    top = "watch: {interval: 1s, tags_interval: never, rate: 500/s}"
+    async with Registry() as upstream, Rotating.of(scratch, upstream, "cooldown: 0s", top=top) as proxy:
+        first = build(upstream, "one", RELEASE)
+        assert await proxy.get_tag() == (200, str(first.digest))
+        second = build(upstream, "two", OTHER)
+        await until(proxy.open, 30)
+        asked = upstream.count("HEAD", "/manifests/latest")
+        await until(lambda: upstream.count("HEAD", "/manifests/latest") >= asked + 2, 30)
+        (event,) = await proxy.events()
+        assert (event.type, event.digest) == (OVERWRITTEN, second.digest)
+        assert "it is by another signer" in event.message
+        assert (await proxy.app()).digest == first.digest
+        upstream.tag("acme/app", "latest", first.digest)
+
+        async def over() -> bool:
+            return not await proxy.open()
+
+        await until(over, 30)
+        assert (await proxy.app()).state is PinState.PINNED
 
 
 # -- rebuilds and signers ---------------------------------------------------------------------------------------------
@@ -254,6 +309,26 @@ async def test_promise_55_a_clock_that_is_wrong_by_a_year_moves_no_pin(scratch: 
         pin = await proxy.app()
         assert (pin.digest, pin.candidate) == (first.digest, second.digest)
         assert pin.candidate_seen_at == seen_at
+        await proxy.age()
+        await proxy.answers(200, second.digest)
+
+
+@pytest.mark.parametrize(
+    "date", ["Fri, 31 Dec 9999 23:59:59 -0100", "Fri, 31 Dec 9999 23:59:59 GMT", "Sun, 31 Dec 2999 23:59:59 GMT"]
+)
+async def test_promise_55_an_upstream_whose_clock_stands_at_the_end_of_time(scratch: Path, date: str) -> None:
+    """Pulls are answered as ever; once it is right the cooldown begins anew, though the candidate was judged before."""
+    async with Registry() as upstream, Rotating.of(scratch, upstream) as proxy:
+        first = build(upstream, "one", RELEASE)
+        await proxy.get_tag()
+        off = upstream.on(when.manifest(), header("Date", date))
+        second = build(upstream, "two", RELEASE)
+        await proxy.judged()
+        assert await proxy.get_tag() == (200, str(first.digest))
+        off.active = False
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        pin = await proxy.settled(lambda pin: pin.judgement is not None and (pin.candidate_seen_at or soon) < soon)
+        assert (pin.digest, pin.candidate) == (first.digest, second.digest)
         await proxy.age()
         await proxy.answers(200, second.digest)
 

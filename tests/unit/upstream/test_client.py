@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -65,6 +66,25 @@ async def test_the_hint_of_a_head(header: str | None, hint: Digest | None) -> No
     async with serve(fixed(answer)) as server, client(server) as upstreams:
         assert await upstreams.head(REPOSITORY, "1.0") == hint
         assert server.paths() == ["HEAD /v2/team/app/manifests/1.0"]
+
+
+@pytest.mark.parametrize(
+    ("header", "at"),
+    [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", datetime(2015, 10, 21, 7, 28, tzinfo=UTC)),
+        ("Wed, 21 Oct 2015 07:28:00 +0200", datetime(2015, 10, 21, 5, 28, tzinfo=UTC)),
+        ("Wed, 21 Oct 2015 07:28:00", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -0100", None),
+        ("Thu, 01 Jan 1969 00:00:00 GMT", None),
+        ("tomorrow", None),
+    ],
+)
+async def test_the_time_at_the_upstream(header: str, at: datetime | None) -> None:
+    """As its header says, where that is a time that a clock may show; anything else is none, and no error."""
+    async with serve(fixed(manifest(Docker_Content_Digest=str(DIGEST), Date=header))) as server, client(server) as upstreams:
+        assert (await upstreams.named(REPOSITORY, "1.0")).at == at
+        assert (await upstreams.manifest(REPOSITORY, "1.0")).at == at
 
 
 @pytest.mark.parametrize("status", [204, 405, 406, 410, 501])
