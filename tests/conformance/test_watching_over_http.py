@@ -9,8 +9,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from proxy.services.checks import Result
 from proxy.services.watching import lane, pace
 from storage.records import Event, EventType, PinState, Severity
+from storage.reference import Repository
 from tests.conformance.served import Served
 from tests.harness import Proxy, until
 from tests.simulator import when
@@ -142,6 +144,28 @@ async def test_promise_04_an_upstream_that_is_away_is_told_once(tmp_path: Path) 
         await until(over, PATIENCE)
         await until(turns(upstream, 1, "t7"), PATIENCE)
         assert len(await proxy.events()) == 1
+
+
+async def test_a_pin_that_nobody_can_judge_is_not_its_upstreams_silence(tmp_path: Path) -> None:
+    """A new rule asks for a signature that cannot be had now: the tag is not asked about, and nothing is said of the upstream."""
+    top, options = watching(more=", unreachable_after: 0s"), "retries: 0, breaker_failures: 1000"
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=top, upstream_options=options) as proxy:
+        await pinned(proxy, upstream, 6)
+        upstream.on(lambda seen: not seen.reference.startswith("t"), status(503))
+        await proxy.reload('rules: [{match: "**", require: {signature: {key: release-key}}}]')
+        checked = await proxy.application.gate.check(Repository.of("reg.example", "open/app"), "t0")
+        assert (checked.result, checked.asked, checked.told) == (Result.UNREACHABLE, False, False)
+
+        async def counted() -> float:
+            lines = [line for line in (await proxy.metrics()).splitlines() if line.startswith("tagstone_watch_checks_total")]
+            return sum(float(line.rpartition(" ")[2]) for line in lines if 'result="unreachable"' in line)
+
+        async def often() -> bool:
+            return await counted() >= 20
+
+        await until(often, PATIENCE)
+        assert 'tagstone_watch_away{upstream="reg.example"} 0.0' in (await proxy.metrics()).splitlines()
+        assert await proxy.events() == []
 
 
 async def test_an_upstream_that_is_away_starves_no_other(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ class Lane:
         self._courses: dict[Round, Course] = {}
         self._again: dict[tuple[Repository, str], _Failed] = {}
         self._next_try = 0.0
+        self._tried: int | None = None  # the phase of the tag that was tried last while the upstream is away
         self._unanswered: tuple[Repository, str] | None = None  # about what nothing was heard last
         self._behind = False  # whether it is told
         self._behind_since: float | None = None
@@ -159,6 +160,7 @@ class Lane:
     async def _pins(self, interval: float) -> float:
         if self._health.away:
             return await self._try()
+        self._tried = None
         mono = self._tools.mono()
         for failed in [failed for failed in self._again.values() if failed.at <= mono][:PAGE]:
             if (wait := await self._room()) > 0:
@@ -180,15 +182,17 @@ class Lane:
     async def _try(self) -> float:
         """Ask about one tag whether the upstream is back. Seconds until there is something to do again.
 
-        Not about the one that said nothing last, where there is another: it may be the only one of which nothing can be heard.
+        Each time about another one, and not first about the one that said nothing last: there may be some of which nothing can
+        be heard whatever the upstream does.
         """
         wait = max(self._next_try - self._tools.mono(), self._pace.wait(self._tools.mono(), self._allowance()))
         if wait > 0:
             return wait
         self._pace.spent(self._tools.mono())
-        position = (await self._course(Round.PINS)).hand.position
-        turns = await self._tools.store.due(self.registry, Round.PINS, position, PHASES, 2)
+        start = (await self._course(Round.PINS)).hand.position if self._tried is None else self._tried
+        turns = await self._tools.store.due(self.registry, Round.PINS, start, PHASES, 2)
         for turn in sorted(turns, key=lambda turn: (turn.repository, turn.tag) == self._unanswered)[:1]:
+            self._tried = (start + turn.ahead) % PHASES
             await self._check(turn.repository, turn.tag, 0)
         self._next_try = self._tools.mono() + self._health.pause()
         return 0.0
@@ -277,7 +281,8 @@ class Lane:
         self._counts["checks", checked.result.value] += 1
         if checked.told:
             self._noted[checked.name] = self._tools.clock()
-        self._heard(checked.result, checked.message, told=checked.told)
+        if checked.asked:  # else nothing is known of the upstream
+            self._heard(checked.result, checked.message, told=checked.told)
         if checked.result is Result.UNREACHABLE and (times < TIMES or self._health.away):
             log.debug("watch.unreachable", image=checked.name, error=checked.message)
             self._unanswered = repository, tag
@@ -357,10 +362,16 @@ class Lane:
             message = f"{self.registry} breaks promises of the protocol: {self._misbehaved}"
             await self._open(Event(EventType.UPSTREAM_MISBEHAVING, self.registry, None, message, now))
             self._misbehaviour_told = True
-        elif self._misbehaved_at is not None and (now - self._misbehaved_at).total_seconds() > 1.5 * self._settings.interval > 0:
-            # Everything had its turn since, also where that was late, and was as it should be.
+        elif self._misbehaved_at is not None and self._all_seen_since(self._misbehaved_at, now):
             await open_and_close.close(self.registry, {EventType.UPSTREAM_MISBEHAVING}, now)
             self._misbehaved_at, self._misbehaved, self._misbehaviour_told = None, "", False
+
+    def _all_seen_since(self, then: datetime, now: datetime) -> bool:
+        """Whether every pin had its turn since ``then``: not where the hand is late, as nothing is asked (an outage, a limit)."""
+        interval, course = self._settings.interval, self._courses.get(Round.PINS)
+        if not interval or course is None or (now - then).total_seconds() <= 1.5 * interval:
+            return False
+        return course.late(now, turn_of(interval, self._settings.jitter)) < interval / 2
 
     async def _open(self, event: Event) -> None:
         if await self._tools.events.record(event):

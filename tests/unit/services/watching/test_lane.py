@@ -47,6 +47,7 @@ class World:
         self.listed: list[Repository] = []
         self.answers: dict[str, Result] = {}
         self.always: Result | None = None
+        self.asks = True  #: whether a check gets as far as the upstream
         self.error: Exception | None = None
         self.listing = Listing(Result.UNCHANGED, 1)
 
@@ -69,7 +70,7 @@ class World:
             raise self.error
         result = self.always or self.answers.get(tag, Result.UNCHANGED)
         told = result in {Result.UNCHANGED, Result.OVERWRITTEN, Result.DELETED}
-        return Checked(repository, tag, result, None, f"{tag} is {result}", told)
+        return Checked(repository, tag, result, None, f"{tag} is {result}", told, self.asks)
 
     async def read(self, repository: Repository, most: int, lately: float) -> Listing:
         """One list."""
@@ -279,6 +280,38 @@ async def test_an_upstream_that_is_away_is_tried_now_and_then(database: Database
     assert len(await driver.events.list()) == 1
 
 
+async def test_tags_of_which_nothing_can_be_heard_keep_no_upstream_away(database: Database, driver: Driver) -> None:
+    """While it is away each try is about another tag: two that fail for themselves do not hide that it is back."""
+    await pin(database, 20)
+    driver.world.always = Result.UNREACHABLE
+    while not driver.lane.away:
+        await driver.run(10)
+    hand = await driver.store.hand(APP.registry, Round.PINS)
+    assert hand is not None
+    driver.world.answers = {
+        turn.tag: Result.UNREACHABLE for turn in await driver.store.due(APP.registry, Round.PINS, 0, PHASES, 20)
+    }
+    for turn in (await driver.store.due(APP.registry, Round.PINS, hand.position, PHASES, 20))[3:]:
+        driver.world.answers[turn.tag] = Result.UNCHANGED
+    driver.world.always = None
+    await driver.run(300)
+    assert not driver.lane.away
+    assert await driver.events.list() == []
+
+
+async def test_pins_that_nobody_can_judge_say_nothing_of_their_upstream(database: Database, driver: Driver) -> None:
+    """Where it was not asked because a verdict cannot be had, it is not away, and nothing is told; they are checked again."""
+    await pin(database, 10)
+    driver.world.always, driver.world.asks = Result.UNREACHABLE, False
+    await driver.run(2 * INTERVAL)
+    assert not driver.lane.away
+    assert await driver.events.list() == []
+    assert min(Counter(driver.world.tags()).values()) >= 4
+    driver.world.always, driver.world.asks = None, True
+    await driver.run(INTERVAL)
+    assert len(set(driver.world.tags())) == 10
+
+
 async def test_no_access_is_told_when_there_is_none_at_all(database: Database, driver: Driver) -> None:
     """One repository that is gone is no news of the upstream; where nothing is to be had any more, credentials may be missing."""
     await pin(database, 30)
@@ -303,6 +336,22 @@ async def test_misbehaviour_is_told_of_the_upstream_once(database: Database, dri
     await driver.run(INTERVAL / 2)
     assert EventType.UPSTREAM_MISBEHAVING in await driver.open()
     await driver.run(INTERVAL)
+    assert await driver.open() == []
+
+
+async def test_misbehaviour_is_not_over_because_nothing_was_asked(database: Database, driver: Driver) -> None:
+    """While the upstream is away, or wants to be left alone, nobody sees whether it behaves; it is when all had a turn."""
+    await pin(database, 20)
+    driver.world.always = Result.MISBEHAVED
+    await driver.run(INTERVAL / 2)
+    driver.world.always = Result.UNREACHABLE
+    await driver.run(3 * INTERVAL)
+    driver.world.always = None
+    driver.world.allowance = Allowance(refusals=1, pause=50)
+    await driver.run(3 * INTERVAL)
+    assert EventType.UPSTREAM_MISBEHAVING in await driver.open()
+    driver.world.allowance = Allowance(refusals=1)
+    await driver.run(2 * INTERVAL)
     assert await driver.open() == []
 
 
