@@ -217,6 +217,8 @@ def _platform(pair: Pair) -> _Found:
         found.add(Kind.PLATFORMS_ADDED)
         if after.trouble or (after.image is not None and after.image.trouble):
             found.add(Kind.UNREADABLE, _trouble(after))
+        if not after.platform:
+            found.add(Kind.PLATFORM_MISMATCH, "the index does not say for which platform it is: clients may take it for theirs")
         _mismatch(None, after, found)
         return found
     if trouble := _trouble(after):
@@ -238,6 +240,10 @@ def _platform(pair: Pair) -> _Found:
     _layers(old, new, found)
     if old.read is not None and new.read is not None:
         _config(old.read, new.read, found)
+    elif old.config.digest != new.config.digest and not (
+        Kind.ANOTHER_TYPE in found.kinds or any(each.trouble or each.pending for each in (old, new))
+    ):
+        found.add(Kind.NOT_COMPARED, f"their configs differ, and configs of type {plain(new.config.media_type)} are not read")
     _mapping(found, "annotation", old.annotations, new.annotations)
     # The digests differ: that is never nothing.
     if not found.kinds.keys() - {Kind.DOWNGRADE} and not old.pending and not new.pending:
@@ -264,9 +270,10 @@ def _mismatch(before: Child | None, after: Child, found: _Found) -> None:
 
 
 def _type(old: Image, new: Image, found: _Found) -> None:
-    left, right = (image.artifact_type or _family(image.config.media_type) for image in (old, new))
+    # Both count: what calls itself an artifact and has an image's config runs as one, and the other way round.
+    left, right = ((image.artifact_type, _family(image.config.media_type)) for image in (old, new))
     if left != right:
-        found.differs("type", plain(left), plain(right))
+        found.differs("type", *(plain(" of ".join(filter(None, each))) for each in (left, right)))
         found.add(Kind.ANOTHER_TYPE)
 
 
@@ -349,8 +356,9 @@ def _environment(old: Config, new: Config, found: _Found) -> None:
         return
     left, right = dict(old.environment), dict(new.environment)
     # Of a name that comes twice, some processes take the first value and some the last.
-    names = [name for name in dict.fromkeys((*left, *right)) if _values(old, name) != _values(new, name)]
-    for name in names:
+    before, after = _values(old), _values(new)
+    names = [name for name in dict.fromkeys((*left, *right)) if before.get(name) != after.get(name)]
+    for name in names[:_SHOWN]:
         told = [variable(name, side[name]) if name in side else None for side in (left, right)]
         found.differs(f"environment {plain(name, 80)}", *told)
     loading = [name for name in names if name in _LOADERS]
@@ -362,8 +370,11 @@ def _environment(old: Config, new: Config, found: _Found) -> None:
     found.add(Kind.ENVIRONMENT, f"environment: {shown}" + (f", and {len(names) - 8} more" if len(names) > 8 else ""))
 
 
-def _values(config: Config, name: str) -> list[str]:
-    return [value for each, value in config.environment if each == name]
+def _values(config: Config) -> Mapping[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in config.environment:
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _shown(side: Mapping[str, str], name: str) -> str:

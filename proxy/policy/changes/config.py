@@ -44,6 +44,16 @@ _RUN = (
 _STEP = ("created", "created_by", "author", "comment", "empty_layer")
 _ROOTFS = ("type", "diff_ids")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
+#: Other names of architectures, with the variant that they mean; None: whichever is said.
+_ALIASES: Mapping[str, tuple[str, str | None]] = {
+    "x86_64": ("amd64", None),
+    "x86-64": ("amd64", None),
+    "aarch64": ("arm64", None),
+    "i386": ("386", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+_IMPLIED = {"arm64": "v8", "amd64": "v1"}
 #: Fractions of seconds are written with up to nine digits; Python reads six.
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 #: Dates before this are no dates: reproducible builds write the epoch, or the first day that a ZIP file knows.
@@ -98,16 +108,23 @@ class Config:
 
 
 def platform(os: str, architecture: str, variant: str = "") -> str:
-    """One spelling for one platform: the variants that are meant without being named are left out, or named (arm is v7).
+    """One spelling for one platform, as clients read it (containerd's ``platforms.Normalize``).
 
+    Names of the same architecture are one, and variants that are meant without being named are left out, or named (arm is v7).
     Empty where it is not said in plain words.
     """
     if not (_PLAIN.fullmatch(os) and _PLAIN.fullmatch(architecture) and (not variant or _PLAIN.fullmatch(variant))):
         return ""
-    implied = {"arm64": "v8", "amd64": "v1"}.get(architecture)
-    if architecture == "arm" and not variant:
-        variant = "v7"
-    return f"{os}/{architecture}" + (f"/{variant}" if variant and variant != implied else "")
+    os, architecture, variant = os.lower(), architecture.lower(), variant.lower()
+    os = "darwin" if os == "macos" else os
+    architecture, meant = _ALIASES.get(architecture, (architecture, None))
+    variant = variant if meant is None else meant
+    variant = f"v{variant}" if variant.isdecimal() else variant
+    if architecture == "arm":
+        variant = variant or "v7"
+    elif variant == _IMPLIED.get(architecture):
+        variant = ""
+    return f"{os}/{architecture}" + (f"/{variant}" if variant else "")
 
 
 def canonical(text: str) -> str:

@@ -68,7 +68,9 @@ def _digests(image: Image) -> tuple[object, ...]:
 def _repacked(before: Image, after: Image) -> bool:
     """Whether the configs say that the layers unpack to the same, in the same order. Clients hold them to that."""
     old, new = before.read, after.read
-    return old is not None and new is not None and bool(old.diff_ids) and old.diff_ids == new.diff_ids
+    if old is None or new is None or not old.diff_ids or old.diff_ids != new.diff_ids:
+        return False
+    return len(before.layers) == len(after.layers) == len(new.diff_ids)  # else it says that of some of them, if of any
 
 
 def _same_above(before: Image, after: Image) -> bool:

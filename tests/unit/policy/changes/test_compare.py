@@ -23,6 +23,7 @@ from proxy.policy.changes import (
     not_known_yet,
     table,
 )
+from proxy.policy.changes import compare as compare_module
 from storage.digest import Digest
 from storage.records import Severity
 from tests.simulator import images
@@ -75,6 +76,24 @@ def chart() -> Image:
         }
     )
     return Image(images.OCI_MANIFEST, body, (config, images.layer("chart")))
+
+
+def wasm(seed: str, **fields: object) -> Image:
+    """The same layers with a config of a type that is no image's, and is run by some all the same."""
+    config = images.Blob("application/vnd.wasm.config.v0+json", images.encode({"seed": seed}))
+    manifest = {"schemaVersion": 2, "mediaType": images.OCI_MANIFEST, "config": config.entry(), **fields}
+    return Image(images.OCI_MANIFEST, images.encode({**manifest, "layers": [images.layer("x").entry()]}), (config,))
+
+
+def typed(build: Build, artifact_type: str) -> Image:
+    """The same image with an artifact's type on top."""
+    image = build.image()
+    return replace(image, body=images.encode(json.loads(image.body) | {"artifactType": artifact_type}))
+
+
+def unnamed(image: Image, other: Image) -> Image:
+    """An index with an image, and another one of which it does not say for which platform it is."""
+    return replace(images.index([image], entries=[other.entry()]), images=(image, other))
 
 
 @dataclass(frozen=True)
@@ -194,6 +213,23 @@ ROWS = (
     ),
     Row("another image, no history", ko("1"), ko("2", "/x"), {Kind.ANOTHER_IMAGE, Kind.ENTRYPOINT}, CRITICAL),
     Row("something else", OLD, chart(), None, CRITICAL),
+    Row("something else that calls itself the same", OLD, wasm("1", artifactType=images.OCI_CONFIG), None, CRITICAL),
+    Row("an artifact that became an image", wasm("1", artifactType="a/b"), typed(OLD, "a/b"), None, CRITICAL),
+    Row("a config that nobody reads", wasm("1"), wasm("2"), {Kind.NOT_COMPARED}, WARNING, SAME),
+    Row(
+        "another image before it, for the same platform by another name",
+        images.index([OLD.image()]),
+        images.index([running(OLD, Cmd=["sh"]).image(), OLD.image()], platforms=["linux/x86_64", "linux/amd64"]),
+        {Kind.COMMAND, Kind.PLATFORMS_ADDED, Kind.PLATFORMS_CHANGED},
+        CRITICAL,
+    ),
+    Row(
+        "another image before it, for no platform at all",
+        images.index([OLD.image()]),
+        unnamed(OLD.image(), running(OLD, Cmd=["sh"]).image()),
+        {Kind.PLATFORMS_ADDED, Kind.PLATFORM_MISMATCH},
+        CRITICAL,
+    ),
     Row(
         "much larger",
         OLD,
@@ -332,6 +368,33 @@ def test_what_is_shown_is_fit_to_be_shown() -> None:
         assert difference.before != difference.after
         assert len(difference.before or "") < 600
     assert "\\x1b]0;owned\\x07" in next(each.before or "" for each in one.differences if each.name == "command")
+
+
+def test_layers_are_packed_anew_only_where_the_config_speaks_of_all_of_them() -> None:
+    """The same list of unpacked layers beside another number of layers says nothing."""
+    old, new = snapshot(OLD), snapshot(replace(OLD, packing=9))
+    (child,) = new.children
+    assert child.image is not None
+    more = replace(child.image, layers=(*child.image.layers, images.layer("x").descriptor))
+    change = classify(old, replace(new, children=(replace(child, image=more),)))
+    assert Kind.LAYERS_REPACKED not in change.kinds
+    assert change.severity is WARNING
+
+
+def test_ten_thousand_variables_are_compared_by_name_and_shown_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are looked at, each once; what is not shown is not made fit to be shown."""
+    shown: list[str] = []
+
+    def variable(name: str, value: str) -> str:
+        shown.append(name)
+        return value
+
+    monkeypatch.setattr(compare_module, "variable", variable)
+    many = [f"V{number}=a" for number in range(9_999)]
+    change = compare(running(OLD, Env=["PATH=/bin", *many]), running(OLD, Env=["PATH=/x", *(f"{each}b" for each in many)]))
+    assert set(change.kinds) == {Kind.ENVIRONMENT, Kind.LOADS_CODE}
+    assert any("and 9992 more" in line for line in change.lines)
+    assert len(shown) <= 2 * 100 + 2
 
 
 def test_what_cannot_be_read_is_never_nothing() -> None:

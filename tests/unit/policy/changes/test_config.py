@@ -118,6 +118,14 @@ def test_root(user: str, root: bool) -> None:
         ("linux/amd64/v1", "linux/amd64"),
         ("linux/arm", "linux/arm/v7"),
         ("linux/arm/v6", "linux/arm/v6"),
+        ("linux/x86_64", "linux/amd64"),
+        ("Linux/x86-64/V1", "linux/amd64"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/arm64/8", "linux/arm64"),
+        ("linux/armhf", "linux/arm/v7"),
+        ("linux/armel", "linux/arm/v6"),
+        ("linux/i386", "linux/386"),
+        ("macos/arm64", "darwin/arm64"),
         ("linux", ""),
         ("linux/\x1b[31m", ""),
         ("linux/amd64/" + "v" * 40, ""),
@@ -125,7 +133,7 @@ def test_root(user: str, root: bool) -> None:
     ],
 )
 def test_platforms_have_one_spelling(text: str, same: str) -> None:
-    """Variants that are meant without being named do not make another platform."""
+    """Variants that are meant without being named, and other names of the same, do not make another platform."""
     assert canonical(text) == same
 
 
