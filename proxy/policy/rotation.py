@@ -79,8 +79,9 @@ def question_of(rule: Rule, tags: TagRule) -> str:
 
 
 def person(by: str) -> str:
-    """Who somebody is, however the name is spelled: case, spaces and forms of characters do not make another person."""
-    return " ".join(unicodedata.normalize("NFKC", by).split()).casefold()
+    """Who somebody is, however the name is spelled: case, spaces, and what cannot be seen do not make another person."""
+    seen = "".join(each for each in unicodedata.normalize("NFKC", by) if each.isspace() or unicodedata.category(each)[0] != "C")
+    return unicodedata.normalize("NFKC", " ".join(seen.split()).casefold())
 
 
 def approvals_of(approvals: Collection[Approval], digest: Digest) -> tuple[Approval, ...]:
@@ -112,6 +113,11 @@ def known(pin: Pin, rule: Rule, tags: TagRule) -> Judgement | None:
     """What came out when the candidate was last judged, if that answers today's question."""
     judgement = pin.judgement
     return judgement if judgement is not None and judgement.question == question_of(rule, tags) else None
+
+
+def rotating(judgement: Judgement | None) -> bool:
+    """Whether a candidate was judged under a rule that rotates."""
+    return judgement is not None and judgement.question.rpartition("/")[2] in {each.value for each in Continuity}
 
 
 def progress(pin: Pin, tags: TagRule, standing: Standing | None, now: datetime, at_upstream: datetime | None = None) -> Progress:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from proxy.policy import signers
-from proxy.policy.rotation import Candidacy, Hold, Progress, Yes, approvals_of, told
+from proxy.policy.rotation import Candidacy, Hold, Progress, Yes, approvals_of, rotating, told
 from proxy.policy.rules import Rule, TagRule
 from proxy.policy.verdicts import Verdict
 from storage.digest import Digest
@@ -67,6 +67,10 @@ def judged(after: Pin, pin: Pin, rule: Rule, tags: TagRule, judgement: Judgement
     reason = f"{judgement.standing}: {'; '.join(judgement.reasons)}"
     change = PinChange(pin.repository, pin.tag, PinAction.JUDGED, now, str(rule), reason, pin.digest, candidate)
     if tags.rotation is None:
+        if rotating(pin.judgement) and pin.rejected != candidate:  # it was waiting for its turn until the rule became another
+            return PinWrite(
+                pin, new, change, (_event(EventType.TAG_OVERWRITTEN, pin, candidate, _moved(pin, candidate), now),), _WAITING
+            )
         return PinWrite(pin, new, change)
     why = told(far, judgement)
     if far.hold in {Hold.REJECTED, Hold.FAILS, Hold.OTHER_SIGNER}:

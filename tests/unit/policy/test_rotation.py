@@ -6,7 +6,7 @@ One row is one test. D is the pinned digest, E the candidate, which was first se
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -369,12 +369,40 @@ def test_what_came_out_is_noted_for_those_who_look(on_overwrite: OnOverwrite, ve
     assert (after.judge, after.write) == (E if standing is Standing.FAILS else None, None)
 
 
+@pytest.mark.parametrize("on_overwrite", [OnOverwrite.REFUSE, OnOverwrite.SERVE_PINNED])
+def test_a_candidate_whose_rule_rotates_no_more_is_told_as_an_overwrite(on_overwrite: OnOverwrite) -> None:
+    """It was about to rotate, and waits for people now: told once, and no longer as pending; not where one said no."""
+    held = replace(ROTATES, tags=(TagRule(ROTATES.tags[0].pattern, on_overwrite),))
+    story = Story(verdicts={E: PASSES})
+    story.pull(names(E), at(0))
+    assert story.told == [("tag.rotation.pending", E)]
+    story.rule = held
+    for hour in (1, 2, 3):
+        story.pull(names(E), at(hour))
+    assert story.told == [("tag.rotation.pending", E), ("tag.overwritten", E)]
+    assert story.open == {(EventType.TAG_OVERWRITTEN, E)}
+    rejected = decide(APP, "latest", held, waiting(rejected=E), PASSES, names(E, PASSES), SOON)
+    assert rejected.write is None or rejected.write.opened == ()
+
+
+@pytest.mark.parametrize("year", [1970, 2999])
+def test_no_moment_that_a_clock_may_show_is_too_much_to_reckon_with(year: int) -> None:
+    """The upstream's clock is as far off as it may be: every pull is answered, and once it is right the cooldown begins anew."""
+    story = Story(rule=rule(window=Window(frozenset({0}), time(1), time(2), UTC, "UTC")), verdicts={E: PASSES})
+    off = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert story.pull(names(E, at=off), at(0)) == (SERVE, D)
+    assert story.pull(names(E, at=off), at(100)) == (SERVE, D)
+    assert story.pull(names(E, at=at(200)), at(200)) == (SERVE, D)
+    assert story.pin is not None
+    assert story.pin.candidate_seen_at in {at(0), at(200)}
+
+
 # -- people -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("other", ["ann", "ANN", "  Ann ", "ａｎｎ", "An\u006e"])
+@pytest.mark.parametrize("other", ["ann", "ANN", "  Ann ", "ａｎｎ", "An\u006e", "an\u200bn", "\u2066ann\u2069", "ann\x00"])
 def test_a_person_is_one_however_the_name_is_spelled(other: str) -> None:
-    """Case, spaces and forms of characters make nobody else."""
+    """Case, spaces, forms of characters and what cannot be seen make nobody else."""
     assert person(other) == person("ann")
     assert len(approvals_of(approved("ann", other), E)) == 1
 
