@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.tuf.state import read
-from tests.harness import Proxy, until
+from tests.harness import Proxy, WallClock, until
 from tests.simulator import images, signing, when
 from tests.simulator.behaviours import hold
 from tests.simulator.images import Image
@@ -176,15 +176,13 @@ async def test_an_unreachable_repository_changes_nothing(tmp_path: Path, corp: C
         assert (reading(metrics, "unreachable"), reading(metrics, "suspended")) == (1, 0)
 
 
-async def test_freshness_can_be_required(tmp_path: Path, corp: Corp) -> None:
+async def test_freshness_can_be_required(tmp_path: Path, corp: Corp, clock: WallClock) -> None:
     """Unreachable until the metadata has expired: then nothing new is decided. Without the demand it would be."""
-    corp.published.expires = datetime.now(UTC) + timedelta(seconds=2)
-    corp.publish()
     async with Registry() as upstream, corp.proxy(upstream, more="freshness: required") as proxy:
         image_of(upstream, "v1")
-        await until(lambda: served(proxy, "v1"))
+        await until(lambda: served(proxy, "v1"), 30)
         corp.server.all_else = Answer(503)
-        await until(lambda: suspended(proxy))
+        clock.ahead = corp.published.expires - datetime.now(UTC) + timedelta(days=1)
         image_of(upstream, "v2")
         answer = await proxy.manifest("acme/app", "v2")
         assert answer.status == 503
