@@ -43,11 +43,14 @@ class Keyring:
         return (self.current.verifier, *(key.verifier for key, _ in self.leaving), *self.former)
 
     def rotated(self, now: datetime, until: datetime) -> Keyring:
-        """With a new key of the same name; the present one signs beside it ``until`` then."""
+        """With a new key of the same name; the present one signs beside it ``until`` then.
+
+        Where that is over at once, so it is for all others: they are in the same file, and in whose hands that is nobody knows.
+        """
         new = SignerKey.generate(self.current.name)
         leaving = ((self.current, until), *self.leaving)
-        stays = tuple(each for each in leaving if now < each[1])
-        gone = tuple(key.verifier for key, end in leaving if end <= now)
+        stays = tuple(each for each in leaving if now < min(until, each[1]))
+        gone = tuple(each[0].verifier for each in leaving if each not in stays)
         return Keyring(new, stays, (*gone, *self.former))
 
 

@@ -163,6 +163,7 @@ class EventType(StrEnum):
     UPSTREAM_MISBEHAVING = "upstream.misbehaving"  #: it breaks promises of the protocol
     RUNTIME_DRIFT = "runtime.drift"  #: what runs is not what was approved
     LEDGER_DAMAGED = "ledger.damaged"
+    LEDGER_UNSIGNED = "ledger.unsigned"  #: no checkpoint can be signed: its key is gone, or cannot be read
     SINK_FAILING = "sink.failing"  #: alerts do not get through to one of their sinks
     ALERT_TEST = "alert.test"  #: an operator tries the sinks; never recorded
 

@@ -269,6 +269,7 @@ def rotate(
     overlap: Annotated[
         str, typer.Option("--overlap", help="For how long the old key signs beside the new one: 12h, 30d, or 0.")
     ] = "30d",
+    lost: Annotated[bool, typer.Option("--lost", help="The file of the key is gone: nobody signs beside the new one.")] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -283,6 +284,8 @@ def rotate(
 
     async def work() -> Keyring:
         async with books(configuration, data_dir, write=True) as house:
+            if lost:
+                return await house.signer.replace(by=common.acting(by), reason=reason)
             return await house.signer.rotate(by=common.acting(by), reason=reason, overlap=duration)
 
     keys = _run_reporting_damage(work)

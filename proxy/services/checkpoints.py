@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from proxy.settings import LedgerSettings
 from storage import keyring
 from storage.checkpoints import Checkpoints, Kept
 from storage.entries import Entry, EntryKind
-from storage.errors import LedgerDamaged, StorageError
+from storage.errors import KeyUnusable, LedgerDamaged, StorageError
 from storage.events import EventStore
 from storage.keyring import Keyring
 from storage.ledger import PAGE, Ledger, Recorded
 from storage.merkle import Frontier, leaf_hash
-from storage.notes import Checkpoint, Note, UnverifiedNote
+from storage.notes import Checkpoint, MalformedNote, Note, SignerKey, UnverifiedNote, VerifierKey
 from storage.records import Event, EventType
 
 log = structlog.get_logger("tagstone.checkpoints")
@@ -73,7 +74,9 @@ class Signer:
             if self._trouble != "":  # at the first time as well: another process may have told of damage that was mended since
                 await self._recovered()
         except LedgerDamaged as error:
-            await self._damaged(error)
+            await self._told(EventType.LEDGER_DAMAGED, f"{error}; no checkpoint is signed until it is mended")
+        except KeyUnusable as error:
+            await self._told(EventType.LEDGER_UNSIGNED, f"no checkpoint of the ledger is signed: {error}")
         except StorageError as error:
             self._tell("ledger.unsigned", str(error))
         else:
@@ -91,9 +94,9 @@ class Signer:
             problem = f"a checkpoint over {self._last.size} entries was signed, and it is not kept any more"
             raise LedgerDamaged(0 if last is None else last.size, problem)
         # Read after that checkpoint: whatever it was signed by is known, also if the key was changed at this moment.
-        ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+        ring = await asyncio.to_thread(self._ring, last)
         frontier = Frontier() if last is None else await self._signed(last, ring)
-        ring, size = await self._entered(ring)
+        ring, size = await self._entered(ring, last)
         if last is not None and size == last.size:
             self._last = last
             return None
@@ -121,7 +124,38 @@ class Signer:
         await self.sign()
         return after
 
-    async def _entered(self, ring: Keyring) -> tuple[Keyring, int]:
+    async def replace(self, *, by: str, reason: str) -> Keyring:
+        """Sign by a new key in the place of one whose file is gone; the keys as they are then.
+
+        What was signed until now is checked by the keys that the ledger itself names; observers have to be told the new one.
+        Raises KeyUnusable where there is a file.
+        """
+        if await asyncio.to_thread(keyring.load, self._key_file) is not None:
+            raise KeyUnusable(f"the ledger's key is not lost, it is in {self._key_file}")
+        last = await self._checkpoints.newest()
+        if last is not None:
+            named: list[VerifierKey] = []
+            for each in await self._ledger.newest(EntryKind.KEY, PAGE):
+                with suppress(MalformedNote):  # what is no key has signed nothing
+                    named.append(VerifierKey.parse(each.read().to or ""))
+            ring = Keyring(SignerKey.generate(last.read()[1].origin), (), tuple(dict.fromkeys(named)))
+            await self._signed(last, ring)
+            await asyncio.to_thread(keyring.store, self._key_file, ring)
+            key = ring.current
+            await self._ledger.succeed(Entry(EntryKind.KEY, key.name, self._clock(), by, reason, None, str(key.verifier)))
+        await self.sign()
+        return await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+
+    def _ring(self, last: Kept | None) -> Keyring:
+        """The keys; made where nothing was ever signed."""
+        if last is not None and keyring.load(self._key_file) is None:
+            raise KeyUnusable(
+                f"the ledger's key {self._key_file} is gone, and {last.size} entries are signed for by it: restore it from a "
+                "backup, or sign by a new one from here on (tagstone ledger key rotate --lost)"
+            )
+        return keyring.load_or_make(self._key_file, self._origin)
+
+    async def _entered(self, ring: Keyring, last: Kept | None) -> tuple[Keyring, int]:
         """The keys by which a tree of this size is to be signed: the ledger names the current one as its last.
 
         Where it does not, that is entered: at first, and after a rotation that broke off. But others may be rotating it now, who
@@ -135,7 +169,7 @@ class Signer:
                 if newest[0].index < size:
                     return ring, size
                 continue  # it was entered between the two looks
-            ring = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+            ring = await asyncio.to_thread(self._ring, last)
             key = ring.current
             reason = "the first key" if named is None else "another key was found in the file"
             if named != str(key.verifier):
@@ -160,17 +194,18 @@ class Signer:
 
     # -- telling --------------------------------------------------------------------------------------------------------
 
-    async def _damaged(self, error: LedgerDamaged) -> None:
-        if self._tell("ledger.damaged", str(error)):
-            message = f"{error}; no checkpoint is signed until it is mended"
+    async def _told(self, kind: EventType, message: str) -> None:
+        if self._tell(kind.value, message):
+            other = EventType.LEDGER_DAMAGED if kind is EventType.LEDGER_UNSIGNED else EventType.LEDGER_UNSIGNED
             try:
-                await self._events.record(Event(EventType.LEDGER_DAMAGED, SUBJECT, None, message, self._clock()))
+                await self._events.close(SUBJECT, (other,), self._clock())
+                await self._events.record(Event(kind, SUBJECT, None, message, self._clock()))
             except StorageError as problem:
                 self._trouble = None
                 log.warning("ledger.untold", error=str(problem))
 
     async def _recovered(self) -> None:
-        ended = await self._events.close(SUBJECT, (EventType.LEDGER_DAMAGED,), self._clock())
+        ended = await self._events.close(SUBJECT, (EventType.LEDGER_DAMAGED, EventType.LEDGER_UNSIGNED), self._clock())
         if ended or self._trouble is not None:
             log.info("ledger.signed.again")
         self._trouble = ""

@@ -284,7 +284,24 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.LEDGER_DAMAGED: Entry(
             "The ledger was changed from outside: an entry does not fit those around it.",
             "Keep the database as it is, and find out who can write to it; `tagstone ledger verify` names the entry.",
-            _event(EventType.LEDGER_DAMAGED, "ledger", None, "entry 4711 does not hash to what the tree holds for it"),
+            _event(
+                EventType.LEDGER_DAMAGED,
+                "ledger",
+                None,
+                "the ledger is damaged at entry 4711: its bytes are not those that were hashed when it was written (see tagstone "
+                "ledger verify); no checkpoint is signed until it is mended",
+            ),
+        ),
+        EventType.LEDGER_UNSIGNED: Entry(
+            "No checkpoint of the ledger can be signed, because its key is gone or cannot be read. Entries are still made.",
+            "Restore `ledger.key` in the data directory from a backup; if there is none, `tagstone ledger key rotate --lost`.",
+            _event(
+                EventType.LEDGER_UNSIGNED,
+                "ledger",
+                None,
+                "no checkpoint of the ledger is signed: the ledger's key /var/lib/tagstone/ledger.key cannot be read: Permission "
+                "denied",
+            ),
         ),
         EventType.SINK_FAILING: Entry(
             "A sink does not take alerts: several attempts failed in a row, or it refused one for good. Told to the other sinks.",

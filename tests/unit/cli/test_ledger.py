@@ -127,6 +127,20 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
     assert (ledger(folder, "show").exit_code, ledger(folder, "prove", "0").exit_code) == (1, 0)
 
 
+def test_a_lost_key_is_said_and_replaced(folder: Path) -> None:
+    """The words of what fails name the way out, and it is one."""
+    assert ledger(folder, "checkpoint", "--sign").exit_code == 0
+    refused = ledger(folder, "key", "rotate", "--lost")
+    assert (refused.exit_code, "not lost" in refused.stderr) == (3, True)
+    (folder / "data" / "ledger.key").unlink()
+    gone = ledger(folder, "key", "rotate")
+    assert (gone.exit_code, "rotate --lost" in gone.stderr) == (3, True)
+    replaced = ledger(folder, "key", "rotate", "--lost", "--by", "olga", "--reason", "disk failure")
+    assert (replaced.exit_code, replaced.stdout.startswith("checkpoints are signed by test.example/ledger+")) == (0, True)
+    assert ledger(folder, "verify").exit_code == 0
+    assert len(ledger(folder, "key").stdout.splitlines()) == 2
+
+
 def test_a_policy_has_one_hash(folder: Path) -> None:
     """That of what decides, and not of how it is written."""
     one = ledger(folder, "policy").stdout

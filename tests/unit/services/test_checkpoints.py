@@ -162,7 +162,8 @@ async def test_damage_is_told_once_and_its_end_too(house: House) -> None:
     assert newest.size == 4
     house.key_file.write_text("nonsense")
     await house.signer.attempt()
-    assert len(await house.events.list()) == 1
+    [event, _] = await house.events.list()
+    assert (event.type, event.closed_at) == (EventType.LEDGER_UNSIGNED, None)
 
 
 async def test_a_key_is_handed_over_by_an_entry_that_both_sign_for(house: House) -> None:
@@ -264,6 +265,45 @@ async def test_damage_that_was_mended_meanwhile_ends_with_the_next_process(house
     await house.other().attempt()
     [event] = await house.events.list()
     assert event.closed_at is not None
+
+
+async def test_a_key_that_is_gone_is_news_and_another_can_take_its_place(house: House) -> None:
+    """None is made in secret, which could sign nothing; the ledger is not called damaged; and there is a way on."""
+    await house.signer.sign()
+    await house.enter(3)
+    old = keyring.load(house.key_file)
+    assert old is not None
+    with pytest.raises(KeyUnusable, match="not lost"):
+        await house.signer.replace(by="olga", reason="disk failure")
+    house.key_file.unlink()
+    await house.signer.attempt()
+    await house.signer.attempt()
+    assert not house.key_file.exists()
+    [event] = await house.events.list()
+    assert (event.type, event.closed_at) == (EventType.LEDGER_UNSIGNED, None)
+    assert "rotate --lost" in event.message
+    ring = await house.other(origin=None).replace(by="olga", reason="disk failure")
+    assert (ring.current.name, ring.former) == ("log.example", (old.current.verifier,))
+    entry = (await house.ledger.newest(EntryKind.KEY))[0].read()
+    assert (entry.from_, entry.to, entry.by) == (str(old.current.verifier), str(ring.current.verifier), "olga")
+    newest = await house.checkpoints.newest()
+    assert newest is not None
+    assert (newest.size, newest.read()[0].verified_by(ring.verifiers)) == (5, (ring.current.verifier,))
+    assert (await house.database.snapshot(audit, ring.verifiers)).finding is None
+    await house.signer.attempt()
+    [event] = await house.events.list()
+    assert event.closed_at is not None
+
+
+async def test_a_key_is_not_replaced_in_a_ledger_that_does_not_fit(house: House) -> None:
+    """A new one would vouch for what somebody wrote anew."""
+    await house.enter(3)
+    await house.signer.sign()
+    house.key_file.unlink()
+    house.edit("UPDATE ledger SET hashes = zeroblob(64) WHERE number = 3")
+    with pytest.raises(LedgerDamaged):
+        await house.signer.replace(by="olga", reason="")
+    assert not house.key_file.exists()
 
 
 async def test_a_checkpoint_that_vanished_is_missed_by_whoever_signed_it(house: House) -> None:

@@ -69,6 +69,16 @@ def test_after_a_rotation_both_keys_sign_until_the_old_one_leaves(tmp_path: Path
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_rotation_without_overlap_ends_the_time_of_all(tmp_path: Path) -> None:
+    """Those that still sign are in the same file as the one that is given up: they are in the same hands."""
+    first = keyring.load_or_make(tmp_path / "ledger.key", "log.example")
+    second = first.rotated(AT, AT + 30 * DAY)
+    third = second.rotated(AT + DAY, AT + DAY)
+    assert third.signers(AT + DAY) == (third.current,)
+    assert third.verifiers == (third.current.verifier, second.current.verifier, first.current.verifier)
+    assert second.rotated(AT + DAY, AT + 2 * DAY).signers(AT + DAY)[1:] == (second.current, first.current)
+
+
 @pytest.mark.parametrize(
     "content",
     [
