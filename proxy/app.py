@@ -57,7 +57,7 @@ from storage.leases import Leases
 from storage.ledger import Ledger
 from storage.notices import Notices
 from storage.outbox import OUTBOX_NOTICE
-from storage.pins import PinStore
+from storage.pins import PIN_NOTICE, PinStore
 from storage.pulls import PullStore
 
 log = structlog.get_logger("tagstone.app")
@@ -321,10 +321,13 @@ class Application:
                 self._since = max(self._since, notice.sequence)
                 if notice.kind != OUTBOX_NOTICE:  # which changes no answer
                     self.gate.notice(notice)
+                    if notice.kind != PIN_NOTICE:
+                        self._reviewer.forget()
                 self.upkeep.notice(notice)
         except Exception as error:
             # What is remembered may have been taken back meanwhile: ask the database again, or answer 503.
             self.gate.forget()
+            self._reviewer.forget()
             if not isinstance(error, StorageError):
                 raise
             log.error("notices.unreadable", error=str(error))

@@ -204,6 +204,11 @@ class Admission:
         """
         return await self._manifest(Question(revision, rule, repository, digest), None, as_evidence=True)
 
+    async def block_on(self, repository: Repository, digest: Digest) -> str | None:
+        """Which block keeps a manifest, or a blob of its own, from being served, in words; None where none does."""
+        lineage = await self._catalog.lineage(repository, digest, "", as_manifest=True)
+        return None if (block := blocked(lineage)) is None else _blocked(block).reasons[0]
+
     async def of_blob(
         self, revision: Revision, rule: Rule, repository: Repository, digest: Digest
     ) -> tuple[Verdict, Descriptor | None]:

@@ -54,6 +54,8 @@ class Discovery:
             fetched, warning = stored, f"the upstream could not be asked about {name}; the stored evidence is served"
         except UpstreamError as error:
             return Refused.by_upstream(name, error, Thing.MANIFEST)
+        if (block := await self._admission.block_on(repository, fetched.digest)) is not None:
+            return Refused(Answer.DENY, (f"{name} is refused", block))
         if fetched.digest == subject:
             # Some registries resolve the referrers tag to the image itself: that is no list of referrers.
             return Refused(Answer.ABSENT, (f"{name} does not exist upstream",))

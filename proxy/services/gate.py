@@ -103,6 +103,8 @@ class Gate:
         self._tag_flights: Flights[tuple[int, Repository, str], ServedManifest | Refused] = Flights()
         self._flights: Flights[tuple[int, Repository, Digest], ServedManifest | Refused] = Flights()
         self._list_flights: Flights[tuple[int, Repository], ServedTags | Refused] = Flights()
+        #: How often somebody may have taken something back, by a block or a refusal. What was granted before is asked for again.
+        self.withdrawals = 0
 
     # -- what may change while it runs ----------------------------------------------------------------------------------
 
@@ -119,6 +121,7 @@ class Gate:
             self._manifests.invalidate((Repository(registry, path), tag))
             self._candidates.notice(Repository(registry, path), tag)
         else:
+            self.withdrawals += 1
             self.forget()
 
     def forget(self) -> None:
@@ -355,6 +358,11 @@ class Gate:
             return known
         return await self._in_time(Thing.BLOB, lambda: self._blob(repository, digest))
 
+    async def withdrawn(self, repository: Repository, digest: Digest) -> Refused | None:
+        """Why a blob that was granted is not any more; None where it is. An outage takes nothing back."""
+        found = await self.blob(repository, digest)
+        return found if isinstance(found, Refused) and found.answer is Answer.DENY else None
+
     async def _blob(self, repository: Repository, digest: Digest) -> GrantedBlob | Refused:
         ask = self._ask(repository)
         generation = self._granted.generation
@@ -408,13 +416,19 @@ class Gate:
         """Answer within ``limits.request_timeout``; trouble with our own storage is an outage, too."""
         try:
             async with asyncio.timeout(self._limits.request_timeout):
-                return await work()
+                for _ in range(_RACES):
+                    before = self.withdrawals
+                    answer = await work()
+                    # It took as long as the upstream did: a block that came meanwhile is heeded.
+                    if before == self.withdrawals or isinstance(answer, Refused):
+                        return answer
         except TimeoutError:
             reason = f"no decision within {self._limits.request_timeout:g} s; the upstream is slow"
             return Refused(Answer.UNAVAILABLE, (reason,), thing, _UNAVAILABLE_RETRY)
         except StorageError as error:
             log.error("storage.unavailable", error=str(error))
             return Refused(Answer.UNAVAILABLE, (f"Tagstone's own storage cannot answer: {error}",), thing, _UNAVAILABLE_RETRY)
+        return Refused(Answer.UNAVAILABLE, ("it is blocked or judged anew too often to be decided now",), thing, retry_after=1.0)
 
     def _seconds_until(self, until: datetime | None) -> float:
         return _LONG if until is None else min(_LONG, (until - self._clock()).total_seconds())

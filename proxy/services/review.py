@@ -75,6 +75,11 @@ class Reviewer:
     def adopt(self, revision: Revision) -> None:
         """Decide dry runs by this policy from now on; the gate is told of it by itself."""
         self._revision = revision
+        self.forget()
+
+    def forget(self) -> None:
+        """Explain anew what is asked next: a block, a pin or the policy has changed."""
+        self._known.clear()
         self._dry.forget_refusals()
 
     async def close(self) -> None:
@@ -101,10 +106,11 @@ class Reviewer:
         key = (revision.number, reference)
         if (known := self._known.get(key)) is not None:
             return known
+        generation = self._known.generation
         judged = await self._flights.run(key, lambda: self._explain(reference, revision))
         if judged.answer is not Answer.UNAVAILABLE:
             seconds = min(self._limits.refusal_ttl, revision.check_interval)
-            self._known.put(key, judged, seconds=seconds, cost=1, generation=self._known.generation)
+            self._known.put(key, judged, seconds=seconds, cost=1, generation=generation)
         return judged
 
     async def _explain(self, reference: Reference, revision: Revision) -> Judged:

@@ -43,6 +43,7 @@ class BlobApi:
         """HEAD, GET or Range; a refusal where the gate gives no right to it."""
         if asked.digest is None:
             raise AssertionError("a blob is asked for by digest")
+        withdrawals = self._gate.withdrawals
         granted: GrantedBlob | Refused | None = self._gate.recall_blob(repository, asked.digest)
         if granted is None:
             granted = await self._gate.blob(repository, asked.digest)
@@ -70,7 +71,7 @@ class BlobApi:
         except (UpstreamError, StorageError) as problem:
             return self._trouble(repository, descriptor.digest, problem, asked, pull)
         try:
-            return await self._stream(request, asked, repository, source, pull)
+            return await self._stream(request, asked, repository, source, pull, withdrawals)
         finally:
             source.close()
 
@@ -88,12 +89,21 @@ class BlobApi:
         return responses.Prebuilt(wire.bytes(head=False))
 
     async def _stream(
-        self, request: web.BaseRequest, asked: Request, repository: Repository, source: Source, pull: Pull
+        self, request: web.BaseRequest, asked: Request, repository: Repository, source: Source, pull: Pull, withdrawals: int
     ) -> web.StreamResponse:
+        """Send a blob, for as long as it is granted: ``withdrawals`` is the gate's count when it was."""
         digest = source.digest
         pull.source = STORE if source.complete else UPSTREAM
         headers = responses.content_headers(OCTETS, digest, None, replies.namespace(asked))
         body: streaming.Source = source
+
+        async def permit() -> None:
+            nonlocal withdrawals
+            if withdrawals != self._gate.withdrawals:
+                withdrawals = self._gate.withdrawals
+                if (refusal := await self._gate.withdrawn(repository, digest)) is not None:
+                    raise streaming.Withdrawn(refusal)
+
         try:
             async with asyncio.timeout(self._limits.request_timeout):
                 await source.ready()
@@ -102,9 +112,12 @@ class BlobApi:
             span = self._span(request, digest, source.size) if source.complete else None
             if span is not None and isinstance(body, streaming.Rehashed):
                 await body.whole()  # a slice shows nothing of the rest: all of it is hashed before any of it goes out
+            await permit()
         except streaming.Unsatisfiable:
             headers = {"Content-Range": f"bytes */{source.size}", **replies.namespace(asked)}
             return responses.error(416, "RANGE_INVALID", (f"the blob has {source.size} bytes",), headers)
+        except streaming.Withdrawn as problem:
+            return replies.refused(problem.refusal, asked, pull)
         except (UpstreamError, StorageError, TimeoutError) as problem:
             return self._trouble(repository, digest, problem, asked, pull)
         start, stop = span or (0, source.size)
@@ -119,8 +132,8 @@ class BlobApi:
             pull.sent += sent
 
         try:
-            await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout, count)
-        except (UpstreamError, StorageError) as problem:
+            await streaming.send(request, response, body, start, stop, self._limits.client_stall_timeout, count, permit)
+        except (UpstreamError, StorageError, streaming.Withdrawn) as problem:
             # The last bytes were never sent, so the client cannot mistake what it has for the blob.
             log.warning("blob.cut", image=str(repository), digest=str(digest), error=str(problem))
             pull.cut, pull.reasons = True, (str(problem),)

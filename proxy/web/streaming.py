@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
 from aiohttp import web
 
+from proxy.services.answers import Refused
 from storage.digest import Digest
 from storage.errors import DigestMismatch
 
@@ -40,6 +41,18 @@ class Source(Protocol):
 
 class Unsatisfiable(Exception):
     """A Range that lies outside the blob (RFC 9110 §15.5.17)."""
+
+
+class Withdrawn(Exception):
+    """What is on its way to a client may not be handed out any more."""
+
+    def __init__(self, refusal: Refused) -> None:
+        super().__init__("; ".join(refusal.reasons))
+        self.refusal = refusal
+
+
+async def _always() -> None:
+    """The permit of what nobody takes back."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -107,11 +120,13 @@ async def send(
     stop: int,
     stall: float,
     count: Callable[[int], None] = lambda sent: None,
+    permit: Callable[[], Awaitable[None]] = _always,
 ) -> None:
     """Send the bytes [start, stop) of ``source`` as the body of ``response`` (which has its headers and its length).
 
-    ``stall`` is how long (seconds) a client may take nothing; ``count`` is told of the bytes that went out. Raises what the
-    source raises, ConnectionError when the client is gone, TimeoutError when it is too slow.
+    ``stall`` is how long (seconds) a client may take nothing; ``count`` is told of the bytes that went out. ``permit`` is asked
+    before each piece, and raises :class:`Withdrawn`. Raises that, what the source raises, ConnectionError when the client is
+    gone, TimeoutError when it is too slow.
     """
     async with asyncio.timeout(stall):
         writer = await response.prepare(request)
@@ -123,6 +138,7 @@ async def send(
     if transport.get_extra_info("sslcontext") is not None:
         while position < stop:
             limit = min(stop, await source.available(position), position + _PIECE)
+            await permit()
             data = await asyncio.to_thread(os.pread, source.fileno(), limit - position, position)
             if not data:
                 raise ConnectionAbortedError("the stored file ended early")
@@ -142,6 +158,7 @@ async def send(
         while position < stop:
             limit = min(stop, await source.available(position))
             while position < limit:
+                await permit()
                 sent = await _in_thread(_sendfile, out, source.fileno(), position, min(limit - position, _TURN))
                 position += sent
                 count(sent)
