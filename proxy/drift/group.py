@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def identity(pid: int) -> Identity | None:
         # The name in it may hold anything, parentheses and newlines, too.
         parent = int((here / "stat").read_bytes().rpartition(b")")[2].split()[1])
         pid_namespace, mount_namespace = (str((here / "ns" / name).readlink()) for name in ("pid", "mnt"))
-        lines = [line.split(":", 2) for line in (here / "cgroup").read_text().splitlines()]
+        # Whoever may make control groups may call them anything, but for newlines.
+        lines = [line.split(":", 2) for line in os.fsdecode((here / "cgroup").read_bytes()).split("\n")]
     except OSError as error:
         if error.errno in GONE:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ class Process:
 
     def executable(self) -> Iterator[Mapping]:
         """Its executable mappings (proc(5), "maps"). Raises OSError."""
-        for line in self._read("maps", _MAX_MAPS).splitlines():
+        # A name may hold anything but a newline, which the kernel writes as \012: a carriage return ends no line.
+        for line in self._read("maps", _MAX_MAPS, whole=True).split(b"\n"):
             fields = line.split(b" ", 5)
             if len(fields) < 5 or b"x" not in fields[1]:
                 continue
@@ -78,12 +80,15 @@ class Process:
                 return argument
         return None
 
-    def _read(self, name: str, most: int) -> bytes:
+    def _read(self, name: str, most: int, *, whole: bool = False) -> bytes:
+        """The first ``most`` bytes; where all of them are needed, more than that are an OSError."""
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
         try:
             read = bytearray()
             while len(read) < most and (piece := os.read(fd, min(most - len(read), 1 << 20))):
                 read += piece
+            if whole and len(read) >= most:
+                raise OSError(errno.EFBIG, f"its {name} have more than {most >> 20} MiB")
             return bytes(read)
         finally:
             os.close(fd)

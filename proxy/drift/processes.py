@@ -27,8 +27,8 @@ from proxy.policy.patterns import Pattern
 _DELETED = b" (deleted)"
 #: The kernel's own, which no file is behind.
 _KERNELS = frozenset({b"[vdso]", b"[vsyscall]", b"[vectors]", b"[sigpage]", b"[uprobes]"})
-#: Shared memory without a name of its own.
-_NAMELESS = (b"/dev/zero", b"/SYSV", b"/anon_hugepage", b"anon_inode:", b"/[aio]")
+#: Shared memory without a name of its own, as the kernel calls it: no file that is there has this text.
+_NAMELESS = re.compile(rb"(?:/dev/zero|/SYSV[0-9a-f]{8}|/anon_hugepage|/\[aio\]) \(deleted\)|anon_inode:.*", re.DOTALL)
 _MAX_HASHED = 4 << 30
 _INTERPRETERS = re.compile(
     r"(?:ba|da|a|z|k|mk|fi)?sh|busybox|python[0-9.]*|pypy[0-9.]*|perl[0-9.]*|ruby[0-9.]*|node|nodejs|deno|bun|php[0-9.]*|lua[0-9.]*|tclsh[0-9.]*|awk"
@@ -242,7 +242,7 @@ class Inspection:
         for mapping in process.executable():
             if mapping.text in _KERNELS:
                 continue
-            if mapping.inode == 0 or mapping.text.startswith(_NAMELESS):
+            if mapping.inode == 0 or _NAMELESS.fullmatch(mapping.text):
                 nameless += mapping.end - mapping.start
                 count += 1
                 continue

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from proxy.drift.group import Identity, container_of, first_of, group, identity, living, pids
-from proxy.drift.processes import Execution, Inspection, ProcessReport, Role, Wrong
+from proxy.drift.processes import _NAMELESS, Execution, Inspection, ProcessReport, Role, Wrong
 from proxy.drift.tree import FileList
 from proxy.errors import Unexaminable
 from tests.simulator.trees import file
@@ -188,6 +188,52 @@ def test_mapped_files(tmp_path: Path) -> None:
         assert ("mapping", "/memfd:library", "memory only") not in told(inspect(pid, file_list([]), [PYTHON]))
 
 
+def test_names_of_mapped_files_that_look_like_something_else(tmp_path: Path) -> None:
+    """A carriage return in a name ends no line of the list; a name like that of nameless memory is a file's all the same."""
+    folder = tmp_path / "SYSV"
+    folder.mkdir()
+    odd = [tmp_path / "a.so\rzz x x x x", folder / "x\r1000-2000 r-xp 0 0:0 0 [vdso]"]
+    for each in odd:
+        each.write_bytes(b"\x7fELF" * 2000)
+    code = (
+        "import mmap, os\n"
+        f"kept = [mmap.mmap(os.open(each, os.O_RDONLY), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)"
+        f" for each in {[str(each) for each in odd]}]"
+    )
+    with python(code) as pid:
+        report = inspect(pid, file_list([]), ["**"])
+    assert report.unread == ()
+    paths = {path for _, path, wrong in told(report) if wrong == "unknown"}
+    assert {str(each).replace("\r", "\\x0d") for each in odd} <= paths
+
+
+@pytest.mark.parametrize(
+    ("text", "nameless"),
+    [
+        (b"/dev/zero (deleted)", True),
+        (b"/SYSV0000abcd (deleted)", True),
+        (b"/anon_hugepage (deleted)", True),
+        (b"/[aio] (deleted)", True),
+        (b"anon_inode:[io_uring]", True),
+        (b"/SYSVlibrary.so", False),
+        (b"/SYSV00000000", False),
+        (b"/dev/zero.so", False),
+        (b"/anon_hugepages/x.so", False),
+    ],
+)
+def test_what_has_no_name_is_told_by_the_kernels_own_words(text: bytes, nameless: bool) -> None:
+    """A file may be called something like it: then it is judged as a file."""
+    assert (_NAMELESS.fullmatch(text) is not None) is nameless
+
+
+def test_a_list_of_mappings_that_is_too_long_is_no_verdict(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands behind its end could be anything."""
+    monkeypatch.setattr("proxy.drift.process._MAX_MAPS", 100)
+    with running(program, "sleep", 1000) as pid:
+        report = inspect(pid, knowing(program))
+    assert report.unread == (f"process {pid}: its maps have more than 0 MiB",)
+
+
 def test_shared_memory(tmp_path: Path) -> None:
     """A file below /dev/shm is on a mount of its own."""
     shm = Path("/dev/shm")
@@ -355,6 +401,22 @@ def test_containers_by_control_groups() -> None:
     assert container_of(OWN) is None
     assert first_of(name[:12], [one(9, cgroup=f"/docker/{name}"), inside]) == 5
     assert first_of("0" * 12, [inside]) is None
+
+
+def test_names_of_control_groups_that_are_no_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever may make one may call it what he likes: it is read as it is."""
+    here = tmp_path / "7"
+    (here / "task" / "7").mkdir(parents=True)
+    (here / "ns").mkdir()
+    for link in ("exe", "ns/pid", "ns/mnt"):
+        (here / link).symlink_to(f"{link}:[1]")
+    (here / "stat").write_bytes(b"7 (a) b\n) S 3 7 7")
+    (here / "cgroup").write_bytes(b"0::/pods/\xff\xfe\r5:x:/y\xc2\x85\n1:pids:/z\n")
+    monkeypatch.setattr("proxy.drift.group.PROC", tmp_path)
+    found = identity(7)
+    assert found is not None
+    assert (found.parent, found.pid_namespace) == (3, "ns/pid:[1]")
+    assert found.cgroups == {"": "/pods/\udcff\udcfe\r5:x:/y\x85", "pids": "/z"}
 
 
 def test_this_process() -> None:
