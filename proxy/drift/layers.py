@@ -72,7 +72,7 @@ def read_layer(blob: LayerBlob, read: Callable[[int], bytes], budget: Budget, lo
 
     Raises :class:`LayerRefused`, and :class:`storage.errors.DigestMismatch` where the bytes are not the layer.
     """
-    layer = Layer(blob.number, lower)
+    layer = Layer(blob.number, lower, budget)
     promised = blob.diff_id
     hasher = hashlib.sha256() if promised is None else promised.hasher()
     plain = unpacked(verified(read, blob.descriptor.digest), budget)

@@ -25,7 +25,8 @@ class Bounds:
     """How much of an image is read. Sizes in bytes; all are for the image as a whole, but the ratio."""
 
     unpacked: int = 64 << 30  #: what its layers unpack to, holes of sparse files included
-    entries: int = 1_000_000
+    entries: int = 1_000_000  #: folders that no entry describes included
+    names: int = 256 << 20  #: the paths of all entries, and what links lead to
     #: Unpacked for each packed byte, once more than ``free`` bytes are unpacked. DEFLATE itself cannot reach it.
     ratio: int = 1100
     free: int = 64 << 20

@@ -32,6 +32,8 @@ _TYPES = {
     b"5": Kind.DIRECTORY,
     b"6": Kind.FIFO,
 }
+#: Bytes of the longest ``struct vfs_ns_cap_data`` (capabilities(7)).
+_MAX_CAPABILITY = 24
 _CAPABILITY = "SCHILY.xattr.security.capability"
 
 
@@ -85,7 +87,10 @@ def members(plain: Plain, budget: Budget) -> Iterator[Member]:
         _merge(header, pax)
         header.name = header.name if long_name is None else long_name
         header.linkname = header.linkname if long_link is None else long_link
-        yield _member(plain, header, pax, budget)
+        member = _member(plain, header, pax, budget)
+        for name in (member.path, member.link or b"", member.facts.target):
+            budget.name(name)
+        yield member
         pax, long_name, long_link = {}, None, None
     if pax or long_name is not None or long_link is not None:
         raise LayerRefused("it ends behind an extended header")
@@ -94,6 +99,8 @@ def members(plain: Plain, budget: Budget) -> Iterator[Member]:
 
 def _member(plain: Plain, header: _Header, pax: Mapping[str, bytes], budget: Budget) -> Member:
     capability = pax.get(_CAPABILITY) or None
+    if capability is not None and len(capability) > _MAX_CAPABILITY:
+        raise LayerRefused(f"{shown(header.name[:100])} has a capability of {len(capability)} bytes, which Linux does not know")
     mode = header.mode & 0o7777
     if header.flag == b"\0":
         header.flag = b"5" if header.name.endswith(b"/") else b"0"

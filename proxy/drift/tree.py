@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from proxy.drift.model import Facts, Kind
+from proxy.drift.model import Bounds, Facts, Kind
 from proxy.drift.names import MAX_DEPTH, absolute
 from proxy.drift.tar import Member
+from proxy.drift.unpacking import Budget
 from proxy.errors import LayerRefused
 
 _WHITEOUT = b".wh."
@@ -92,11 +93,15 @@ class FileList:
 
 
 class Layer:
-    """The tree of one layer, entry by entry. With ``lower``, links of the layers below are followed, too."""
+    """The tree of one layer, entry by entry. With ``lower``, links of the layers below are followed, too.
 
-    def __init__(self, number: int, lower: Node | None = None) -> None:
+    Folders that no entry describes are counted in ``budget``: one entry may need hundreds of them.
+    """
+
+    def __init__(self, number: int, lower: Node | None = None, budget: Budget | None = None) -> None:
         self._number = number
         self._lower = lower
+        self._budget = budget or Budget(Bounds())
         self.root = Node()
         self.contents: dict[bytes, bytes] = {}
         self._followed = 0
@@ -184,6 +189,8 @@ class Layer:
             if seen is not None and not seen.is_directory:
                 raise LayerRefused(f"{absolute(about)}: what is above it is no directory")
             if child is None:
+                self._budget.enter()
+                self._budget.name(name)
                 child = node.children[name] = Node()
             here.append((child, below if below is not None and below.is_directory else None))
             if len(here) > MAX_DEPTH + 1:

@@ -38,6 +38,7 @@ class Budget:
         self.bounds = bounds
         self._unpacked = 0
         self._entries = 0
+        self._names = 0
 
     def unpack(self, count: int) -> None:
         """Count unpacked bytes. Raises :class:`LayerRefused`."""
@@ -45,8 +46,14 @@ class Budget:
         if self._unpacked > self.bounds.unpacked:
             raise LayerRefused(f"the layers unpack to more than {self.bounds.unpacked} bytes")
 
+    def name(self, name: bytes) -> None:
+        """Count what is kept of a name, or of a link's target. Raises :class:`LayerRefused`."""
+        self._names += len(name)
+        if self._names > self.bounds.names:
+            raise LayerRefused(f"the names in the layers have more than {self.bounds.names} bytes")
+
     def enter(self) -> None:
-        """Count an entry. Raises :class:`LayerRefused`."""
+        """Count an entry, or a folder that one needs. Raises :class:`LayerRefused`."""
         self._entries += 1
         if self._entries > self.bounds.entries:
             raise LayerRefused(f"the layers have more than {self.bounds.entries} entries")
@@ -197,10 +204,10 @@ class Plain:
 
     def read(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end. For what is small: they are held in memory."""
-        taken = bytes(self.some(count))
+        taken = bytearray(self.some(count))
         while len(taken) < count and (more := self.some(count - len(taken))):
             taken += more
-        return taken
+        return bytes(taken)
 
     def pieces(self, count: int) -> Iterator[memoryview]:
         """``count`` bytes as they come. Raises :class:`LayerRefused` where there are fewer."""

@@ -229,6 +229,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         pax(GNU_sparse_numbytes=b"1") + blocks(header(b"s", 1), b"a"),
         "in turn",
     ),
+    "a capability of kilobytes": (archive([file("a", capability=bytes(5000))]), "a capability of 5000 bytes"),
     "old sparse of no known kind": (header(b"s", 0, b"S"), "no known kind"),
 }
 
@@ -251,6 +252,8 @@ HOSTILE: dict[str, tuple[bytes, Bounds, str]] = {
         Bounds(unpacked=2000),
         "more than 2000 bytes",
     ),
+    "names that fill memory": (archive([file("x" * 200 + str(n)) for n in range(3)]), Bounds(names=500), "more than 500 bytes"),
+    "targets that fill memory": (archive([symlink("x", "y" * 600)]), Bounds(names=500), "more than 500 bytes"),
     "more entries": (archive([file(str(n)) for n in range(11)]), Bounds(entries=10), "more than 10 entries"),
     "a hole of exabytes": (
         pax(GNU_sparse_map=b"0,0", GNU_sparse_size=b"%d" % (1 << 60)) + blocks(header(b"s", 0)),

@@ -6,11 +6,12 @@ import tarfile
 
 import pytest
 
-from proxy.drift.model import Kind
-from proxy.drift.tree import FileList
+from proxy.drift.model import Bounds, Kind
+from proxy.drift.tree import FileList, Layer
+from proxy.drift.unpacking import Budget
 from proxy.errors import LayerRefused
-from tests.simulator.trees import Put, file, folder, hardlink, symlink
-from tests.unit.drift.reading import file_list
+from tests.simulator.trees import Put, archive, file, folder, hardlink, symlink
+from tests.unit.drift.reading import file_list, read
 
 
 def paths(files: FileList) -> dict[str, str]:
@@ -140,6 +141,15 @@ def test_what_cannot_be_unpacked_is_refused(layer: list[Put], told: str) -> None
     """With the path."""
     with pytest.raises(LayerRefused, match=told):
         file_list(layer)
+
+
+def test_folders_that_no_entry_describes_are_counted() -> None:
+    """One entry may need hundreds of folders: they are entries, too, and so are their names."""
+    (deep,) = read(archive([file("a/b/c/d")]))
+    for bounds, told in ((Bounds(entries=2), "more than 2 entries"), (Bounds(names=2), "more than 2 bytes")):
+        with pytest.raises(LayerRefused, match=told):
+            Layer(0, budget=Budget(bounds)).add(deep)
+    Layer(0, budget=Budget(Bounds(entries=3))).add(deep)
 
 
 def test_entries_for_the_root() -> None:
