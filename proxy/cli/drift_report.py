@@ -22,8 +22,6 @@ EXIT = {CLEAN: 0, DRIFT: common.REFUSED, UNKNOWN: common.UNKNOWN}
 #: How many findings an event names, and how many a table shows.
 _NAMED = 20
 _SHOWN = 200
-#: Open events among which that of a subject is looked for.
-_EVENTS = 10_000
 
 
 class Found(Protocol):
@@ -144,8 +142,7 @@ async def record(events: EventStore, subject: Subject, look: Look) -> None:
     count = len(look.findings)
     message = f"{subject.container} is not what {subject.approved.reference} was approved to be: {count} differences"
     details: dict[str, object] = {"container": subject.container, "command": subject.command, "count": count, "findings": named}
-    known = await events.list(open_only=True, limit=_EVENTS)
-    about = [each for each in known if (each.type, each.subject) == (EventType.RUNTIME_DRIFT, str(subject))]
+    about = [each for each in await events.open_of(EventType.RUNTIME_DRIFT) if each.subject == str(subject)]
     if look.result == DRIFT and about and dict(about[0].details) == details:
         return
     if about and look.result != UNKNOWN:  # what could not be told ends nothing

@@ -123,8 +123,9 @@ class Docker(Source):
                             raise Unexaminable(f"it answers {response.status} to {path}")
                         return await asyncio.to_thread(read, body)
 
-                listed = await get(f"/containers/json?all={int(self.ended)}") or Inventory()
-                images = await get("/images/json") or Inventory()
+                listed, images = await get(f"/containers/json?all={int(self.ended)}"), await get("/images/json")
+                if listed is None or images is None:
+                    raise Unexaminable("it answers 404 to /containers/json or /images/json: it is no docker or podman")
                 found = await _each(listed.workloads, lambda each: get(f"/containers/{_id(each)}/json"))
         except (aiohttp.ClientError, OSError) as error:
             raise Unexaminable(f"it cannot be asked: {common.plain(str(error))[:200]}") from error

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: Columns where nobody looks at a terminal.
 _WIDE = 500
-#: Open events among which those of before are looked for.
-_EVENTS = 20_000
 _MAX_SUBJECT = 400
 _MAX_REASON = 500
 _COMMAND = "workloads"
@@ -152,19 +150,25 @@ class Recorder:
     async def over(cls, events: EventStore, origin: str) -> Recorder:
         """With what an earlier process of this origin left open."""
         recorder = cls(events, origin)
-        for event in await events.list(open_only=True, limit=_EVENTS):
+        for event in await events.open_of(EventType.RUNTIME_DRIFT):
             about = event.details
-            if event.type is EventType.RUNTIME_DRIFT and (about.get("command"), about.get("origin")) == (_COMMAND, origin):
+            if (about.get("command"), about.get("origin")) == (_COMMAND, origin):
                 recorder._open[event.subject] = (str(about.get("status")), str(event.digest))
         return recorder
 
     async def tell(self, look: Look) -> None:
-        """Let the open events be those of this look. What cannot be told begins nothing, and ends nothing."""
+        """Let the open events be those of this look. What cannot be told begins nothing, and ends nothing.
+
+        Where a source could not be asked, what is not in this look may be there all the same.
+        """
         drifted = {self._subject(each): each for each in look.drifted}
         untold = {self._subject(each) for each in look.findings if each.status is Status.UNKNOWN}
+        there = {self._subject(each) for each in look.findings}
         for subject, known in list(self._open.items()):
             finding = drifted.get(subject)
             if subject in untold or (finding is not None and _key(finding) == known):
+                continue
+            if look.trouble and subject not in there:
                 continue
             await self.events.close(subject, (EventType.RUNTIME_DRIFT,), look.at)
             del self._open[subject]

@@ -14,6 +14,7 @@ import typer
 from proxy.cli import common
 from proxy.cli.drift_report import DRIFT, EXIT, Look, Subject, changes, record, show, table
 from proxy.errors import Unexaminable
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from storage.events import EventStore
@@ -64,7 +65,7 @@ async def watch(subject: Subject, look: Callable[[], Awaitable[Look]], how: Watc
         common.show_json(subject.document(before))
     else:
         _line({**subject.document(before), "appeared": [each.told() for each in before.findings], "ended": []})
-    looks = 1
+    looks, behind = 1, False
     while how.seconds is not None and (how.looks is None or looks < how.looks):
         await asyncio.sleep(how.seconds)
         looks += 1
@@ -73,9 +74,14 @@ async def watch(subject: Subject, look: Callable[[], Awaitable[Look]], how: Watc
         except Unexaminable as error:
             common.fail(str(error), common.UNKNOWN)
         appeared, ended = changes(before, after)
-        if appeared or ended or list(before.unread) != list(after.unread):
-            if how.events is not None and (appeared or ended):
+        if how.events is not None and (appeared or ended or behind):
+            try:
                 await record(how.events, subject, after)
+                behind = False
+            except StorageError as error:
+                common.warn(f"{error}; the event is tried again at the next look")
+                behind = True
+        if appeared or ended or list(before.unread) != list(after.unread):
             if how.as_json:
                 _line(subject.news(after, before))
             else:

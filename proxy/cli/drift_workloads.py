@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ from proxy.cli.drift_watch import LooksOption, RecordOption, WatchOption
 from proxy.drift.standings import Finding, Names, Status, judge, mirrors, question
 from proxy.errors import Unexaminable, WorkloadsMalformed
 from proxy.policy.patterns import Pattern
-from storage.errors import MalformedName
+from storage.errors import MalformedName, StorageError
 
 if TYPE_CHECKING:
     from proxy.cli.common import House
@@ -184,7 +184,13 @@ class Look:
         if self.drifted:
             return "drift"
         untold = any(each.status is Status.UNKNOWN and each.status not in self.accepted for each in self.findings)
-        return "unknown" if untold or self.trouble else "approved"
+        nothing = self.skipped and not (self.findings or self.ignored or self.ended)  # such as a list of deployments
+        return "unknown" if untold or self.trouble or nothing else "approved"
+
+    def beside(self, before: Look) -> Look:
+        """With what ``before`` had of whatever could not be asked: nobody knows that it is gone, or well."""
+        told = {each.workload.key for each in self.findings}
+        return replace(self, findings=(*self.findings, *(each for each in before.findings if each.workload.key not in told)))
 
     @property
     def exit_code(self) -> int:
@@ -221,18 +227,17 @@ class _Drift:
         while self.about.seconds is not None and (self.about.looks is None or looks < self.about.looks):
             await asyncio.sleep(self.about.seconds)
             looks += 1
-            after = await self._look()
+            try:
+                after = await self._look()
+            except StorageError as error:
+                after = Look(datetime.now(UTC), (), self.choice.accepted, trouble=(str(error),))
             if after.trouble:
                 if after.trouble != before.trouble:
                     for line in after.trouble:
                         common.warn(common.plain(line))
-                # Of what could not be asked nothing is known: neither that it is gone, nor that it is well.
-                before = Look(
-                    after.at, before.findings, before.accepted, before.ignored, before.ended, before.skipped, after.trouble
-                )
-                continue
+                after = after.beside(before)
             appeared, over = changes(before, after)
-            if appeared or over or before.trouble:
+            if appeared or over or (before.trouble and not after.trouble):
                 if self.about.as_json:
                     print(json.dumps(news(after, appeared, over)), flush=True)
                 else:
@@ -264,7 +269,7 @@ class _Drift:
             skipped,
             tuple(trouble),
         )
-        if self._recorder is not None and not trouble:
+        if self._recorder is not None:
             await self._recorder.tell(look)
         return look
 

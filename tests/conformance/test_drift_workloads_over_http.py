@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner, Result
 
 from proxy.cli.main import app
+from storage.errors import DatabaseUnavailable
 from storage.records import EventType, Severity
+from storage.running import RunningStore
 from tests.harness import Proxy
 from tests.simulator.images import Image, multi_arch
 from tests.simulator.registry import Registry
@@ -171,6 +173,7 @@ async def test_a_mirrors_name_may_be_given(proxy: Proxy, images: tuple[Image, Im
         (("--command", " "), 2, "--command: it is empty"),
         (("--command", '"'), 2, "--command: "),
         (("-",), 3, "standard input: it is nothing that"),
+        (("--command", """echo '{"kind": "List", "items": [{"kind": "Deployment"}]}'"""), 3, "1 entries are neither"),
         (("--command", "false"), 3, "false ended with 1"),
         (("--command", "/nowhere/kubectl get pods"), 3, "/nowhere/kubectl cannot be run: No such file"),
         (("--command", "sleep 600", "--timeout", "0.2"), 3, "it did not answer within 0.2 s"),
@@ -195,6 +198,20 @@ async def test_what_a_pod_is_called_does_not_reach_the_terminal(proxy: Proxy, im
     assert "\\u{1b}[2J[red]x[/red]" in result.stdout
 
 
+def in_turn(folder: Path, looks: Sequence[object]) -> Path:
+    """A command that prints the next of these each time; None: nothing that could be read."""
+    script = folder / "kubectl"
+    for number, look in enumerate(looks):
+        (folder / f"{number}.json").write_text("Unable to connect" if look is None else json.dumps(look))
+    script.write_text(
+        f"#!{sys.executable}\nimport pathlib\nat = pathlib.Path({str(folder)!r})\ncount = at / 'count'\n"
+        "n = int(count.read_text()) if count.exists() else 0\ncount.write_text(str(n + 1))\n"
+        "print((at / f'{n}.json').read_text())\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
 async def test_a_watch_prints_changes_and_keeps_events(
     proxy: Proxy, images: tuple[Image, Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,16 +225,7 @@ async def test_a_watch_prints_changes_and_keeps_events(
         pods(running("b", multi_arch("unheard of"))),
         pods(running("b", first)),
     ]
-    script = tmp_path / "kubectl"
-    for number, look in enumerate(looks):
-        (tmp_path / f"{number}.json").write_text("Unable to connect" if look is None else json.dumps(look))
-    script.write_text(
-        f"#!{sys.executable}\nimport pathlib\nat = pathlib.Path({str(tmp_path)!r})\ncount = at / 'count'\n"
-        "n = int(count.read_text()) if count.exists() else 0\ncount.write_text(str(n + 1))\n"
-        "print((at / f'{n}.json').read_text())\n"
-    )
-    script.chmod(0o755)
-    words = ("--command", f"{script} get pods -A -o json", "--watch", "0.1", "--origin", "cluster-1")
+    words = ("--command", f"{in_turn(tmp_path, looks)} get pods -A -o json", "--watch", "0.1", "--origin", "cluster-1")
     result = await tagstone(proxy, "drift", *words, "--looks", str(len(looks)), "--json")
     assert result.exit_code == 0, (result.stdout, result.stderr)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -235,6 +243,54 @@ async def test_a_watch_prints_changes_and_keeps_events(
     ]
     (about,) = (event for event in told if event.subject.endswith("a/app"))
     assert (about.digest, about.details["status"], about.details["pinned"]) == (second.digest, "candidate", str(first.digest))
+
+
+async def test_a_source_that_does_not_answer_hides_nothing_of_the_others(
+    proxy: Proxy, images: tuple[Image, Image], tmp_path: Path
+) -> None:
+    """What the others show is told and recorded; what only the silent one could say begins nothing, and ends nothing."""
+    first, second = images
+    shown, broken = tmp_path / "shown.json", ("--command", "false")
+    words = ("--command", f"cat {shown}", "--origin", "one")
+
+    async def look(*more: str, code: int, workloads: object) -> list[str]:
+        shown.write_text(json.dumps(workloads))
+        result = await tagstone(proxy, "drift", *words, *more, "--record")
+        assert result.exit_code == code, (result.stdout, result.stderr)
+        return sorted(event.subject for event in await proxy.events(open_only=True) if event.type is EventType.RUNTIME_DRIFT)
+
+    bad = "one: kubernetes: shop/a/app"
+    assert await look(*broken, code=1, workloads=pods(running("a", second), running("b", first))) == [bad]
+    assert await look(*broken, code=3, workloads=pods(running("b", first))) == [bad], "it may be where nobody could look"
+    assert await look(*broken, code=3, workloads=pods(running("a", first))) == [], "it was seen, and is well"
+    command = in_turn(tmp_path, [pods(running("a", first)), pods(running("a", second))])
+    watched = ("--command", command, *broken, "--watch", "0.1", "--looks", "2", "--origin", "two", "--json")
+    result = await tagstone(proxy, "drift", *watched)
+    assert result.exit_code == 1
+    (_, news) = map(json.loads, result.stdout.splitlines())
+    assert [(each["pod"], each["status"]) for each in news["appeared"]] == [("a", "candidate")]
+
+
+async def test_a_database_that_does_not_answer_ends_no_watch(
+    proxy: Proxy, images: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is told, and asked again."""
+    first, _ = images
+    shown = tmp_path / "shown.json"
+    shown.write_text(json.dumps(pods(running("a", first))))
+    real, asked = RunningStore.look, 0
+
+    async def sometimes(self: RunningStore, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise DatabaseUnavailable("another process keeps it locked")
+        return await real(self, *arguments)
+
+    monkeypatch.setattr(RunningStore, "look", sometimes)
+    result = await tagstone(proxy, "drift", "--command", f"cat {shown}", "--watch", "0.1", "--looks", "3")
+    assert (result.exit_code, asked) == (0, 3), result.stderr
+    assert "keeps it locked" in result.stderr
 
 
 async def test_a_single_look_may_record_and_a_later_one_ends_it(proxy: Proxy, images: tuple[Image, Image]) -> None:

@@ -73,6 +73,7 @@ async def test_docker_is_asked_for_each_container(daemon: tuple[Path, dict[str, 
     [
         ({"/containers/json": says({"message": "x"}, 500)}, "it answers 500 to /containers/json"),
         ({"/containers/json": says(listed(WEB)), "/images/json": says([], 403)}, "it answers 403 to /images/json"),
+        ({}, "it answers 404 .*: it is no docker or podman"),
         ({"/containers/json": says(listed("../images/json"))}, "a container has no ID"),
         ({"/containers/json": says("nothing")}, "it is nothing that"),
     ],
