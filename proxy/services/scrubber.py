@@ -40,7 +40,6 @@ RETRY = 600.0
 #: Repositories that are asked for one damaged blob, and seconds that each may take.
 _PLACES = 8
 _PATIENCE = 3600.0
-_MOST_EVENTS = 1000
 _NAME = "scrub"
 
 
@@ -133,12 +132,12 @@ class Scrubber:
     async def _mend(self) -> None:
         """Fetch again what was found damaged, by whomever."""
         loop = asyncio.get_running_loop()
-        open_events = await self._events.list(open_only=True, limit=_MOST_EVENTS)
-        for event in open_events:
-            if event.type is EventType.BLOB_TAMPERED and event.digest is not None and await self._is_here(event.digest):
+        for event in await self._events.open_of(EventType.BLOB_TAMPERED):
+            if event.digest is not None and await self._is_here(event.digest):
                 await self._events.close(event.subject, (EventType.BLOB_TAMPERED,), self._clock(), event.digest)
                 log.info("blob.arrived", repository=event.subject, digest=str(event.digest))
-        damaged = {event.digest: event.subject for event in open_events if event.type is EventType.BLOB_DAMAGED and event.digest}
+        damages = await self._events.open_of(EventType.BLOB_DAMAGED)
+        damaged = {event.digest: event.subject for event in damages if event.digest is not None}
         self._tried = {digest: at for digest, at in self._tried.items() if digest in damaged}
         for digest, subject in damaged.items():
             if loop.time() - self._tried.get(digest, float("-inf")) < RETRY:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from proxy.services import duty, scrubber
 from storage.digest import Digest
+from storage.events import open_events
 from storage.records import Event, EventType
 from tests.harness import Proxy, until
 from tests.simulator.registry import Registry
@@ -111,3 +113,21 @@ async def test_promise_37_damage_stays_open_while_nobody_has_the_blob(tmp_path: 
         await until(mended, 30)
         assert (await proxy.blob("open/app", layer)).status == 200
         assert "tagstone_scrubbed_blobs" in await proxy.metrics()
+
+
+async def test_damage_is_mended_however_much_else_is_open(tmp_path: Path) -> None:
+    """A thousand tags that were overwritten since do not hide it."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP) as proxy:
+        image = upstream.image("open/app", "v1")
+        assert (await proxy.manifest("open/app", "v1")).status == 200
+        now = datetime.now(UTC)
+        damaged = Event(EventType.BLOB_DAMAGED, str(image.digest), image.digest, "as an earlier worker found it", now)
+        others = [Event(EventType.TAG_OVERWRITTEN, f"reg.example/open/app:{n}", None, "", now) for n in range(1001)]
+        await proxy.application.database.write(open_events, [damaged, *others])
+
+        async def mended() -> bool:
+            return EventType.BLOB_DAMAGED not in {
+                event.type for event in await proxy.application.events.list(open_only=True, limit=2000)
+            }
+
+        await until(mended, 30)
