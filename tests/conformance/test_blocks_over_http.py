@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storage.digest import Digest
-from storage.records import Block
+from storage.records import Block, EventType, PinState
 from tests.conformance.test_admission_over_http import ask
 from tests.conformance.test_tls_over_http import Files
 from tests.harness import Proxy, until
@@ -71,6 +71,11 @@ async def test_a_pull_that_waits_for_its_upstream_feels_a_block(tmp_path: Path, 
         assert (answer.status, "malicious" in answer.error["message"]) == (403, True)
         await unblock(proxy, image.digest)
         assert (await proxy.manifest("acme/app", "v1")).digest == str(image.digest)
+        pin = await proxy.pin("acme/app:v1")
+        assert pin is not None
+        assert (pin.state, pin.digest) == (PinState.PINNED, image.digest)
+        states = [event.type for event in await proxy.events(open_only=True) if event.type is EventType.PIN_REVOKED]
+        assert states == [], "it is as if nothing had been"
 
 
 @asynccontextmanager
