@@ -30,12 +30,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Integer, Table, bindparam, column, create_engine, event, insert, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from storage import tables
 from storage.errors import DatabaseUnavailable, SchemaMismatch
@@ -292,7 +294,8 @@ class Database:
         if revision is None:
             if _table_names(connection):
                 raise SchemaMismatch(f"database {self.path} holds tables that are not Tagstone's")
-            tables.metadata.create_all(connection, checkfirst=False)
+            for statement in _schema():
+                connection.exec_driver_sql(statement)
             connection.execute(insert(tables.alembic_version).values(version_num=tables.REVISION))
         elif revision != tables.REVISION:
             self._refuse_newer(revision)
@@ -461,6 +464,18 @@ def _end(watch: Connection | None, reader: Engine | None, writer: Engine | None)
             exits.callback(reader.dispose)
         if watch is not None:
             exits.callback(watch.close)
+
+
+@cache
+def _schema() -> tuple[str, ...]:
+    """The statements that create every table and index; compiling them takes longer than executing them."""
+    dialect = sqlite.dialect()
+    found: list[str] = []
+    for table in tables.metadata.sorted_tables:
+        found.append(str(CreateTable(table).compile(dialect=dialect)))
+        indices = sorted(table.indexes, key=lambda index: str(index.name))
+        found.extend(str(CreateIndex(index).compile(dialect=dialect)) for index in indices)
+    return tuple(found)
 
 
 def _begin_immediate(connection: Connection) -> None:
