@@ -162,7 +162,7 @@ class Application:
         self._reviewer = Reviewer(self.gate, dry, self.pins, self.upstreams, revision, limits, utc_now)
         fairness = Fairness(limits)
         self._reviews = AdmissionApi(self._reviewer, configuration.reviews, self._router, limits, self._door, pulls, fairness)
-        self._recorder = Recorder(PullStore(self.database), house.leases, settings.pulls.kept, utc_now)
+        self._recorder = Recorder(PullStore(self.database), house.leases, settings.pulls, utc_now)
         books = LedgerApi(Ledger(self.database), Checkpoints(self.database), limits.request_timeout)
         self._api = RegistryApi(
             self.gate,
@@ -246,7 +246,7 @@ class Application:
         self._door.adopt(access.rules, access.service, access.realm)
         self._decide_by(configuration)
         self.upkeep.adopt(configuration)
-        self._recorder.adopt(configuration.settings.pulls.kept)
+        self._recorder.adopt(configuration.settings.pulls)
         self._refresher.follow(configuration.repositories, configuration.settings.trust.refresh)
         old, new = self._configuration.settings, configuration.settings
         fixed = ("listen", "tls", "refusal", "admin", "data_dir", "limits", "cache", "log", "ledger", "workers")

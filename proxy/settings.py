@@ -374,12 +374,13 @@ class PullRecords(Model):
     record: Switch = Field(
         True, description="Whether pulls are recorded: client, image, digest, times. Written in batches, off their way."
     )
-    keep: Timeout = Field(90 * 86400.0, description="How long a record is kept.")
-
-    @property
-    def kept(self) -> float | None:
-        """For how many seconds; None where nothing is recorded."""
-        return self.keep if self.record else None
+    keep: Timeout = Field(90 * 86400.0, description="How long a record is kept, also when none are made any more.")
+    most: int = Field(
+        10_000_000,
+        ge=1000,
+        le=1_000_000_000,
+        description="Most records that are kept. Beyond that the oldest are forgotten before their time, and the log says so.",
+    )
 
 
 class Scrub(Model):

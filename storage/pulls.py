@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, Select, and_, delete, exists, insert, literal, or_, select
+from sqlalchemy import Column, Connection, RowMapping, Select, Table, and_, delete, exists, func, insert, literal, or_, select
 
 from storage.database import Database, insert_or
 from storage.digest import Digest
@@ -51,13 +51,22 @@ class PullStore:
         """
         return await self._database.read(_find, digest, repository, tag, since, limit)
 
-    async def prune(self, before: datetime) -> int:
-        """Forget what ended before; how many records that were. In short transactions, so that nobody waits for long."""
-        forgotten = 0
+    async def prune(self, before: datetime, most: int) -> tuple[int, int]:
+        """Forget what ended before, then the oldest of more than ``most``; how many records that were, of either.
+
+        In short transactions, so that nobody waits for long.
+        """
+        aged = surplus = 0
         while number := await self._database.write(_prune, before):
-            forgotten += number
-        await self._database.write(_prune_names)
-        return forgotten
+            aged += number
+        last = await self._database.read(_last)
+        while number := await self._database.write(_prune_to, last - most):
+            surplus += number
+        for table, named in ((pulled, pulls.c.pulled_id), (clients, pulls.c.client_id)):
+            position: int | None = 0
+            while position is not None:
+                position = await self._database.write(_prune_names, table, named, position)
+        return aged, surplus
 
 
 def _add(connection: Connection, records: Iterable[PullRecord]) -> None:
@@ -156,6 +165,23 @@ def _prune(connection: Connection, before: datetime) -> int:
     return connection.execute(delete(pulls).where(pulls.c.id.in_(old))).rowcount
 
 
-def _prune_names(connection: Connection) -> None:
-    connection.execute(delete(pulled).where(~exists().where(pulls.c.pulled_id == pulled.c.id)))
-    connection.execute(delete(clients).where(~exists().where(pulls.c.client_id == clients.c.id)))
+def _last(connection: Connection) -> int:
+    """The newest record's number. Numbers grow, and nothing but the oldest is deleted: so they count records."""
+    number: int | None = connection.execute(select(func.max(pulls.c.id))).scalar_one()
+    return number or 0
+
+
+def _prune_to(connection: Connection, last: int) -> int:
+    old = select(pulls.c.id).where(pulls.c.id <= last).order_by(pulls.c.id).limit(_PRUNED_AT_ONCE)
+    return connection.execute(delete(pulls).where(pulls.c.id.in_(old))).rowcount
+
+
+def _prune_names(connection: Connection, table: Table, named: Column[int], position: int) -> int | None:
+    """Forget those of the next names that no record has; how far that went, None at the end."""
+    numbers = select(table.c.id).where(table.c.id > position).order_by(table.c.id).limit(_PRUNED_AT_ONCE)
+    found = connection.execute(numbers).scalars().all()
+    if not found:
+        return None
+    within = table.c.id.between(found[0], found[-1])
+    connection.execute(delete(table).where(within, ~exists().where(named == table.c.id)))
+    return int(found[-1])

@@ -15,6 +15,7 @@ from proxy.services.background import forever
 from proxy.services.duty import Duty
 from proxy.services.metrics import Gauge
 from proxy.services.revision import Clock
+from proxy.settings import PullRecords
 from storage.errors import StorageError
 from storage.leases import Leases
 from storage.pulls import PullStore
@@ -25,10 +26,13 @@ log = structlog.get_logger("tagstone.recorder")
 
 #: Seconds between two writes.
 INTERVAL = 5.0
-#: So many different records are written at once, however young.
+#: So many different records are written at once, however surplus.
 BATCH = 2_000
 #: So many are kept while the database cannot be written; what comes after that is lost, and counted.
 MOST = 20_000
+#: So many user agents of one client are told apart between two writes; what comes after that is one: others.
+MOST_AGENTS = 16
+OTHER_AGENTS = "(others)"
 #: Seconds between two rounds of forgetting.
 PRUNING = 3600.0
 _MAX_AGENT = 200
@@ -50,13 +54,14 @@ class _Entry:
 
 
 class Recorder:
-    """Takes note of what was handed out. ``keep`` is in seconds; None: nothing is recorded."""
+    """Takes note of what was handed out."""
 
-    def __init__(self, store: PullStore, leases: Leases, keep: float | None, clock: Clock) -> None:
+    def __init__(self, store: PullStore, leases: Leases, settings: PullRecords, clock: Clock) -> None:
         self._store = store
-        self._keep = keep
+        self._settings = settings
         self._clock = clock
         self._entries: dict[_Key, _Entry] = {}
+        self._agents: dict[tuple[str, str | None], set[str]] = {}  #: of each client among the entries
         self._waiting: list[PullRecord] = []
         self._lost = 0
         self._full = asyncio.Event()
@@ -82,9 +87,9 @@ class Recorder:
             await asyncio.wait((self._flushing,))
         await self._flush()
 
-    def adopt(self, keep: float | None) -> None:
-        """Record so long from now on."""
-        self._keep = keep
+    def adopt(self, settings: PullRecords) -> None:
+        """Go by these from now on."""
+        self._settings = settings
 
     def note(
         self,
@@ -98,12 +103,15 @@ class Recorder:
         resolved: bool,
     ) -> None:
         """A manifest was handed out, or (``resolved``) its digest alone. ``served`` belongs to one repository and tag only."""
-        if self._keep is None:
+        if not self._settings.record:
             return
         if len(agent) > _MAX_AGENT:
             agent = agent[:_MAX_AGENT]
         key = (served, principal, address, agent)
         entry = self._entries.get(key)
+        if entry is None:
+            key = (served, principal, address, self._bounded(principal, address, agent))
+            entry = self._entries.get(key)
         if entry is None:
             if len(self._entries) >= BATCH:
                 self._full.set()
@@ -114,6 +122,14 @@ class Recorder:
         else:
             entry.last = time()
         entry.counts[resolved] += 1
+
+    def _bounded(self, principal: str, address: str | None, agent: str) -> str:
+        """The user agent, unless its client has named too many: each of them is a row, and a client may make up any number."""
+        known = self._agents.setdefault((principal, address), set())
+        if agent not in known and len(known) >= MOST_AGENTS:
+            return OTHER_AGENTS
+        known.add(agent)
+        return agent
 
     def reading(self) -> Gauge:
         """How many records were lost, because the database could not be written for too long."""
@@ -133,6 +149,7 @@ class Recorder:
     async def _flush(self) -> bool:
         """Write everything; False where that is not possible now."""
         entries, self._entries = self._entries, {}
+        self._agents = {}
         self._waiting += _records(entries)
         self._lost += max(0, len(self._waiting) - MOST)
         del self._waiting[MOST:]
@@ -146,13 +163,15 @@ class Recorder:
         return True
 
     async def _prune(self) -> None:
-        if self._keep is not None:
-            try:
-                forgotten = await self._store.prune(self._clock() - timedelta(seconds=self._keep))
-            except StorageError as error:
-                log.error("pulls.unpruned", error=str(error))
-            else:
-                log.debug("pulls.pruned", records=forgotten)
+        settings = self._settings
+        try:
+            aged, surplus = await self._store.prune(self._clock() - timedelta(seconds=settings.keep), settings.most)
+        except StorageError as error:
+            log.error("pulls.unpruned", error=str(error))
+        else:
+            log.debug("pulls.pruned", records=aged)
+            if surplus:
+                log.warning("pulls.too_many", forgotten=surplus, reason=f"more than pulls.most ({settings.most}) were made")
         await asyncio.sleep(PRUNING)
 
 

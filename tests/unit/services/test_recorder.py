@@ -12,8 +12,9 @@ import pytest
 
 from proxy.services import recorder as module
 from proxy.services.answers import ServedManifest
-from proxy.services.recorder import Recorder
+from proxy.services.recorder import OTHER_AGENTS, Recorder
 from proxy.services.revision import utc_now
+from proxy.settings import PullRecords
 from storage.database import Database
 from storage.errors import DatabaseUnavailable
 from storage.leases import Leases
@@ -23,6 +24,7 @@ from tests.harness import until
 from tests.unit.storage.values import APP, digest
 
 ALICE = "user:alice"
+KEPT = PullRecords(keep=60.0)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def pulled(
 async def test_answers_become_records(database: Database) -> None:
     """One for each client and manifest, with how often it was fetched and resolved; closing writes what is left."""
     store, served = PullStore(database), manifest()
-    recorder = Recorder(store, Leases(database), 60.0, utc_now)
+    recorder = Recorder(store, Leases(database), KEPT, utc_now)
     await recorder.start()
     before = utc_now()
     pulled(recorder, served, resolved=True)
@@ -78,7 +80,7 @@ async def test_answers_become_records(database: Database) -> None:
 async def test_records_are_written_while_the_server_runs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds, and at once where there are many."""
     store = PullStore(database)
-    recorder = Recorder(store, Leases(database), 60.0, utc_now)
+    recorder = Recorder(store, Leases(database), KEPT, utc_now)
     monkeypatch.setattr(module, "BATCH", 3)
     await recorder.start()
     for number in range(4):
@@ -94,12 +96,12 @@ async def test_records_are_written_while_the_server_runs(database: Database, mon
 async def test_nothing_is_recorded_where_nobody_wants_it(database: Database) -> None:
     """With ``record: false`` there are no records, and a reload turns it on and off."""
     store = PullStore(database)
-    recorder = Recorder(store, Leases(database), None, utc_now)
+    recorder = Recorder(store, Leases(database), PullRecords(record=False), utc_now)
     await recorder.start()
     pulled(recorder, manifest())
-    recorder.adopt(60.0)
+    recorder.adopt(KEPT)
     pulled(recorder, manifest("two"))
-    recorder.adopt(None)
+    recorder.adopt(PullRecords(record=False))
     pulled(recorder, manifest("three"))
     await recorder.close()
     assert [record.digest for record in await store.find()] == [digest("two")]
@@ -127,7 +129,7 @@ async def test_records_wait_for_a_database_that_cannot_be_written(database: Data
     monkeypatch.setattr(module, "BATCH", 2)
     monkeypatch.setattr(module, "MOST", 4)
     store = Unsteady(database)
-    recorder = Recorder(store, Leases(database), 60.0, utc_now)
+    recorder = Recorder(store, Leases(database), KEPT, utc_now)
     await recorder.start()
     for number in range(3):
         pulled(recorder, manifest(str(number)))
@@ -160,7 +162,7 @@ async def test_closing_in_the_middle_of_a_write_doubles_nothing(database: Databa
             await writing
 
     store = Slow(database)
-    recorder = Recorder(store, Leases(database), 60.0, utc_now)
+    recorder = Recorder(store, Leases(database), KEPT, utc_now)
     await recorder.start()
     pulled(recorder, manifest())
     await asyncio.wait_for(begun.wait(), 10)
@@ -168,13 +170,33 @@ async def test_closing_in_the_middle_of_a_write_doubles_nothing(database: Databa
     assert len(await store.find()) == 1
 
 
+async def test_a_client_cannot_make_rows_by_making_up_names(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many user agents some are told apart, the others are counted as one; other clients have their own."""
+    monkeypatch.setattr(module, "MOST_AGENTS", 3)
+    store, served = PullStore(database), manifest()
+    recorder = Recorder(store, Leases(database), KEPT, utc_now)
+    await recorder.start()
+    for number in range(50):
+        pulled(recorder, served, agent=f"made up {number}")
+    pulled(recorder, served, agent="made up 1")
+    pulled(recorder, served, who="anonymous", agent="podman")
+    await recorder.close()
+    assert {(record.principal, record.agent, record.fetched) for record in await store.find()} == {
+        (ALICE, "made up 0", 1),
+        (ALICE, "made up 1", 2),
+        (ALICE, "made up 2", 1),
+        (ALICE, OTHER_AGENTS, 47),
+        ("anonymous", "podman", 1),
+    }
+
+
 async def test_old_records_are_forgotten_in_the_background(database: Database) -> None:
-    """One worker of all does it, soon after it starts and then every hour."""
+    """One worker of all does it, soon after it starts and then every hour; also where no new ones are made."""
     store = PullStore(database)
     now = datetime.now(UTC)
     old = PullRecord(APP, "v1", digest("one"), "anonymous", "", "", now - timedelta(days=2), now - timedelta(days=2), 1, 0)
     await store.add([old, replace(old, last_at=now)])
-    recorder = Recorder(store, Leases(database), 86400.0, utc_now)
+    recorder = Recorder(store, Leases(database), PullRecords(record=False, keep=86400.0), utc_now)
     await recorder.start()
 
     async def forgotten() -> bool:

@@ -112,8 +112,20 @@ async def test_old_records_are_forgotten_with_the_names_that_nobody_uses(
     old = [replace(RECORD, agent=f"agent {number}", tag=f"v{number}") for number in range(25)]
     young = replace(RECORD, last_at=LATER)
     await pulls.add([*old, young])
-    assert await pulls.prune(LATER) == 25
+    assert await pulls.prune(LATER, 1000) == (25, 0)
     assert await pulls.find() == [young]
     names = await database.read(lambda connection: connection.execute(select(clients.c.agent)).scalars().all())
     assert names == [RECORD.agent]
-    assert await pulls.prune(LATER) == 0
+    assert await pulls.prune(LATER, 1000) == (0, 0)
+
+
+async def test_no_more_than_so_many_records_are_kept(pulls: PullStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first, whatever their age."""
+    monkeypatch.setattr("storage.pulls._PRUNED_AT_ONCE", 4)
+    records = [replace(RECORD, tag=f"v{number}", last_at=LATER + timedelta(seconds=number)) for number in range(15)]
+    await pulls.add(records)
+    assert await pulls.prune(AT, 5) == (0, 10)
+    assert await pulls.find() == records[:9:-1]
+    await pulls.add([RECORD])
+    assert await pulls.prune(AT, 5) == (0, 1)
+    assert [record.tag for record in await pulls.find()] == ["v14", "v13", "v12", "v11", "v1"]
