@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +13,11 @@ import typer
 from proxy.cli import common
 from proxy.cli.common import ConfigOption, DataDirOption, JsonOption
 from proxy.cli.drift_container import Runtime
-from proxy.cli.drift_watch import INTERRUPTED, LooksOption, PlatformOption, RecordOption, WatchOption
+from proxy.cli.drift_watch import LooksOption, PlatformOption, RecordOption, WatchOption
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
     from proxy.cli.drift_image import Approved, Images
     from proxy.cli.drift_report import Look
     from proxy.drift.processes import ProcessReport
@@ -55,16 +58,12 @@ def processes(
     Exit 0: clean; 1: drift; 2: usage or configuration; 3: could not tell.
     """
     from proxy.cli.drift_container import find, of_process, references
-    from proxy.cli.drift_image import images
     from proxy.cli.drift_progress import Progress
     from proxy.cli.drift_report import Subject
-    from proxy.cli.drift_watch import Watching
-    from proxy.cli.drift_watch import watch as look_on
+    from proxy.cli.drift_watch import Looker, Watching, examine
     from proxy.drift.containers import Container
     from proxy.drift.disk import Disk
-    from proxy.drift.group import PROC
-    from proxy.errors import LayerRefused, Unexaminable
-    from storage.events import EventStore
+    from proxy.drift.group import PROC, held
 
     if (pid is None) == (container is None):
         common.fail("say which container: --pid P, or --container ID", common.USAGE)
@@ -78,27 +77,16 @@ def processes(
             known = Container(pid or 0) if named is not None else of_process(pid or 0, runtime)
         return known.pid, [named] if named is not None else references(known, configuration)
 
-    async def work(process: int, candidates: Sequence[Reference]) -> int:
-        async with images(configuration, data_dir) as source:
-            with Progress() as progress, Disk.open(PROC / str(process) / "root") as disk:
-                approved = await _approved(source, candidates, platform)
-                files = await source.file_list(approved, disk, progress.layers)
-            subject = Subject("processes", approved, container or f"pid {pid}")
-            wanted = (watch is not None) if record is None else record
-            if wanted and source.ingest is None:
-                common.warn("the data directory cannot be written to: no events are raised")
-            events = EventStore(source.house.database) if wanted and source.ingest is not None else None
-            seer = _Seer(process, files, tuple(allow_anonymous or ()))
-            return await look_on(subject, seer.look, Watching(watch, looks, events, as_json))
+    async def prepare(source: Images, exits: AsyncExitStack) -> tuple[Subject, Looker]:
+        process, candidates = await asyncio.to_thread(found)
+        alive = exits.enter_context(held(process))
+        with Progress() as progress, Disk.open(PROC / str(process) / "root") as disk:
+            approved = await _approved(source, candidates, platform)
+            files = await source.file_list(approved, disk, progress.layers)
+        seer = _Seer(process, alive, files, tuple(allow_anonymous or ()))
+        return Subject("processes", approved, container or f"pid {pid}"), seer.look
 
-    try:
-        process, candidates = found()
-        code = common.run(lambda: work(process, candidates))
-    except (LayerRefused, Unexaminable) as error:
-        common.fail(str(error), common.UNKNOWN)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    raise typer.Exit(code)
+    examine(configuration, data_dir, prepare, Watching(watch, looks, record, as_json))
 
 
 async def _approved(source: Images, candidates: Sequence[Reference], platform: str | None) -> Approved:
@@ -116,20 +104,20 @@ async def _approved(source: Images, candidates: Sequence[Reference], platform: s
 
 @dataclass(frozen=True, slots=True)
 class _Seer:
-    """Looks at the processes of one container."""
+    """Looks at the processes of one container. ``alive`` raises :class:`Unexaminable` once ``pid`` has ended."""
 
     pid: int
+    alive: Callable[[], None]
     files: FileList
     anonymous: tuple[str, ...]
 
     async def look(self) -> Look:
         """Look once. Raises :class:`proxy.errors.Unexaminable`."""
-        import asyncio
-
         from proxy.cli.drift_image import in_thread
         from proxy.cli.drift_progress import Progress
         from proxy.drift.processes import Inspection
 
+        self.alive()
         members = await asyncio.to_thread(_members, self.pid)
         with Progress() as progress:
             inspection = Inspection(members, self.files, self.anonymous, progress.processes)

@@ -12,9 +12,12 @@ import typer
 
 from proxy.cli import common
 from proxy.cli.common import ConfigOption, DataDirOption, JsonOption
-from proxy.cli.drift_watch import INTERRUPTED, LooksOption, PlatformOption, RecordOption, WatchOption
+from proxy.cli.drift_watch import LooksOption, PlatformOption, RecordOption, WatchOption
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from proxy.cli.drift_image import Images
     from proxy.cli.drift_report import Look
     from proxy.drift.compare import Executable, Report
     from proxy.drift.rootfs import Options
@@ -54,39 +57,22 @@ def rootfs(
 
     Exit 0: clean; 1: drift; 2: usage or configuration; 3: could not tell.
     """
-    from proxy.cli.drift_image import images
     from proxy.cli.drift_progress import Progress
     from proxy.cli.drift_report import Subject
-    from proxy.cli.drift_watch import Watching
-    from proxy.cli.drift_watch import watch as look_on
+    from proxy.cli.drift_watch import Looker, Watching, examine
     from proxy.drift.disk import Disk
-    from proxy.errors import LayerRefused, Unexaminable
-    from storage.events import EventStore
 
     configuration = common.load(config, data_dir)
     reference = common.parse_reference(image, configuration)
     options = _options(ignore or [], ignore_file or [], defaults=default_ignores, owners=owners, cross=cross_mounts)
 
-    async def work() -> int:
-        async with images(configuration, data_dir) as source:
-            with Progress() as progress, Disk.open(path) as disk:
-                approved = await source.approved(reference, platform)
-                files = await source.file_list(approved, disk, progress.layers)
-            subject = Subject("rootfs", approved, str(path))
-            wanted = (watch is not None) if record is None else record
-            if wanted and source.ingest is None:
-                common.warn("the data directory cannot be written to: no events are raised")
-            events = EventStore(source.house.database) if wanted and source.ingest is not None else None
-            seer = _Seer(path, files, options, lambda: source.sboms(approved))
-            return await look_on(subject, seer.look, Watching(watch, looks, events, as_json))
+    async def prepare(source: Images, _: AsyncExitStack) -> tuple[Subject, Looker]:
+        with Progress() as progress, Disk.open(path) as disk:
+            approved = await source.approved(reference, platform)
+            files = await source.file_list(approved, disk, progress.layers)
+        return Subject("rootfs", approved, str(path)), _Seer(path, files, options, lambda: source.sboms(approved)).look
 
-    try:
-        code = common.run(work)
-    except (LayerRefused, Unexaminable) as error:
-        common.fail(str(error), common.UNKNOWN)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    raise typer.Exit(code)
+    examine(configuration, data_dir, prepare, Watching(watch, looks, record, as_json))
 
 
 def _options(patterns: list[str], files: list[Path], *, defaults: bool, owners: bool, cross: bool) -> Options:

@@ -1,4 +1,4 @@
-"""One look, or one every so many seconds until somebody ends it: what both commands of ``tagstone drift`` do with their looks."""
+"""One look, or one every so many seconds until somebody ends it: what ``drift rootfs`` and ``drift processes`` have in common."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
 
 from proxy.cli import common
 from proxy.cli.drift_report import DRIFT, EXIT, Look, Subject, changes, record, show, table
-from proxy.errors import Unexaminable
+from proxy.errors import LayerRefused, Unexaminable
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
+    from proxy.cli.drift_image import Images
+    from proxy.configuration import Configuration
     from storage.events import EventStore
 
 #: How shells tell that somebody pressed Ctrl-C: that is no verdict.
@@ -45,19 +49,51 @@ PlatformOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """How often is looked, and what becomes of it."""
+    """How often is looked, and what becomes of it. ``record`` None: events are raised where it is looked again and again."""
 
     seconds: float | None
     looks: int | None
-    events: EventStore | None  #: None: nothing is recorded
+    record: bool | None
     as_json: bool
 
+    @property
+    def records(self) -> bool:
+        """Whether events are wanted."""
+        return self.seconds is not None if self.record is None else self.record
 
-async def watch(subject: Subject, look: Callable[[], Awaitable[Look]], how: Watching) -> int:
+
+Looker: TypeAlias = Callable[[], Awaitable[Look]]
+#: Finds out what is looked at, and how; what it opens for that it leaves to the stack. Raises Unexaminable, LayerRefused.
+Prepare: TypeAlias = "Callable[[Images, AsyncExitStack], Awaitable[tuple[Subject, Looker]]]"
+
+
+def examine(configuration: Configuration, data_dir: Path | None, prepare: Prepare, how: Watching) -> NoReturn:
+    """Open the data directory, prepare, look, and end with the exit code of the last look."""
+    from proxy.cli.drift_image import images
+    from storage.events import EventStore
+
+    async def work() -> int:
+        async with images(configuration, data_dir) as source, AsyncExitStack() as exits:
+            subject, look = await prepare(source, exits)
+            if how.records and source.ingest is None:
+                common.warn("the data directory cannot be written to: no events are raised")
+            events = EventStore(source.house.database) if how.records and source.ingest is not None else None
+            return await watch(subject, look, how, events)
+
+    try:
+        code = common.run(work)
+    except (LayerRefused, Unexaminable) as error:
+        common.fail(str(error), common.UNKNOWN)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
+async def watch(subject: Subject, look: Looker, how: Watching, events: EventStore | None) -> int:
     """Look, tell, and go on for as long as is wanted; the exit code, which is that of the last look."""
     before = await look()
-    if how.events is not None:
-        await record(how.events, subject, before)
+    if events is not None:
+        await record(events, subject, before)
     if not how.as_json:
         show(subject, before)
         sys.stdout.flush()
@@ -74,9 +110,9 @@ async def watch(subject: Subject, look: Callable[[], Awaitable[Look]], how: Watc
         except Unexaminable as error:
             common.fail(str(error), common.UNKNOWN)
         appeared, ended = changes(before, after)
-        if how.events is not None and (appeared or ended or behind):
+        if events is not None and (appeared or ended or behind):
             try:
-                await record(how.events, subject, after)
+                await record(events, subject, after)
                 behind = False
             except StorageError as error:
                 common.warn(f"{error}; the event is tried again at the next look")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,29 @@ def living(pid: int) -> int | None:
         if error.errno not in GONE:
             raise
     return None
+
+
+@contextmanager
+def held(pid: int) -> Iterator[Callable[[], None]]:
+    """Hold on to a process: what is given raises :class:`Unexaminable` once it has ended, whoever has its number then.
+
+    Raises :class:`Unexaminable` where there is none.
+    """
+    try:
+        folder = os.open(PROC / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unexaminable(f"there is no process {pid}") from error
+
+    def alive() -> None:
+        try:
+            os.stat("stat", dir_fd=folder)
+        except OSError as error:
+            raise Unexaminable(f"process {pid} has ended") from error
+
+    try:
+        yield alive
+    finally:
+        os.close(folder)
 
 
 def identity(pid: int) -> Identity | None:

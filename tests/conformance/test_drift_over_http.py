@@ -314,7 +314,7 @@ async def test_processes_are_held_against_layers(proxy: Proxy, upstream: Registr
         await child.wait()
     ended = await tagstone(proxy, *words)
     assert ended.exit_code == 3
-    assert "cannot be opened" in ended.stderr
+    assert f"there is no process {child.pid}" in ended.stderr
 
 
 async def test_which_container_is_to_be_said(proxy: Proxy) -> None:

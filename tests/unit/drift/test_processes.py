@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.drift.group import Identity, container_of, first_of, group, identity, living, pids
+from proxy.drift.group import Identity, container_of, first_of, group, held, identity, living, pids
 from proxy.drift.processes import _NAMELESS, Execution, Inspection, ProcessReport, Role, Wrong
 from proxy.drift.tree import FileList
 from proxy.errors import Unexaminable
@@ -417,6 +417,18 @@ def test_names_of_control_groups_that_are_no_text(monkeypatch: pytest.MonkeyPatc
     assert found is not None
     assert (found.parent, found.pid_namespace) == (3, "ns/pid:[1]")
     assert found.cgroups == {"": "/pods/\udcff\udcfe\r5:x:/y\x85", "pids": "/z"}
+
+
+def test_a_process_is_held_on_to() -> None:
+    """Once it has ended, that is said, whoever has its number by then."""
+    with subprocess.Popen(("sleep", "1000")) as child, held(child.pid) as alive:
+        alive()
+        child.kill()
+        child.wait()
+        with pytest.raises(Unexaminable, match=f"process {child.pid} has ended"):
+            alive()
+    with pytest.raises(Unexaminable, match="no process"), held(2**22 + 1):
+        pass
 
 
 def test_this_process() -> None:
