@@ -187,8 +187,8 @@ class Candidates:
         """What the upstream names now. Where only people move the pin it need not be asked again. Raises UpstreamError."""
         if rule.tag_rule(pin.tag).rotation is None:
             return Observation(Upstream.FRESH, candidate)
-        named = await self._upstreams.named(pin.repository, pin.tag)
+        named = await self._upstreams.named(pin.repository, pin.tag, background=True)
         if named.digest == candidate:  # a header may confirm what was hashed before
             return Observation(Upstream.NAMES, candidate, at=named.at)
-        fetched = await self._upstreams.manifest(pin.repository, pin.tag)
+        fetched = await self._upstreams.manifest(pin.repository, pin.tag, background=True)
         return Observation(Upstream.NAMES, fetched.digest, at=fetched.at)

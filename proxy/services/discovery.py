@@ -24,11 +24,12 @@ from storage.reference import Repository
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One pull under one revision of the policy."""
+    """One pull under one revision of the policy. ``background``: a check, for which nobody waits."""
 
     revision: Revision
     rule: Rule
     repository: Repository
+    background: bool = False
 
 
 class Discovery:

@@ -202,7 +202,7 @@ class Gate:
         That the upstream answered (``Checked.told``) is for the caller to note, who may do so for many at once:
         :meth:`storage.watching.WatchStore.turned`. Raises StorageError.
         """
-        ask = self._ask(repository)
+        ask = replace(self._ask(repository), background=True)
         try:
             async with asyncio.timeout(self._limits.request_timeout):
                 for _ in range(_RACES):
@@ -278,11 +278,11 @@ class Gate:
         repository = ask.repository
         try:
             if pin is not None:
-                hint = await self._upstreams.named(repository, tag)
+                hint = await self._upstreams.named(repository, tag, background=ask.background)
                 # A header may confirm what was hashed before; it never raises an alarm of its own.
                 if hint.digest is not None and hint.digest in {pin.digest, pin.candidate}:
                     return Observation(Upstream.NAMES, hint.digest, at=hint.at)
-            fetched = await self._upstreams.manifest(repository, tag)
+            fetched = await self._upstreams.manifest(repository, tag, background=ask.background)
             if pin is not None:
                 return Observation(Upstream.NAMES, fetched.digest, at=fetched.at)
             verdict = await self._admission.of_tag(ask.revision, ask.rule, repository, fetched)

@@ -56,8 +56,10 @@ class Breaker:
         return None if self._open_until is None else max(0.0, self._open_until - self._clock())
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self, *, background: bool = False) -> Iterator[None]:
         """Guard one request. Raises :class:`UpstreamUnavailable` at once while the upstream is left alone.
+
+        ``background``: nobody waits for it. That there were too many of these is no reason to refuse others.
 
         What leaves the block decides: an :class:`Outage` counts as a failure; a normal end, or a refusal by the upstream,
         as a success; anything else (cancellation, trouble on our side) as nothing at all.
@@ -66,7 +68,8 @@ class Breaker:
         try:
             yield
         except Outage as outage:
-            self._failed(outage)
+            if not (background and outage.busy):
+                self._failed(outage)
             raise
         except UpstreamDenied:
             self._succeeded()

@@ -145,15 +145,16 @@ class Upstreams:
         """What the upstream's header says that ``tag`` names: a hint, to be checked by :meth:`manifest`. See :meth:`named`."""
         return (await self.named(repository, tag)).digest
 
-    async def named(self, repository: Repository, tag: str) -> Named:
-        """The same, with what time it is there.
+    async def named(self, repository: Repository, tag: str, *, background: bool = False) -> Named:
+        """The same, with what time it is there. ``background``: nobody waits for it (:class:`Request`).
 
         No digest when it does not answer HEAD, or without a proper ``Docker-Content-Digest``. Raises :class:`UpstreamAbsent` when
         there is no such tag, :class:`UpstreamDenied`, :class:`UpstreamUnavailable` or :class:`UpstreamMisbehaved`.
         """
         exchange = self._exchange(repository)
         name = f"{repository}:{parse_tag(tag)}"
-        request = Request("HEAD", _url(exchange, repository, f"manifests/{tag}"), Scope(repository.name), _ACCEPT)
+        url = _url(exchange, repository, f"manifests/{tag}")
+        request = Request("HEAD", url, Scope(repository.name), _ACCEPT, background=background)
         answer = await exchange.fetch(request, self._limits.manifest_size, exchange.deadline())
         if answer.status == 200:
             return Named(_digest(answer), _date(answer))
@@ -161,10 +162,12 @@ class Upstreams:
             raise exchange.refusal(answer, name)
         if answer.status in SPENT:
             # Some refuse HEAD alone, and its refusal has no body that would tell. GET knows, and raises when refused as well.
-            await self.manifest(repository, tag)
+            await self.manifest(repository, tag, background=background)
         return Named(None)
 
-    async def manifest(self, repository: Repository, reference: str | Digest, *, limit: int | None = None) -> FetchedManifest:
+    async def manifest(
+        self, repository: Repository, reference: str | Digest, *, limit: int | None = None, background: bool = False
+    ) -> FetchedManifest:
         """The manifest under a tag or digest: its raw bytes, at most ``limit`` of them (default: ``limits.manifest_size``).
 
         By digest the bytes hash to it; by tag they hash to what ``Docker-Content-Digest`` says, if it says something, and
@@ -174,7 +177,8 @@ class Upstreams:
         exchange = self._exchange(repository)
         wanted = reference if isinstance(reference, Digest) else None
         name = f"{repository}@{wanted.short}" if wanted is not None else f"{repository}:{parse_tag(str(reference))}"
-        request = Request("GET", _url(exchange, repository, f"manifests/{reference}"), Scope(repository.name), _ACCEPT)
+        url = _url(exchange, repository, f"manifests/{reference}")
+        request = Request("GET", url, Scope(repository.name), _ACCEPT, background=background)
         answer = await exchange.fetch(request, self._limits.manifest_size if limit is None else limit, exchange.deadline())
         if answer.status != 200:
             raise exchange.refusal(answer, name)
@@ -211,13 +215,14 @@ class Upstreams:
                     raise await exchange.judge(reply, name, by)
                 yield BlobStream(reply, descriptor, offset, stall=exchange.stall, min_rate=exchange.min_rate)
 
-    async def tags(self, repository: Repository) -> TagList:
+    async def tags(self, repository: Repository, *, background: bool = False) -> TagList:
         """All tags, following the upstream's own links to further pages. Raises as :meth:`manifest`."""
         exchange = self._exchange(repository)
         name = f"the tags of {repository}"
         by = exchange.deadline()
         scope = Scope(repository.name, "tags")  # some want another scope for it
-        request = Request("GET", _url(exchange, repository, f"tags/list?n={PAGE}"), scope, {"Accept": "application/json"})
+        url = _url(exchange, repository, f"tags/list?n={PAGE}")
+        request = Request("GET", url, scope, {"Accept": "application/json"}, background=background)
         found: set[str] = set()
         budget = LIST_FACTOR * self._limits.manifest_size
         seen: set[URL] = set()

@@ -67,7 +67,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. ``spent`` are the statuses of a redirect's target that lead back to ``url``, once."""
+    """What is asked for. ``spent`` are the statuses of a redirect's target that lead back to ``url``, once.
+
+    ``background``: nobody waits for the answer. That there were too many requests is the answer then: whoever asks slows down.
+    """
 
     method: str
     url: URL
@@ -75,6 +78,7 @@ class Request:
     headers: Mapping[str, str]
     follow: Follow = Follow.ANYWHERE
     spent: frozenset[int] = SPENT - {404}
+    background: bool = False
 
 
 class Exchange:
@@ -117,7 +121,7 @@ class Exchange:
         async def once() -> Answer:
             return await self._whole(await self._ask(request, by), limit, by)
 
-        return await self._persist(once, by)
+        return await self._persist(once, by, request)
 
     async def open(self, request: Request, by: float) -> Reply:
         """Ask for a body that is going to be streamed; the caller closes the reply. Raises as :meth:`fetch`."""
@@ -125,7 +129,7 @@ class Exchange:
         async def once() -> Reply:
             return await self._ask(request, by)
 
-        return await self._persist(once, by)
+        return await self._persist(once, by, request)
 
     async def judge(self, reply: Reply, name: str, by: float) -> UpstreamError:
         """What a refused stream means."""
@@ -150,14 +154,16 @@ class Exchange:
 
     # -- trying again ----------------------------------------------------------------------------------------------
 
-    async def _persist(self, once: Callable[[], Awaitable[_T]], by: float) -> _T:
+    async def _persist(self, once: Callable[[], Awaitable[_T]], by: float, request: Request) -> _T:
         loop = asyncio.get_running_loop()
         attempt = 0
         while True:
             try:
-                with self.breaker.attempt():
+                with self.breaker.attempt(background=request.background):
                     return await once()
             except Outage as outage:
+                if outage.busy and request.background:
+                    raise
                 pause = outage.retry_after
                 if pause is None:
                     pause = random.uniform(0.0, min(MAX_BACKOFF, BACKOFF * 2**attempt))  # noqa: S311 - spreads load, guards nothing
@@ -215,11 +221,12 @@ class Exchange:
             if _is_outage(reply.status):
                 said = await self._settle(reply, by)
                 wait = retry_after(reply.headers, self.limits.retry_after)
-                if reply.status == 429 and self.endpoint.owns(reply.url):
+                busy = reply.status == 429 and self.endpoint.owns(reply.url)
+                if busy:
                     self.refusals += 1
                     pause = asyncio.get_running_loop().time() + (UNSAID if wait is None else wait)
                     self.pause_until = max(self.pause_until, pause)
-                raise Outage(f"{reply.host} answered {reply.status} {said}".strip(), wait)
+                raise Outage(f"{reply.host} answered {reply.status} {said}".strip(), wait, busy=busy)
             if reply.status in REDIRECTS:
                 await self._settle(reply, by)
                 target = resolved(reply.url, reply.headers.get("Location", ""), "a redirect")

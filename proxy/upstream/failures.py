@@ -30,11 +30,15 @@ _STALE = re.compile(r"(?=.*\b(?:token|credentials?|authorization)\b)(?=.*\b(?:ex
 
 
 class Outage(UpstreamUnavailable):
-    """The other side's failure: the breaker counts it. ``retry`` says whether trying again at once may help."""
+    """The other side's failure: the breaker counts it. ``retry`` says whether trying again at once may help.
 
-    def __init__(self, message: str, retry_after: float | None = None, *, retry: bool = True) -> None:
+    ``busy``: it answers, and says that there were too many requests.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, *, retry: bool = True, busy: bool = False) -> None:
         super().__init__(message, retry_after)
         self.retry = retry
+        self.busy = busy
 
 
 class PrivateAddress(OSError):

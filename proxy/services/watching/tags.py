@@ -60,7 +60,7 @@ class TagLists:
             await self._store.postponed(repository)
             return Listing(Result.UNCHANGED, 0)
         try:
-            found = await self._upstreams.tags(repository)
+            found = await self._upstreams.tags(repository, background=True)
         except UpstreamError as error:
             await self._store.postponed(repository)
             log.debug("watch.unlisted", repository=str(repository), error=str(error))

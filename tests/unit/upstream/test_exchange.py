@@ -182,6 +182,35 @@ async def test_too_many_requests_are_a_reason_to_pause(said: dict[str, str], lea
         assert upstreams.allowance("registry.test") == Allowance()
 
 
+async def test_too_many_requests_in_the_background_are_no_trouble_of_those_who_wait() -> None:
+    """Where nobody waits, a 429 is the answer: it is not tried again, and however often it comes, others are let through."""
+    calls: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        calls.append(request.method)
+        return web.Response(status=429 if len(calls) <= 9 else 200, body=b"{}", headers={"Retry-After": "0"})
+
+    async with serve(handle) as server, client(server, retries=3, breaker_failures=2) as upstreams:
+        for _ in range(3):
+            for asked in (upstreams.named, upstreams.manifest):
+                with pytest.raises(UpstreamUnavailable, match="429"):
+                    await asked(REPOSITORY, "1.0", background=True)
+            with pytest.raises(UpstreamUnavailable, match="429"):
+                await upstreams.tags(REPOSITORY, background=True)
+        assert len(calls) == 9
+        assert upstreams.allowance("registry.test").refusals == 9
+        assert upstreams.status()[0].breaker == "closed"
+        assert (await upstreams.manifest(REPOSITORY, "1.0")).body == b"{}"
+
+
+async def test_outages_in_the_background_count() -> None:
+    """What is down is down for all: they are tried again, and open the breaker."""
+    async with serve(failing(503, 503)) as server, client(server, retries=1, breaker_failures=2) as upstreams:
+        with pytest.raises(UpstreamUnavailable, match="503"):
+            await upstreams.named(REPOSITORY, "1.0", background=True)
+        assert upstreams.status()[0].breaker == "open"
+
+
 async def test_an_open_breaker_is_a_reason_to_pause() -> None:
     """Until the upstream is tried again, whoever has time need not ask."""
     clock = Clock()
