@@ -10,14 +10,16 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, and_, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, delete, func, or_, select, update
 
 from storage.database import Database, insert_or
 from storage.digest import Digest
 from storage.outbox import post
 from storage.records import Event, EventType
-from storage.tables import events
+from storage.tables import events, outbox
 
+#: Most events that are removed in one transaction.
+PRUNED = 1000
 _FIELDS = tuple(field.name for field in fields(Event))
 
 
@@ -38,6 +40,13 @@ class EventStore:
     async def list(self, *, open_only: bool = False, since: datetime | None = None, limit: int = 100) -> list[Event]:
         """The newest ``limit`` events, newest first; ``since``: those that began, or ended, then or later."""
         return await self._database.read(_list, open_only, since, limit)
+
+    async def prune(self, before: datetime) -> int:
+        """Remove events that ended before then and of which no sink has anything still to hear, the oldest first; how many.
+
+        At most :data:`PRUNED` at a time: others want to write, too. The newest event stays: no number is given twice.
+        """
+        return await self._database.write(_prune, before)
 
     async def open_of(self, type_: EventType) -> Sequence[Event]:
         """All open events of one type, oldest first."""
@@ -86,6 +95,16 @@ def _list(connection: Connection, open_only: bool, since: datetime | None, limit
     if since is not None:
         query = query.where(or_(events.c.at >= since, events.c.closed_at >= since))
     return [event_of(row) for row in connection.execute(query).mappings()]
+
+
+def _prune(connection: Connection, before: datetime) -> int:
+    newest: int = connection.execute(select(func.max(events.c.id))).scalar_one() or 0
+    needed = select(outbox.c.sequence).where(outbox.c.event_id == events.c.id).exists()
+    over = select(events.c.id).where(events.c.closed_at < before, events.c.id < newest, ~needed)
+    numbers = connection.execute(over.order_by(events.c.closed_at).limit(PRUNED)).scalars().all()
+    if numbers:
+        connection.execute(delete(events).where(events.c.id.in_(numbers)))
+    return len(numbers)
 
 
 def _open_of(connection: Connection, type_: EventType) -> list[Event]:

@@ -250,6 +250,7 @@ Index(
     sqlite_where=_open_event,
 )
 Index("ix_events_open", events.c.id, sqlite_where=_open_event)
+Index("ix_events_closed", events.c.closed_at)
 
 repositories = Table(
     "repositories",
@@ -366,6 +367,7 @@ outbox = Table(
     Column("event_id", _ID, ForeignKey("events.id"), nullable=False),
     Column("resolved", Boolean, nullable=False),
     Column("at", Instant, nullable=False),
+    Index("ix_outbox_event", "event_id"),
     sqlite_autoincrement=True,
 )
 

@@ -45,7 +45,7 @@ def build_alerts(settings: Settings, report: Report) -> AlertPolicy:
         if (target := _target(sink, location, report)) is not None:
             digest = None if sink.digest is None else Digest.parse(sink.digest)
             sinks.append(SinkPolicy(name, target, _filter(sink, location, report), digest, sink.timeout))
-    return AlertPolicy(tuple(sinks), written.source, written.give_up, written.keep)
+    return AlertPolicy(tuple(sinks), written.source, written.give_up, written.keep, written.history)
 
 
 def _filter(sink: SinkSettings, location: Location, report: Report) -> Filter:

@@ -155,9 +155,13 @@ class SinkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AlertPolicy:
-    """All sinks. Seconds: ``give_up``: how long a message is tried; ``keep``: how long what became of it is kept."""
+    """All sinks. Seconds: ``give_up``: how long a message is tried; ``keep``: how long what became of it is kept.
+
+    ``history``: how long events are kept after their end.
+    """
 
     sinks: tuple[SinkPolicy, ...] = ()
     source: str = "/tagstone"
     give_up: float = 7 * 86400.0
     keep: float = 7 * 86400.0
+    history: float = 365 * 86400.0

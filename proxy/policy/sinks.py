@@ -132,4 +132,8 @@ class AlertsSettings(Model):
     keep: Timeout = Field(
         7 * 86400.0, description="How long is kept what became of an alert; until then, what failed can be tried again."
     )
+    history: Timeout = Field(
+        365 * 86400.0,
+        description="How long events are kept after their end, with or without sinks: what `tagstone alerts list` shows.",
+    )
     sinks: Annotated[Mapping[Name, SinkSettings], EmptyMapping] = Field({}, description="Where alerts are sent to, by names.")

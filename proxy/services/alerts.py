@@ -242,6 +242,8 @@ class Alerts:
         ended_before = clock - timedelta(seconds=self._policy.keep)
         if removed := await self._deliveries.prune(clock, ended_before=ended_before, unseen_since=clock - FORGET):
             log.debug("alerts.pruned", deliveries=removed)
+        if removed := await self._events.prune(clock - timedelta(seconds=self._policy.history)):
+            log.debug("alerts.pruned", events=removed)
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:

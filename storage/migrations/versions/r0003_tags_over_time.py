@@ -27,6 +27,7 @@ def upgrade() -> None:
 def _events() -> None:
     op.add_column("events", sa.Column("severity", sa.String))
     op.add_column("events", sa.Column("details", sa.String))
+    op.create_index("ix_events_closed", "events", ["closed_at"])
 
 
 def _alerts() -> None:
@@ -39,6 +40,7 @@ def _alerts() -> None:
         sa.Column("at", _TIME, nullable=False),
         sqlite_autoincrement=True,
     )
+    op.create_index("ix_outbox_event", "outbox", ["event_id"])
     op.create_table(
         "alert_sinks",
         sa.Column("name", sa.String, primary_key=True),

@@ -41,6 +41,7 @@ alerts:
   source: https://tagstone.example
   give_up: 3d
   keep: 1d
+  history: 90d
   sinks:
     soc:
       cloudevents: {url: "https://soc.example/hook", secret_file: secret}
@@ -56,6 +57,7 @@ alerts:
 """
     ).alerts
     assert (policy.source, policy.give_up, policy.keep) == ("https://tagstone.example", 3 * 86400, 86400)
+    assert policy.history == 90 * 86400
     soc, oncall, mail = policy.sinks
     assert soc.target == CloudEvents(Http("https://soc.example/hook"), SecretSource(folder.path / "secret"))
     assert [pattern.text for pattern in soc.filter.types] == ["tag.*", "pin.revoked"]

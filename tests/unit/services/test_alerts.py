@@ -297,6 +297,21 @@ async def test_old_rows_are_removed(database: Database, sent: Sent, monkeypatch:
     await alerts.close()
 
 
+async def test_events_that_are_long_over_are_removed(database: Database) -> None:
+    """Also where nobody has a sink."""
+    for days in (400, 300, 0):
+        at = NOW - timedelta(days=days)
+        await EventStore(database).record(Event(EventType.TAG_CREATED, f"docker.io/library/nginx:{days}", None, "m", at))
+    alerts = service(database, policy())
+    await alerts.start()
+
+    async def removed() -> bool:
+        return len(await EventStore(database).list()) == 2
+
+    await until(removed, 60)
+    await alerts.close()
+
+
 def test_every_kind_of_sink_can_be_made() -> None:
     """Nothing is dialled, and what they say of themselves fits: one at a time, a batch, a digest."""
     from proxy.policy.alerts import Alertmanager, Apprise, SecretSource

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from storage import events as module
 from storage.database import Database
+from storage.deliveries import Deliveries
 from storage.events import EventStore
 from storage.pins import PinStore
 from storage.records import ACTS, Event, EventType, Severity
@@ -121,3 +123,27 @@ async def test_an_event_of_an_older_version_is_read(events: EventStore, database
     await database.write(lambda connection: connection.execute(update(events_table).values(severity=None, details=None)))
     assert await events.list() == [event]
     assert event.severity is Severity.CRITICAL
+
+
+async def test_events_are_kept_for_a_while_after_their_end(
+    events: EventStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is open stays however old it is, and so does what a sink is still to hear of; not more than so many go at a time."""
+    monkeypatch.setattr(module, "PRUNED", 2)
+    for number in range(5):
+        await events.record(Event(EventType.TAG_CREATED, f"old {number}", None, "m", AT))
+    await events.record(Event(EventType.PIN_REVOKED, "open", None, "m", AT))
+    await Deliveries(database).register(("a",), AT)
+    await events.record(Event(EventType.TAG_CREATED, "to be told", None, "m", AT))
+    await events.record(Event(EventType.TAG_CREATED, "young", None, "m", LATER))
+    assert [await events.prune(LATER) for _ in range(4)] == [2, 2, 1, 0]
+    assert [event.subject for event in await events.list()] == ["young", "to be told", "open"]
+
+
+async def test_a_number_is_never_given_twice(events: EventStore) -> None:
+    """Receivers know the end of an event by the number of its beginning: the newest stays, so that the next is above it."""
+    for _ in range(2):
+        await events.record(Event(EventType.TAG_CREATED, "a", None, "m", AT))
+    assert await events.prune(LATER) == 1
+    await events.record(Event(EventType.PIN_REVOKED, "b", None, "m", AT))
+    assert [number for number, _ in await events.open_after(0, 10)] == [3]
