@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from proxy.drift.disk import GONE, mount_of, read_content, readable
-from proxy.drift.group import living
+from proxy.drift.group import PROC, identity, living
 from proxy.drift.model import Kind
 from proxy.drift.names import absolute, shown
 from proxy.drift.process import Mapping, Process, opened
@@ -169,12 +169,34 @@ class Inspection:
         try:
             where = process.within(program)
             self._running.append(Running(process.pid, process.name, _text(where)))
+            if self._begins(process, exe):
+                return
             self._file(process, exe, program, Role.PROGRAM)
             known = _key(os.fstat(exe))
         finally:
             os.close(exe)
         self._mappings(process, known, _text(where))
         self._script(process, where)
+
+    def _begins(self, process: Process, exe: int) -> bool:
+        """Whether this is the runtime, which is about to start something in the container (``docker exec``, a probe).
+
+        For some milliseconds it runs there from a mount or from memory of its own: a copy of its parent's program, and the
+        parent is outside. Nobody in the container has such a parent, but who runs what the runtime runs.
+        """
+        status = os.fstat(exe)
+        own = identity(process.pid)
+        if not stat.S_ISREG(status.st_mode) or mount_of(exe) in self._mounts or own is None or own.parent in self._pids:
+            return False
+        try:
+            other = os.open(PROC / str(own.parent) / "exe", os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return False  # the parent has ended, or may not be looked at: then it is judged as anything else
+        try:
+            sha256 = self._sha256(process, exe, status, b"exe")
+            return sha256 is not None and sha256 == self._sha256(process, other, os.fstat(other), b"the program of its parent")
+        finally:
+            os.close(other)
 
     # -- files ----------------------------------------------------------------------------------------------------------
 

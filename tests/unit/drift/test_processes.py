@@ -153,6 +153,24 @@ def test_a_program_in_memory_only(program: Path) -> None:
         os.waitpid(child, 0)
 
 
+def test_a_runtime_that_is_about_to_start_something() -> None:
+    """Runtimes copy themselves into memory, or mount themselves: a copy of a parent outside is none of the container's."""
+    memory = os.memfd_create("runc_cloned:/proc/self/exe", 0)
+    os.write(memory, Path(PYTHON).read_bytes())
+    words = ["python", "-c", "import time; print(flush=True); time.sleep(1000)"]
+    child = os.posix_spawn(f"/proc/self/fd/{memory}", words, {**os.environ, "PYTHONHOME": sys.base_prefix})
+    os.close(memory)
+    try:
+        until(lambda: os.readlink(f"/proc/{child}/exe").startswith("/memfd:"))
+        assert inspect(child, file_list([])).findings == ()
+        within = Inspection([child, os.getpid()], file_list([])).run()
+        mine = [each.wrong for each in within.findings if (each.pid, each.role) == (child, Role.PROGRAM)]
+        assert mine == [Wrong.MEMORY], "a parent in the container vouches for nobody"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def others(report: ProcessReport, mapped: Path | None = None) -> list[tuple[str, str, str]]:
     """What was told, without Python and its libraries, which no file list here knows."""
     return [each for each in told(report) if each[2] != "unknown" or (mapped is not None and each[1] == str(mapped))]
