@@ -70,5 +70,5 @@ def _show(blocks: list[Block], *, as_json: bool) -> None:
         common.show_json({"blocks": shown})
         return
     for each in blocks:
-        print(f"{each.digest}  {common.moment(each.at)}  by {each.by}: {each.reason or '-'}")
+        print(f"{each.digest}  {common.moment(each.at)}  by {common.plain(each.by)}: {common.plain(each.reason) or '-'}")
     print(f"{len(blocks)} block{'' if len(blocks) == 1 else 's'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 #: Columns where nobody looks at a terminal.
 _WIDE = 200
+_INTRODUCTION = (
+    "A registry, a Tagstone in front of it, and three who pull through it: node-1 as containerd does, laptop as docker, ci "
+    "as podman. Each line is what one of them was answered, or what somebody on call was told. ok: it is as it must be, refusals included."
+)
+_INDENT = " " * 11
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
 
@@ -85,6 +91,7 @@ async def _play(names: Sequence[str], keep: Path | None, *, as_json: bool) -> li
     played: list[tuple[str, Scene]] = []
     with ExitStack() as exits:
         folder = keep or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tagstone-demo-")))
+        console.print(_INTRODUCTION)
         async with stage(folder.resolve()) as built:
             for number, name in enumerate(names, 1):
                 console.print(f"\n{number}. {title(STORIES[name])}", style="bold")
@@ -109,21 +116,24 @@ def _show(console: Console, line: Line) -> None:
             mark, style
         )
         if seen.message:
-            told.append(f"\n           {_brief(seen.message)}", "dim")
+            told.append(_below(console, seen.message), "dim")
     elif line.alert is not None:
         alert = line.alert
         told.append("alert   ", "magenta").append(f"{alert.subject:<34} ").append(f"{alert.type} ({alert.severity}) ").append(
             mark, style
         )
-        told.append(f"\n           {_brief(alert.message)}", "dim")
+        told.append(_below(console, alert.message), "dim")
         if alert.changed:
-            told.append(f"\n           what it changes: {', '.join(alert.changed)}", "dim")
+            told.append(_below(console, f"what it changes: {', '.join(alert.changed)}"), "dim")
     console.print(told)
 
 
-def _brief(text: str) -> str:
-    """For the eye: digests cut short."""
-    return common.plain(_DIGEST.sub(r"\1", text))
+def _below(console: Console, text: str) -> str:
+    """What is said of a line, indented below it; digests are cut short, for the eye."""
+    brief = common.plain(_DIGEST.sub(r"\1", text))
+    room = max(40, console.width - len(_INDENT))
+    lines = textwrap.wrap(brief, room, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"\n{_INDENT}{line}" for line in lines)
 
 
 def _sum_up(scenes: list[tuple[str, Scene]], wrong: int, keep: Path | None, seconds: float) -> None:
@@ -131,13 +141,18 @@ def _sum_up(scenes: list[tuple[str, Scene]], wrong: int, keep: Path | None, seco
     pulls = [line.seen for line in lines if line.seen is not None]
     refused = sum(not seen.served for seen in pulls)
     alerts = sum(line.alert is not None for line in lines)
-    print(f"\n{len(scenes)} stories, {len(pulls)} pulls ({refused} refused), {alerts} alerts, {seconds:.0f} s; ", end="")
+    told = [_count(len(scenes), "story", "stories"), f"{_count(len(pulls), 'pull')} ({refused} refused)", _count(alerts, "alert")]
+    print(f"\n{', '.join(told)}, {seconds:.0f} s; ", end="")
     print("everything as it must be" if not wrong else f"{wrong} lines are not as they must be")
     if keep is not None:
         config = keep / "tagstone.yaml"
         print(f"look around: tagstone pins list --config {config}")
         print(f"             tagstone pulls --image registry.demo/shop/web --config {config}")
         print(f"             tagstone ledger verify --config {config}")
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _story_json(name: str, scene: Scene) -> dict[str, Any]:
