@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _WIDE = 200
 _INTRODUCTION = (
     "A registry, a Tagstone in front of it, and three who pull through it: node-1 as containerd does, laptop as docker, ci "
-    "as podman. Each line is what one of them was answered, or what somebody on call was told. ok: it is as it must be, refusals included."
+    "as podman. Each line is what one of them was answered, or what somebody on call was told. ok: it is as it must be, "
+    "refusals included."
 )
 _INDENT = " " * 11
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
