@@ -42,6 +42,7 @@ class Watchbook:
         self._fd = -1
         self.keys: tuple[VerifierKey, ...] = ()
         self.last: Seen | None = None
+        self._accused = ""
 
     def __enter__(self) -> Self:
         try:
@@ -78,8 +79,13 @@ class Watchbook:
         self.last = Seen(note, checkpoint)
 
     def accuse(self, note: bytes, problem: str, at: datetime) -> None:
-        """Keep what proves that the log is not what it was: a signed note beside the last one that was accepted."""
-        self._append(at, fork=note.decode("utf-8", "replace"), problem=problem)
+        """Keep what proves that the log is not what it was: a signed note beside the last one that was accepted.
+
+        One that is shown again and again is kept once.
+        """
+        if (shown := note.decode("utf-8", "replace")) != self._accused:
+            self._append(at, fork=shown, problem=problem)
+            self._accused = shown
 
     def _read(self) -> None:
         with os.fdopen(os.dup(self._fd), "rb") as file:
@@ -93,8 +99,8 @@ class Watchbook:
                 case {"checkpoint": str(text)}:
                     note = text.encode()
                     self.last = Seen(note, Checkpoint.parse(Note.parse(note).text))
-                case {"fork": str()}:
-                    pass
+                case {"fork": str(text)}:
+                    self._accused = text
                 case _:
                     raise ValueError("a line of another kind")
         if not rest.startswith(_BEGINNING[: len(rest)]):

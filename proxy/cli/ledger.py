@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -187,9 +187,9 @@ def verify(
         return
     configuration = common.load(config, data_dir)
 
-    async def work() -> tuple[Audit, tuple[VerifierKey, ...]]:
-        from storage.audit import audit
+    from storage.audit import Finding, audit
 
+    async def work() -> tuple[Audit, tuple[VerifierKey, ...]]:
         async with books(configuration, data_dir) as house:
             trusted = keys or (() if house.keys is None else house.keys.verifiers)
             progress = _Progress() if sys.stderr.isatty() and not as_json else None
@@ -200,6 +200,10 @@ def verify(
                     progress.done()
 
     result, trusted = common.run(work)
+    if keys and result.finding is None and result.size and not result.checkpoints:
+        # Whoever names a key wants it to have spoken: that checkpoints were removed must not pass.
+        problem = "no checkpoint is kept, by the keys that were given or others: nothing proves that these are the entries"
+        result = replace(result, finding=Finding(0, problem, result.size))
     finding = result.finding
     if as_json:
         common.show_json(_audit_json(result, trusted))

@@ -78,6 +78,8 @@ def test_before_anything_is_signed_nothing_can_be_proven(folder: Path) -> None:
     assert ledger(folder, "prove", "9").exit_code == 1
     verified = ledger(folder, "verify")
     assert (verified.exit_code, "no checkpoint has been signed" in verified.stdout) == (0, True)
+    demanded = ledger(folder, "verify", "--key", str(SignerKey.generate("test.example/ledger").verifier))
+    assert (demanded.exit_code, "no checkpoint is kept" in demanded.stdout) == (1, True)
 
 
 def test_what_is_signed_is_proven_and_verified(folder: Path, tmp_path: Path) -> None:

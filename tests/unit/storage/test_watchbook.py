@@ -28,6 +28,7 @@ def test_what_was_remembered_is_there_the_next_time(tmp_path: Path) -> None:
         book.accept(NOTE, CHECKPOINT, AT)
         book.accuse(b"\xffwhatever", "it lied", AT)
     with Watchbook(path) as book:
+        book.accuse(b"\xffwhatever", "it still does", AT)
         assert book.keys == (KEY.verifier,)
         assert book.last is not None
         assert (book.last.note, book.last.checkpoint) == (NOTE, CHECKPOINT)
