@@ -33,8 +33,10 @@ log = structlog.get_logger("tagstone.alerts")
 
 #: Makes an event say more before it is told (what changed between two digests, say), and perhaps graver.
 Enrich = Callable[[Event], Awaitable[Event]]
-#: Seconds that this may take; then the event is told as it is.
+#: Seconds that this may take for a page of messages; then the rest is told as it is.
 ENRICH_TIMEOUT = 10.0
+#: Events of which it is asked at a time: when many tags are overwritten at once, the upstream is not to bear it all at once.
+ENRICH_AT_A_TIME = 4
 #: Messages that are given to the sinks at a time.
 PAGE = 50
 #: Seconds between two rounds of looking after the tables.
@@ -218,12 +220,13 @@ class Alerts:
     async def _enriched(self, page: list[Message]) -> list[tuple[Message, Event]]:
         """Those messages whose events now say more. It is asked once for each: what is told later says the same."""
         fresh = [message for message in page if not message.resolved]
-        found = await asyncio.gather(*(self._enrich_one(message.event) for message in fresh))
+        until, slots = asyncio.get_running_loop().time() + ENRICH_TIMEOUT, asyncio.Semaphore(ENRICH_AT_A_TIME)
+        found = await asyncio.gather(*(self._enrich_one(message.event, until, slots) for message in fresh))
         return [(message, event) for message, event in zip(fresh, found, strict=True) if event != message.event]
 
-    async def _enrich_one(self, event: Event) -> Event:
+    async def _enrich_one(self, event: Event, until: float, slots: asyncio.Semaphore) -> Event:
         try:
-            async with asyncio.timeout(ENRICH_TIMEOUT):
+            async with asyncio.timeout_at(until), slots:
                 return await self._enrich(event)
         except TimeoutError:
             reason = f"it took longer than {ENRICH_TIMEOUT:g} s"

@@ -130,6 +130,31 @@ async def test_an_event_says_what_more_is_known_before_it_is_told(database: Data
     assert (event.severity, event.details) == (Severity.CRITICAL, {"kinds": ["user"]})
 
 
+async def test_what_more_is_known_is_asked_of_few_events_at_a_time(database: Database, sent: Sent) -> None:
+    """When many tags are overwritten at once, each question is some requests to their upstream."""
+    asking, most = 0, 0
+
+    async def ask(event: Event) -> Event:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0.001)
+        asking -= 1
+        return replace(event, details={"asked": True})
+
+    alerts = service(database, policy(sink("all")), ask)
+    for number in range(15):
+        await tell(database, number)
+    await Deliveries(database).register(("all",), NOW)
+    for number in range(15, 30):
+        await tell(database, number)
+    await alerts.start()
+    await until(has(sent, all=15), 60)
+    await alerts.close()
+    assert most == module.ENRICH_AT_A_TIME
+    assert all(message.event.details == {"asked": True} for message in sent["all"])
+
+
 async def test_who_wants_only_what_is_grave_hears_of_it_when_that_is_known(database: Database, sent: Sent) -> None:
     """Whoever overwrites a tag and then answers slowly gets past no filter: what is found out later is told then."""
     grave = sink("grave", filter=Filter(severity=Severity.CRITICAL))
