@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +26,7 @@ def configure(settings: Log) -> None:
     if settings.format == "json":
         processors.append(structlog.processors.JSONRenderer(sort_keys=True))
     else:
+        processors.append(_printable)
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24))
     structlog.configure(
         processors=processors,
@@ -34,6 +36,18 @@ def configure(settings: Log) -> None:
     )
     handler = _Forward()
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+#: What is laid out over several lines, by us.
+_LAID_OUT = frozenset({"exception", "stack"})
+
+
+def _printable(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Without what a terminal would obey: clients choose their user agents, upstreams what their errors say."""
+    for key, value in line.items():
+        if isinstance(value, str) and not value.isprintable() and key not in _LAID_OUT:
+            line[key] = "".join(each if each.isprintable() else f"\\u{{{ord(each):x}}}" for each in value)
+    return line
 
 
 class _Unfailing(io.TextIOBase):

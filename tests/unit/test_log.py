@@ -51,6 +51,19 @@ def test_lines_are_json_where_that_is_wanted(capsys: pytest.CaptureFixture[str])
     assert lines[0]["number"] == 3
 
 
+def test_no_terminal_obeys_what_clients_call_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters of any kind are shown by their numbers; a traceback keeps its lines."""
+    configure(Log())
+    odd = "a\x9b2J\u202e\x1b]0;x\x07"
+    structlog.get_logger("tagstone.test").warning("pull", agent=odd, why=[odd], said=f"with blanks {odd}")
+    structlog.get_logger("tagstone.test").error("failed", exc_info=ValueError("x"))
+    told = capsys.readouterr().err
+    assert all(each.isprintable() for line in told.splitlines() for each in line), ascii(told)
+    assert "agent=a\\u{9b}2J" in told
+    assert told.count("pull") == 1
+    assert "ValueError: x" in told.splitlines()
+
+
 def test_promise_52_a_log_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a full disk below standard error, or nobody who reads it, logging goes on without an error."""
     broken = Broken()
