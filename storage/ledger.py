@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, insert, or_, select
 
 from storage.entries import MAX_NAME, Entry, EntryKind, MalformedEntry, canonical, of_block, parse, pin_facts, shortened
 from storage.errors import LedgerDamaged
@@ -238,6 +238,7 @@ def newest_of(connection: Connection, kind: str, count: int) -> list[Recorded]:
 _PIN_FIELDS = tuple(Pin.__dataclass_fields__)
 _INSERT = insert(ledger)
 _NEWEST = select(func.max(ledger.c.number))
+_HASHES = select(ledger.c.number, ledger.c.hashes).where(ledger.c.number.in_(bindparam("wanted", expanding=True)))
 _ROWS = select(ledger).order_by(ledger.c.number)
 
 
@@ -274,8 +275,7 @@ def _nodes(connection: Connection, wanted: Iterable[Node]) -> Mapping[Node, byte
     of = {node: last_leaf(node) for node in wanted}
     rows: dict[int, bytes] = {}
     for page in _pages(dict.fromkeys(of.values())):
-        query = select(ledger.c.number, ledger.c.hashes).where(ledger.c.number.in_(page))
-        rows |= {row["number"]: row["hashes"] for row in connection.execute(query).mappings()}
+        rows |= {row.number: row.hashes for row in connection.execute(_HASHES, {"wanted": page})}
     found: dict[Node, bytes] = {}
     for (level, index), leaf in of.items():
         hashes = rows.get(leaf)

@@ -23,9 +23,12 @@ PRUNE_EVERY = 100
 EVERYTHING = "all"
 
 
+_INSERT = insert(notices)
+
+
 def notify(connection: Connection, kind: str, subject: str) -> None:
     """Leave a notice, in the caller's transaction: it is heard when and only when that commits."""
-    done = connection.execute(insert(notices).values(kind=kind, subject=subject))
+    done = connection.execute(_INSERT, {"kind": kind, "subject": subject})
     (sequence,) = done.inserted_primary_key or (0,)
     if sequence % PRUNE_EVERY == 0:
         connection.execute(delete(notices).where(notices.c.sequence <= sequence - KEPT))

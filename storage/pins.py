@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, delete, insert, select, update
 
 from storage import ledger
 from storage.database import Database
@@ -88,8 +88,16 @@ class PinStore:
         return await self._database.read(_list, pattern, state, limit, after)
 
 
+# What every pull needs is built once: SQLAlchemy takes longer to build a statement than SQLite to execute it.
+_BY_NAME = select(pins).where(pins.c.name == bindparam("wanted"))
+_INSERT = insert(pins)
+_UPDATE = update(pins).where(pins.c.name == bindparam("wanted"))
+_CHECKED = _UPDATE.values(checked_at=bindparam("at"))
+_TELL = insert(pin_changes)
+
+
 def _get(connection: Connection, name: str) -> Pin | None:
-    row = connection.execute(select(pins).where(pins.c.name == name)).mappings().one_or_none()
+    row = connection.execute(_BY_NAME, {"wanted": name}).mappings().one_or_none()
     return None if row is None else _pin(row)
 
 
@@ -151,11 +159,11 @@ def _apply(connection: Connection, write: PinWrite) -> Pin | None:
         values = {"name": name} | {field: getattr(new, field) for field in _PIN_FIELDS}
         if current is None:
             places = {"phase": place(), "verdict_phase": place()}
-            connection.execute(insert(pins).values(values | {"registry": new.repository.registry, **places}))
+            connection.execute(_INSERT, values | {"registry": new.repository.registry, **places})
             enrol(connection, new.repository)
         else:
-            connection.execute(update(pins).where(pins.c.name == name).values(values))
-    connection.execute(insert(pin_changes).values({field: getattr(about, field) for field in _CHANGE_FIELDS}))
+            connection.execute(_UPDATE, values | {"wanted": name})
+    connection.execute(_TELL, {field: getattr(about, field) for field in _CHANGE_FIELDS})
     if write.closed:
         close_events(connection, name, write.closed, about.at)
     if any(event.type is EventType.TAG_OVERWRITTEN for event in open_events(connection, write.opened)):
@@ -184,7 +192,7 @@ def _told(pin: Pin | None) -> str:
 
 
 def _checked(connection: Connection, name: str, at: datetime) -> None:
-    connection.execute(update(pins).where(pins.c.name == name).values(checked_at=at))
+    connection.execute(_CHECKED, {"wanted": name, "at": at})
 
 
 def _pin(row: RowMapping) -> Pin:

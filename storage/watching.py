@@ -72,7 +72,10 @@ def place() -> int:
 def enrol(connection: Connection, repository: Repository) -> None:
     """A repository has a pin: from now on its tags are watched. In the caller's transaction."""
     values = {"name": repository, "registry": repository.registry, "phase": place(), "soon": True}
-    connection.execute(insert_or(watched_repositories).values(values).on_conflict_do_nothing())
+    connection.execute(_ENROL, values)
+
+
+_ENROL = insert_or(watched_repositories).on_conflict_do_nothing()
 
 
 def list_soon(connection: Connection, repository: Repository) -> None:
