@@ -22,6 +22,8 @@ from storage.records import Event, Message, Severity
 
 #: Messages in one digest, and URLs in one sink.
 DIGEST, URLS = 5000, 32
+#: Messages of which it is remembered who has taken them, where not all URLs did.
+REMEMBERED = 1000
 #: Seconds for which apprise may be waited for beyond the time that it keeps itself.
 PATIENCE = 1.0
 _STATUS = re.compile(r"\berror[=: ]+(\d{3})\b")
@@ -51,8 +53,9 @@ class PeopleSink:
         self._digest = digest
         self.batch = DIGEST if digest else 1
         self._busy = False  #: a thread is at work, one that nobody waits for any more perhaps
-        #: Which URLs have taken what is being tried: where one of them fails, the others are not sent it again.
-        self._taken: tuple[tuple[str, ...], set[str]] = ((), set())
+        #: Which URLs have taken what is being tried: where one of them fails, the others are not sent it again. By message ids,
+        #: of which there are several while one URL is down.
+        self._taken: dict[tuple[str, ...], set[str]] = {}
 
     async def send(self, messages: Sequence[Message]) -> Answer:
         """Send to every URL."""
@@ -65,18 +68,23 @@ class PeopleSink:
         except SecretUnreadable as error:
             return Answer(Kind.FAILED, str(error))
         ids = tuple(message.id for message in messages)
-        if self._taken[0] != ids:
-            self._taken = ids, set()
-        taken = self._taken[1]
+        taken = self._taken.pop(ids, set())
         told = self._words(messages)
         try:
             failed = await self._in_thread(lambda: _notify([url for url in urls if url not in taken], told, self._timeout, taken))
         except TimeoutError:
+            self._remember(ids, taken)
             return Answer(Kind.FAILED, f"no answer within {self._timeout:g} s")
         if failed:
+            self._remember(ids, taken)
             return Answer(Kind.FAILED, "; ".join(failed))
-        self._taken = (), set()
         return Answer(Kind.TAKEN, f"{len(urls)} service{'' if len(urls) == 1 else 's'} took it")
+
+    def _remember(self, ids: tuple[str, ...], taken: set[str]) -> None:
+        """``taken`` may still grow by a thread that nobody waits for."""
+        self._taken[ids] = taken
+        if len(self._taken) > REMEMBERED:
+            del self._taken[next(iter(self._taken))]
 
     async def remind(self, events: Sequence[Event]) -> Answer:
         """Never asked."""

@@ -142,6 +142,30 @@ async def test_only_what_failed_is_tried_again(tmp_path: Path, logged: list[str]
     assert not any("s3cret" in line for line in logged)
 
 
+async def test_while_one_service_is_down_the_other_is_told_everything_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several messages wait for it then, and are tried in turn; of how many that is remembered has an end."""
+    told: list[tuple[str, str]] = []
+
+    def notify(urls: Sequence[str], words: dict[str, Any], timeout: float, taken: set[str]) -> list[str]:
+        told.extend((url, words["body"]) for url in urls)
+        taken.update(url for url in urls if url == "json://good")
+        return ["JSON answered 500"] if "json://bad" in urls else []
+
+    monkeypatch.setattr(people, "_notify", notify)
+    asked = sink(tmp_path, "json://good", "json://bad")
+    for _ in range(3):
+        for number in (1, 2):
+            assert (await asked.send([message(number)])).kind is Kind.FAILED
+    assert len([url for url, _ in told if url == "json://good"]) == 2
+    assert len([url for url, _ in told if url == "json://bad"]) == 6
+    monkeypatch.setattr(people, "REMEMBERED", 1)
+    await asked.send([message(3)])
+    await asked.send([message(4)])
+    assert len(asked._taken) == 2, "it grows no more"
+
+
 async def test_outages_are_failures_without_secrets(tmp_path: Path) -> None:
     """Nobody there; a URL that apprise does not know; a file that is not there, or holds something else."""
     gone = await sink(tmp_path, f"json://127.0.0.1:{free_port()}/s3cret").send([message()])
