@@ -108,7 +108,7 @@ TARGETS = (
         tuple(_configs()),
         largest=4 << 20,
         words=("Entrypoint", "Healthcheck", "empty_layer", "diff_ids", "password="),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
     Target(
@@ -118,7 +118,7 @@ TARGETS = (
         tuple(_predicates()),
         largest=1 << 20,
         words=("configSource", "materials"),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
 )

@@ -103,7 +103,7 @@ _WORDS = (
 
 def _target(name: str, client: str, file: str, seeds: tuple[bytes, ...]) -> Target:
     return Target(
-        name, _examined(client, file), (), seeds, longest=4 << 10, largest=64 << 10, seconds=2, words=_WORDS, told=False
+        name, _examined(client, file), (), seeds, longest=4 << 10, largest=64 << 10, seconds=1, words=_WORDS, told=False
     )
 
 

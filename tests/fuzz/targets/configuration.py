@@ -61,7 +61,7 @@ TARGETS = (
         _SEEDS,
         longest=4 << 10,
         largest=64 << 10,
-        seconds=2,
+        seconds=1,
         words=("rules:", "require:", "at_least:", "<<:", "public-good", "first-use", "60s", "!!", "&a", "*a"),
         told=False,
     ),

@@ -93,7 +93,7 @@ TARGETS = (
         [bytes(PROOFS[0].note), bytes(Note.signed(SIGNED, [WITNESS])), bytes(Note.signed(OTHER, [KEY]))],
         repair=resigned,
         largest=MAX_NOTE,
-        seconds=2,
+        seconds=1,
         told=False,
     ),
     Target(
@@ -102,16 +102,16 @@ TARGETS = (
         (ProofFailed, MalformedEntry, *_KNOWN),
         [bytes(each) for each in PROOFS[::3]],
         largest=MAX_NOTE,
-        seconds=2,
+        seconds=1,
         told=False,
     ),
-    Target("ledger-entry", entry, (MalformedEntry,), BODIES, largest=MAX_ENTRY, seconds=2, told=False),
+    Target("ledger-entry", entry, (MalformedEntry,), BODIES, largest=MAX_ENTRY, seconds=1, told=False),
     Target(
         "ledger-bundle",
         entries,
         (MalformedTile,),
         [bytes([width]) + bundle(BODIES[:width]) for width in (0, 1, 7)],
-        seconds=2,
+        seconds=1,
         told=False,
     ),
 )

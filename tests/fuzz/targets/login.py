@@ -98,8 +98,8 @@ def _key_sets() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("login", login, (), tuple(_logins()), signed, longest=4 << 10, largest=16 << 10, seconds=2, told=False),
+    Target("login", login, (), tuple(_logins()), signed, longest=4 << 10, largest=16 << 10, seconds=1, told=False),
     Target(
-        "key-set", key_set, (), tuple(_key_sets()), longest=8 << 10, words=("kty", "crv", "x5c", "use"), seconds=2, told=False
+        "key-set", key_set, (), tuple(_key_sets()), longest=8 << 10, words=("kty", "crv", "x5c", "use"), seconds=1, told=False
     ),
 )

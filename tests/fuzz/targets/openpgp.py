@@ -60,4 +60,4 @@ def _messages() -> Iterator[bytes]:
     yield PUBLIC
 
 
-TARGETS = (Target("openpgp", openpgp, (), tuple(_messages()), compressed, longest=8 << 10, seconds=2),)
+TARGETS = (Target("openpgp", openpgp, (), tuple(_messages()), compressed, longest=8 << 10, seconds=1),)

@@ -217,9 +217,9 @@ _NAMES = (
 
 TARGETS = (
     Target(
-        "manifest", manifest, (), tuple(_manifests()), largest=4 << 20, words=("mediaType", "urls", "data"), told=False, seconds=2
+        "manifest", manifest, (), tuple(_manifests()), largest=4 << 20, words=("mediaType", "urls", "data"), told=False, seconds=1
     ),
-    Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, largest=4 << 20, seconds=2, told=False),
+    Target("lists", lists, (NotAList,), tuple(_lists()), longest=8 << 10, largest=4 << 20, seconds=1, told=False),
     Target(
         "answers",
         answers,
@@ -228,7 +228,7 @@ TARGETS = (
         longest=8 << 10,
         largest=64 << 10,
         words=("errors", "error_description"),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
     Target(
@@ -239,7 +239,7 @@ TARGETS = (
         longest=8 << 10,
         largest=8 << 10,
         words=("realm=", "scope=", '; rel="next"', "bytes=", "https://"),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
     Target(
@@ -250,7 +250,7 @@ TARGETS = (
         longest=4 << 10,
         largest=4 << 10,
         words=("/manifests/", "?ns="),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
 )

@@ -105,6 +105,6 @@ def _lists() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("ocsp", ocsp, (EvidenceMalformed,), tuple(_answers()), signed_ocsp, seconds=2),
-    Target("crl", revocation_list, (EvidenceMalformed,), tuple(_lists()), signed_list, seconds=2),
+    Target("ocsp", ocsp, (EvidenceMalformed,), tuple(_answers()), signed_ocsp, seconds=1),
+    Target("crl", revocation_list, (EvidenceMalformed,), tuple(_lists()), signed_list, seconds=1),
 )

@@ -478,7 +478,7 @@ _WORDS = ("mediaType", "verificationMaterial", "tlogEntries", "inclusionProof", 
 
 TARGETS = (
     Target("certificate", certificate, OURS, tuple(_leaves()), issued, longest=8 << 10, largest=64 << 10),
-    Target("sct-list", sct_list, OURS, (SCTS,), longest=4 << 10, largest=64 << 10, seconds=2),
+    Target("sct-list", sct_list, OURS, (SCTS,), longest=4 << 10, largest=64 << 10, seconds=1),
     Target("log-entry", log_entry, OURS, tuple(map(dumps, (*ENTRIES, *_PROMISED))), words=_WORDS),
     Target(
         "log-body",
@@ -486,7 +486,7 @@ TARGETS = (
         OURS,
         tuple(body for body, _ in DEEDS),
         words=("apiVersion", "intoto", "hashedrekord", "0.0.2"),
-        seconds=2,
+        seconds=1,
     ),
     Target(
         "checkpoint",
@@ -496,13 +496,13 @@ TARGETS = (
         noted,
         longest=4 << 10,
         largest=64 << 10,
-        seconds=2,
+        seconds=1,
     ),
     Target("bundle", bundle, OURS, tuple(_damaged_bundles()), enveloped, words=_WORDS),
     Target("cosign", cosign, OURS, tuple(map(_layer, LAYERS)), cosigned),
     Target("dsse", dsse, OURS, tuple(dumps(each["dsseEnvelope"]) for each in BUNDLES.values() if "dsseEnvelope" in each)),
     Target("statement", in_toto, OURS, tuple(_statements())),
-    Target("condition", condition, OURS, tuple(_statements()), longest=4 << 10, seconds=2),
+    Target("condition", condition, OURS, tuple(_statements()), longest=4 << 10, seconds=1),
     Target("timestamp", timestamp, OURS, tuple(_tokens()), stamped, longest=8 << 10, largest=64 << 10),
     Target("trusted-root", trusted_root, (ValueError,), tuple(_roots()), longest=32 << 10, largest=4 << 20, words=_WORDS),
 )

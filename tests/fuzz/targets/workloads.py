@@ -98,7 +98,7 @@ TARGETS = (
         tuple(_printed()),
         largest=4 << 20,  # of what may be sixty times as much
         words=("ephemeralContainerStatuses", "docker-pullable://", "RepoDigests", "ImageDigest", "userSpecifiedImage", "<none>"),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
     Target(
@@ -108,7 +108,7 @@ TARGETS = (
         (ctr_info(), ctr_info(ctr_cri(str(DIGEST), {"user_specified_image": "nginx"})), CTR_IMAGES.encode(), CTR_TASKS.encode()),
         largest=4 << 20,
         words=("io.cri-containerd.container.metadata", "ImageRef", "SnapshotKey", "diff_ids"),
-        seconds=2,
+        seconds=1,
         told=False,
     ),
 )
