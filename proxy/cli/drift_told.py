@@ -97,9 +97,8 @@ def show(look: Look) -> None:
     counts = Counter(finding.status for finding in look.findings)
     parts = [f"{counts[status]} {status.value}" for status in Status if counts[status]]
     left = [f"{number} {what}" for number, what in ((look.ignored, "ignored"), (look.ended, "not running")) if number]
-    print(
-        f"{len(look.findings)} workload{'' if len(look.findings) == 1 else 's'}: {', '.join([*parts, *left]) or 'nothing runs'}"
-    )
+    nothing = "it cannot be told what runs" if look.trouble else "nothing runs"
+    print(f"{len(look.findings)} workload{'' if len(look.findings) == 1 else 's'}: {', '.join([*parts, *left]) or nothing}")
     if look.skipped:
         common.warn(f"{look.skipped} entries are neither containers nor images")
     for line in look.trouble:

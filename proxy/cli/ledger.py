@@ -137,7 +137,8 @@ def prove(
 
     Exit code 1 where there is no such entry, 3 where no checkpoint is signed over it yet.
     """
-    from storage.notes import Note
+    from storage.merkle import leaf_hash, verify_inclusion
+    from storage.notes import Checkpoint, Note
     from storage.proofs import Proof
 
     configuration = common.load(config, data_dir)
@@ -155,7 +156,10 @@ def prove(
                     common.UNKNOWN,
                 )
             path = await house.ledger.inclusion(index, newest.size)
-            return bytes(Proof(index, recorded.body, tuple(path), Note.parse(newest.note)))
+            note = Note.parse(newest.note)
+            if not verify_inclusion(leaf_hash(recorded.body), index, newest.size, path, Checkpoint.parse(note.text).root):
+                raise LedgerDamaged(index, "it is not what was signed for, so there is no proof of it")
+            return bytes(Proof(index, recorded.body, tuple(path), note))
 
     proof = _run_reporting_damage(work)
     if output is None:
@@ -210,7 +214,9 @@ def verify(
     elif finding is None:
         print(f"ledger: {result.size} entries, root {result.root.hex()}")
         print(f"  {_checkpoints_words(result, trusted)}")
-        print(f"  {result.pins} pins and {result.blocks} blocks are as it says, and so is the history")
+        pins = f"{result.pins} pin{'' if result.pins == 1 else 's'}"
+        blocks = f"{result.blocks} block{'' if result.blocks == 1 else 's'}"
+        print(f"  {pins} and {blocks} are as it says, and so is the history")
     else:
         until = "" if finding.until is None or finding.until <= finding.index + 1 else f" (or one up to {finding.until - 1})"
         print(f"entry {finding.index}{until} does not fit: {common.plain(finding.problem)}")

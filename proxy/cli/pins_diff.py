@@ -127,7 +127,8 @@ class _Files:
             return ["", f"files: cannot be told: {self.trouble}"]
         shown = [f"  {_FILE_MARK[each.mark]} {each.path}  {each.what}" for each in self.changes[:_FILES]]
         more = [f"  and {len(self.changes) - _FILES} more (--json has all)"] if len(self.changes) > _FILES else []
-        return ["", f"{self.platform or 'image'}: {len(self.changes)} files differ", *shown, *more]
+        differ = "1 file differs" if len(self.changes) == 1 else f"{len(self.changes)} files differ"
+        return ["", f"{self.platform or 'image'}: {differ}", *shown, *more]
 
 
 async def _listed(house: House, repository: Repository, change: Change) -> _Files:

@@ -49,13 +49,15 @@ class News:
 
     def damaged(self, digest: Digest, message: str) -> None:
         """A stored file no longer hashes to its name. Called from any thread."""
-        event = Event(EventType.BLOB_DAMAGED, str(digest), digest, message, utc_now())
+        told = f"the stored blob {digest} is damaged: {message}"
+        event = Event(EventType.BLOB_DAMAGED, str(digest), digest, told, utc_now())
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._take, event)
 
     async def tampered(self, repository: Repository, descriptor: Descriptor, message: str) -> None:
         """An upstream sent bytes that are not what was asked for."""
-        self._take(Event(EventType.BLOB_TAMPERED, str(repository), descriptor.digest, message, utc_now()))
+        told = f"{repository.registry} sent something else for {repository}: {message}"
+        self._take(Event(EventType.BLOB_TAMPERED, str(repository), descriptor.digest, told, utc_now()))
 
     def _take(self, event: Event) -> None:
         log.warning(event.type.value, subject=event.subject, digest=str(event.digest), message=event.message)

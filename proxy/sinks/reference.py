@@ -257,12 +257,17 @@ def entries() -> Mapping[EventType, Entry]:
             "An upstream, or something on the way to it, sent bytes that do not hash to the digest that was asked for. They were "
             "handed to nobody as a whole.",
             "Look for a broken or hostile mirror, cache or middlebox between the proxy and the upstream.",
-            _event(EventType.BLOB_TAMPERED, _IMAGE, _LAYER, f"expected {_LAYER}, the bytes hash to {_NEW}"),
+            _event(
+                EventType.BLOB_TAMPERED,
+                _IMAGE,
+                _LAYER,
+                f"docker.io sent something else for {_IMAGE}: expected {_LAYER}, the bytes hash to {_NEW}",
+            ),
         ),
         EventType.BLOB_DAMAGED: Entry(
             "A stored file no longer hashes to its name. It was put into quarantine and is fetched anew.",
             "Check the disk, and who can write to the data directory.",
-            _event(EventType.BLOB_DAMAGED, str(_LAYER), _LAYER, f"expected {_LAYER}, the bytes hash to {_NEW}"),
+            _event(EventType.BLOB_DAMAGED, str(_LAYER), _LAYER, f"the stored blob {_LAYER} is damaged: its bytes hash to {_NEW}"),
         ),
         EventType.UPSTREAM_UNREACHABLE: Entry(
             "An upstream does not answer. Pinned tags are served on, nothing new is let in.",

@@ -130,6 +130,8 @@ async def test_all_approved_is_zero_and_untold_is_three(proxy: Proxy, images: tu
     assert (await drift(proxy, "workloads", tmp_path / "untold.json", *paths, code=3))["result"] == "unknown"
     nothing = await tagstone(proxy, "drift", tmp_path / "empty.json")
     assert (nothing.exit_code, nothing.stdout) == (0, "0 workloads: nothing runs\n")
+    unasked = await tagstone(proxy, "drift", "--docker", tmp_path / "no socket")
+    assert (unasked.exit_code, unasked.stdout) == (3, "0 workloads: it cannot be told what runs\n")
 
 
 async def test_what_was_approved_later_was_overwritten_since(proxy: Proxy, images: tuple[Image, Image]) -> None:

@@ -104,7 +104,7 @@ def test_what_is_signed_is_proven_and_verified(folder: Path, tmp_path: Path) -> 
     keys = ledger(folder, "key").stdout.split()
     assert (len(keys), keys[1]) == (2, old)
     verified = ledger(folder, "verify")
-    assert (verified.exit_code, "5 entries" in verified.stdout, "1 pins and 1 blocks" in verified.stdout) == (0, True, True)
+    assert (verified.exit_code, "5 entries" in verified.stdout, "1 pin and 1 block are" in verified.stdout) == (0, True, True)
     found = json.loads(ledger(folder, "verify", "--json", "--key", old).stdout)
     assert (found["fits"], found["signed"], found["keys"]) == (True, 5, [old])
     (folder / "data" / "ledger.key").unlink()
@@ -123,6 +123,9 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
     assert verified.stdout.startswith("entry 1 does not fit: its bytes are not")
     found = json.loads(ledger(folder, "verify", "--json").stdout)
     assert (found["fits"], found["finding"]["index"]) == (False, 1)
+    proof = ledger(folder, "prove", "1")
+    assert (proof.exit_code, proof.stdout) == (1, "")
+    assert "not what was signed for" in proof.stderr
     with sqlite3.connect(folder / "data" / "tagstone.db") as connection:
         connection.execute("UPDATE ledger SET body = 'x' WHERE number = 1")
     connection.close()

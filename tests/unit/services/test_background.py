@@ -122,7 +122,8 @@ async def test_news_go_on_after_one_that_could_not_be_written() -> None:
         await news.start()
         for text in ("one", "two"):
             news.damaged(Digest.of(text.encode()), text)
-        await until(lambda: [event.message for event in pins.written] == ["two"])
+        two = Digest.of(b"two")
+        await until(lambda: [event.message for event in pins.written] == [f"the stored blob {two} is damaged: two"])
         await news.close()
 
 

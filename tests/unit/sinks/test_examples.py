@@ -143,7 +143,7 @@ async def of_blobs() -> dict[EventType, Event]:
     told, why = Told(), str(DigestMismatch(str(LAYER), str(NEW)))
     news = News(cast("Any", told), Metrics())
     await news.start()
-    news.damaged(LAYER, why)
+    news.damaged(LAYER, f"its bytes hash to {NEW}")
     await asyncio.sleep(0)  # it comes from a thread, commonly
     await news.tampered(NGINX, Descriptor("application/octet-stream", LAYER, 1), why)
     await news.close()
