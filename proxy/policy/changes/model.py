@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -78,22 +79,36 @@ def pairs(before: Sequence[Child], after: Sequence[Child]) -> tuple[Pair, ...]:
     if len(before) == len(after) == 1:
         return (Pair(after[0].platform, before[0], after[0]),)
     found: list[Pair] = []
-    for platform in dict.fromkeys(child.platform for child in (*before, *after)):
-        left = [child for child in before if child.platform == platform]
-        right = [child for child in after if child.platform == platform]
+    sides: dict[str, tuple[list[Child], list[Child]]] = {}
+    for number, children in enumerate((before, after)):
+        for child in children:
+            sides.setdefault(child.platform, ([], []))[number].append(child)
+    for platform, (ours, theirs) in sides.items():
+        left, right = ours, theirs
         if left and right:
             found.append(Pair(platform, left.pop(0), right.pop(0)))
-        for child in tuple(left):
-            twin = next((other for other in right if other.digest == child.digest), None)
-            if twin is not None:
-                left.remove(child)
-                right.remove(twin)
-                found.append(Pair(platform, child, twin))
+        twins: dict[Digest, list[Child]] = {}
+        for child in reversed(right):
+            twins.setdefault(child.digest, []).append(child)
+        alike = [Pair(platform, child, twins[child.digest].pop()) for child in left if twins.get(child.digest)]
+        found += alike
+        taken = Counter(pair.before.digest for pair in alike if pair.before is not None)
+        left, right = _without(left, taken), _without(right, taken)
         both = min(len(left), len(right))
         found += [Pair(platform, *two) for two in zip(left, right, strict=False)]
         found += [Pair(platform, child, None) for child in left[both:]]
         found += [Pair(platform, None, child) for child in right[both:]]
     return tuple(found)
+
+
+def _without(children: Sequence[Child], taken: Mapping[Digest, int]) -> list[Child]:
+    """All but the first so many of each digest."""
+    left, seen = [], Counter[Digest]()
+    for child in children:
+        seen[child.digest] += 1
+        if seen[child.digest] > taken.get(child.digest, 0):
+            left.append(child)
+    return left
 
 
 # -- kinds ----------------------------------------------------------------------------------------------------------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.policy.changes import (
     MEANINGS,
@@ -21,6 +24,7 @@ from proxy.policy.changes import (
     details_of,
     document_of,
     not_known_yet,
+    pairs,
     table,
 )
 from proxy.policy.changes import compare as compare_module
@@ -368,6 +372,34 @@ def test_what_is_shown_is_fit_to_be_shown() -> None:
         assert difference.before != difference.after
         assert len(difference.before or "") < 600
     assert "\\x1b]0;owned\\x07" in next(each.before or "" for each in one.differences if each.name == "command")
+
+
+CHILDREN = st.lists(
+    st.builds(
+        Child,
+        st.sampled_from(["linux/amd64", "linux/arm64", ""]),
+        st.sampled_from([Digest.of(b"1"), Digest.of(b"2")]),
+        st.just(1),
+    ),
+    max_size=6,
+)
+
+
+@given(before=CHILDREN, after=CHILDREN)
+def test_every_image_of_an_index_stands_against_one_at_most(before: list[Child], after: list[Child]) -> None:
+    """None is left out, none counts twice; of a platform the first stand against each other, and then those that are the same."""
+    found = pairs(before, after)
+    for side, children in (("before", before), ("after", after)):
+        stood = [each for pair in found if (each := getattr(pair, side)) is not None]
+        assert Counter(map(id, stood)) == Counter(map(id, children))
+    if len(before) == len(after) == 1:
+        return
+    for platform in {child.platform for child in (*before, *after)}:
+        here = [pair for pair in found if pair.platform == platform]
+        left, right = ([child for child in side if child.platform == platform] for side in (before, after))
+        assert (here[0].before is left[0] and here[0].after is right[0]) if left and right else not (left and right)
+        rest = [pair for pair in here[1:] if not pair.same]
+        assert not {p.before.digest for p in rest if p.before} & {p.after.digest for p in rest if p.after}
 
 
 def test_layers_are_packed_anew_only_where_the_config_speaks_of_all_of_them() -> None:
