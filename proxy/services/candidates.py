@@ -162,7 +162,11 @@ class Candidates:
             log.exception("candidate.failed", image=image)
 
     async def _settle(self, revision: Revision, rule: Rule, repository: Repository, tag: str) -> None:
-        """Judge what the upstream names now, and write what follows. Raises UpstreamError and StorageError."""
+        """Judge what the upstream names now, and write what follows. Raises UpstreamError and StorageError.
+
+        Where that is another digest whenever it is asked, it is judged as it was seen: nothing rotates so, but it is told.
+        """
+        restless = False
         for _ in range(_RACES):
             pin = await self._pins.get(repository, tag)
             if pin is None or pin.candidate is None:
@@ -170,7 +174,9 @@ class Candidates:
             pinned = await self._admission.of_pin(revision, rule, repository, pin.digest)
             if not pinned.accepted:
                 return
-            seen = await self._observed(rule, pin, pin.candidate)
+            fresh = Observation(Upstream.FRESH, pin.candidate)
+            seen = fresh if restless else await self._observed(rule, pin, pin.candidate)
+            restless = restless or seen.digest not in {pin.candidate, pin.digest}
             if seen.digest == pin.candidate:
                 candidacy = await self._judge.judge(revision, rule, pin, pinned, pin.candidate)
                 seen = replace(seen, candidacy=candidacy)

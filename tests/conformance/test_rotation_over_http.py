@@ -6,6 +6,7 @@ The decision's own table is in tests/unit/policy/test_rotation.py.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from storage.tables import pins, verdicts
 from tests.conformance.rotating import BY_KEYS, KEYLESS, OTHER, Rotating, build, in_some_days, rules, sign, workflow
 from tests.harness import WallClock, until
 from tests.simulator import signing, when
-from tests.simulator.behaviours import header, hold, status
+from tests.simulator.behaviours import first, header, hold, status
 from tests.simulator.registry import Registry
 from tests.simulator.signing import Signer
 
@@ -77,6 +78,47 @@ async def test_the_watcher_alone_tells_of_a_candidate_that_may_not_rotate(scratc
 
         await until(over, 30)
         assert (await proxy.app()).state is PinState.PINNED
+
+
+async def test_a_tag_that_names_another_digest_whenever_it_is_asked_is_told_of(scratch: Path) -> None:
+    """It never stands still for as long as a judgement takes: what was seen is judged all the same, and not served."""
+    number = itertools.count()
+    async with Registry() as upstream, Rotating.of(scratch, upstream, "cooldown: 0s, otherwise: serve-pinned") as proxy:
+        one = build(upstream, "one", RELEASE)
+        assert await proxy.get_tag() == (200, str(one.digest))
+        upstream.on(when.manifest(reference="latest"), first(lambda _: build(upstream, f"unsigned {next(number)}")))
+
+        async def told() -> bool:
+            assert await proxy.get_tag() == (200, str(one.digest))
+            await proxy.application.gate.judged()
+            return OVERWRITTEN in await proxy.open()
+
+        await until(told, 30)
+        event = next(event for event in await proxy.events() if event.type is OVERWRITTEN)
+        assert "it does not pass its rule" in event.message
+        assert (await proxy.app()).digest == one.digest
+
+
+async def test_a_tag_that_names_another_signed_digest_whenever_it_is_asked_rotates_nowhere(scratch: Path) -> None:
+    """Each of them passes, and is told as waiting; the pin moves when the upstream names one of them twice."""
+    number = itertools.count()
+    async with Registry() as upstream, Rotating.of(scratch, upstream, "cooldown: 0s") as proxy:
+        one = build(upstream, "one", RELEASE)
+        assert await proxy.get_tag() == (200, str(one.digest))
+        restless = upstream.on(
+            when.manifest(reference="latest"), first(lambda _: build(upstream, f"signed {next(number)}", RELEASE))
+        )
+
+        async def told() -> bool:
+            assert await proxy.get_tag() == (200, str(one.digest))
+            await proxy.application.gate.judged()
+            return "tag.rotation.pending" in dict(await proxy.told())
+
+        await until(told, 30)
+        restless.active = False
+        named = upstream.tags("acme/app")["latest"]
+        await proxy.answers(200, named)
+        assert await proxy.open() == set()
 
 
 # -- rebuilds and signers ---------------------------------------------------------------------------------------------
