@@ -56,8 +56,7 @@ class News:
 
     async def tampered(self, repository: Repository, descriptor: Descriptor, message: str) -> None:
         """An upstream sent bytes that are not what was asked for."""
-        told = f"{repository.registry} sent something else for {repository}: {message}"
-        self._take(Event(EventType.BLOB_TAMPERED, str(repository), descriptor.digest, told, utc_now()))
+        self._take(Event(EventType.BLOB_TAMPERED, str(repository), descriptor.digest, message, utc_now()))
 
     def _take(self, event: Event) -> None:
         log.warning(event.type.value, subject=event.subject, digest=str(event.digest), message=event.message)

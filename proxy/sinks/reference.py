@@ -261,7 +261,7 @@ def entries() -> Mapping[EventType, Entry]:
                 EventType.BLOB_TAMPERED,
                 _IMAGE,
                 _LAYER,
-                f"docker.io sent something else for {_IMAGE}: expected {_LAYER}, the bytes hash to {_NEW}",
+                f"{_IMAGE} sent a wrong blob: expected {_LAYER}, the bytes hash to {_NEW}",
             ),
         ),
         EventType.BLOB_DAMAGED: Entry(

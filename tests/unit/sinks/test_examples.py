@@ -140,7 +140,7 @@ async def ending() -> Event:
 
 async def of_blobs() -> dict[EventType, Event]:
     """Bytes that are not what they should be."""
-    told, why = Told(), str(DigestMismatch(str(LAYER), str(NEW)))
+    told, why = Told(), f"{NGINX} sent a wrong blob: {DigestMismatch(str(LAYER), str(NEW))}"  # as arrivals say it
     news = News(cast("Any", told), Metrics())
     await news.start()
     news.damaged(LAYER, f"its bytes hash to {NEW}")
