@@ -255,7 +255,7 @@ def entries() -> Mapping[EventType, Entry]:
         ),
         EventType.BLOB_TAMPERED: Entry(
             "An upstream, or something on the way to it, sent bytes that do not hash to the digest that was asked for. They were "
-            "handed to nobody as a whole.",
+            "handed to nobody as a whole. It is over when the right ones have arrived.",
             "Look for a broken or hostile mirror, cache or middlebox between the proxy and the upstream.",
             _event(
                 EventType.BLOB_TAMPERED,
