@@ -96,7 +96,7 @@ class Admission:
             repository, fetched.digest, rule.fingerprint, as_manifest=True, through_evidence=as_evidence
         )
         verdict = await self._judge_alone(question, fetched, as_evidence=as_evidence, by=by)
-        if verdict.accepted and (block := blocked(lineage)) is not None:
+        if verdict.accepted and (block := await self._block_on(question, fetched, as_evidence=as_evidence)) is not None:
             return _blocked(block)
         if not verdict.accepted and (above := await self._from_above(question, lineage)) is not None and above.accepted:
             return replace(above, checks=verdict.checks, evidence=verdict.evidence)
@@ -203,6 +203,17 @@ class Admission:
         Raises :class:`proxy.errors.UpstreamError` when it is not stored and the upstream does not give it.
         """
         return await self._manifest(Question(revision, rule, repository, digest), None, as_evidence=True)
+
+    async def _block_on(self, question: Question, fetched: FetchedManifest, *, as_evidence: bool) -> Block | None:
+        """The block that keeps a manifest from being served now, also where nothing of it is recorded, as in a dry run."""
+        lineage = await self._catalog.lineage(
+            question.repository, fetched.digest, question.rule.fingerprint, as_manifest=True, through_evidence=as_evidence
+        )
+        if (block := blocked(lineage)) is not None:
+            return block
+        manifest = await self.holdings.parse(fetched)
+        needed = {edge.child.digest for edge in manifest.edges(fetched.digest) if edge.kind is Kind.BLOB}
+        return next((block for block in await self._catalog.blocks() if block.digest in needed), None)
 
     async def block_on(self, repository: Repository, digest: Digest) -> str | None:
         """Which block keeps a manifest, or a blob of its own, from being served, in words; None where none does."""

@@ -194,3 +194,37 @@ async def test_a_dry_run_feels_a_block_and_its_end(tmp_path: Path, upstream: Reg
         assert not (await ask(proxy, thing))["allowed"]
         await unblock(proxy, image.digest)
         assert (await ask(proxy, thing))["allowed"]
+
+
+async def test_no_tag_rotates_to_what_needs_something_blocked(tmp_path: Path, upstream: Registry) -> None:
+    """A layer is blocked before anybody has seen the image that needs it: the pin stays where it is, and is served."""
+    rules = """
+rules:
+  - match: reg.example/acme/**
+    require: {signature: {key: release-key}}
+    tags: [{match: "*", on_overwrite: rotate, cooldown: 0s, otherwise: serve-pinned}]
+"""
+    async with Proxy(tmp_path, upstream, rules=rules) as proxy:
+        good = signed(proxy, upstream)
+        assert (await proxy.manifest("acme/app", "v1")).digest == str(good.digest)
+        bad = upstream.image("acme/app", None, seed="bad")
+        upstream.sign("acme/app", bad.digest, proxy.signer)
+        await block(proxy, bad.layers[0].digest)
+        upstream.tag("acme/app", "v1", bad.digest)
+        for _ in range(3):
+            assert (await proxy.manifest("acme/app", "v1")).digest == str(good.digest)
+            await proxy.application.gate.judged()
+        pin = await proxy.pin("acme/app:v1")
+        assert pin is not None
+        assert (pin.digest, pin.state) == (good.digest, PinState.OVERWRITTEN)
+
+
+async def test_a_dry_run_sees_what_nobody_has_seen_yet(tmp_path: Path, upstream: Registry) -> None:
+    """An image that was never pulled and needs a blocked layer would be refused: a dry run says so, as the pull does."""
+    async with Proxy(tmp_path, upstream, top="admission: {}\ncheck_interval: 1h") as proxy:
+        image = signed(proxy, upstream)
+        await block(proxy, image.layers[0].digest)
+        for name in ("reg.example/acme/app:v1", f"reg.example/acme/app@{image.digest}"):
+            for dry_run in (True, False):
+                found = await ask(proxy, review(pod(name), dry_run=dry_run))
+                assert (found["allowed"], "malicious" in found["status"]["message"]) == (False, True), (name, dry_run)
