@@ -40,6 +40,8 @@ JITTER = 0.1
 AGAIN, TIMES, MOST = 300.0, 3, 1000
 #: Seconds between two looks for pins whose verdict has ended by itself, and between two pages of such a look.
 SWEEP, BREATH = 3600.0, 0.02
+#: Seconds between two looks at how old the oldest verdict is: all pins of the registry are gone through for that.
+AGE = 60.0
 #: Seconds to wait where the database does not answer.
 _TROUBLE = 5.0
 
@@ -77,6 +79,7 @@ class Lane:
         self._settings = settings
         self._leave = leave
         self._counts = counts
+        self._age_due = float("-inf")
         self._course: Course | None = None
         self._again: deque[_Untold] = deque(maxlen=MOST)
         self._noted: dict[str, datetime] = {}  # who was judged, and when: not written yet
@@ -115,8 +118,9 @@ class Lane:
         tools, settings = self._tools, self._settings
         if not settings.interval:
             return LOOK
-        self.oldest = await tools.rounds.oldest(self.registry)
         mono = tools.mono()
+        if mono >= self._age_due:
+            self.oldest, self._age_due = await tools.rounds.oldest(self.registry), mono + AGE
         due = [each for each in self._again if each.at <= mono][:PAGE]
         for each in due:
             self._again.remove(each)

@@ -155,6 +155,23 @@ async def test_who_was_judged_lately_is_passed_over(world: World) -> None:
     assert world.lane.oldest is not None
 
 
+async def test_all_pins_are_gone_through_once_a_minute_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps the round takes: how old the oldest verdict is, is for the metrics alone."""
+    looks: list[float] = []
+    oldest = world.rounds.oldest
+
+    async def look(registry: str) -> datetime | None:
+        looks.append(world.seconds)
+        return await oldest(registry)
+
+    monkeypatch.setattr(world.rounds, "oldest", look)
+    await pinned(world.pins, first_pin("v1"))
+    await world.place("v1", 0.9)
+    await world.run(600, look=1.0)
+    assert len(looks) == 10
+    assert world.lane.oldest == AT
+
+
 async def test_what_could_not_be_told_is_judged_again_soon(world: World) -> None:
     """After five minutes, then ten, then twenty, and then at its turn; it does not count as judged."""
     await pinned(world.pins, first_pin("v1"))
