@@ -33,8 +33,10 @@ from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from proxy.verify.shapes import evidence_tag
 from storage.blobs import BlobStore
+from storage.catalog import BLOCK_NOTICE
 from storage.digest import Digest
 from storage.errors import PinConflict, StorageError
+from storage.notices import EVERYTHING
 from storage.pins import PinStore
 from storage.records import Notice, Pin
 from storage.reference import Repository
@@ -103,7 +105,7 @@ class Gate:
         self._tag_flights: Flights[tuple[int, Repository, str], ServedManifest | Refused] = Flights()
         self._flights: Flights[tuple[int, Repository, Digest], ServedManifest | Refused] = Flights()
         self._list_flights: Flights[tuple[int, Repository], ServedTags | Refused] = Flights()
-        #: How often somebody may have taken something back, by a block or a refusal. What was granted before is asked for again.
+        #: How often somebody blocked something, or took a block back. What was granted before that is asked for again.
         self.withdrawals = 0
 
     # -- what may change while it runs ----------------------------------------------------------------------------------
@@ -121,7 +123,8 @@ class Gate:
             self._manifests.invalidate((Repository(registry, path), tag))
             self._candidates.notice(Repository(registry, path), tag)
         else:
-            self.withdrawals += 1
+            # Verdicts may end by the thousand when trust changes: what is being answered ends by the one that it began with.
+            self.withdrawals += notice.kind in {BLOCK_NOTICE, EVERYTHING}
             self.forget()
 
     def forget(self) -> None:
@@ -428,7 +431,7 @@ class Gate:
         except StorageError as error:
             log.error("storage.unavailable", error=str(error))
             return Refused(Answer.UNAVAILABLE, (f"Tagstone's own storage cannot answer: {error}",), thing, _UNAVAILABLE_RETRY)
-        return Refused(Answer.UNAVAILABLE, ("it is blocked or judged anew too often to be decided now",), thing, retry_after=1.0)
+        return Refused(Answer.UNAVAILABLE, ("blocks change too often for it to be decided now",), thing, retry_after=1.0)
 
     def _seconds_until(self, until: datetime | None) -> float:
         return _LONG if until is None else min(_LONG, (until - self._clock()).total_seconds())
