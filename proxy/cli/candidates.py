@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from proxy.cli import common
-from proxy.policy.rotation import Progress, known, progress, told
+from proxy.policy.rotation import Hold, Progress, known, progress, told
 from proxy.policy.rules import Rule, TagRule
 from proxy.policy.signers import told as signers_told
 from storage.records import Judgement, Pin
@@ -52,6 +52,11 @@ def candidate_lines(pin: Pin, rule: Rule, now: datetime) -> list[str]:
     if pin.stale_at is not None:
         lines.append(f"  stale       since {common.moment(pin.stale_at)}: it waits for somebody")
     return lines
+
+
+def passable(pin: Pin, rule: Rule, now: datetime) -> bool:
+    """Whether an approval could do anything now, as far as is known: it does not stand for a verdict."""
+    return _looked_at(pin, rule, now)[2].hold is not Hold.FAILS
 
 
 def signers_line(pin: Pin) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy.cli import common, pins_check, pins_diff, pins_verify
-from proxy.cli.candidates import candidate_json, candidate_lines, in_short, signers_line
+from proxy.cli.candidates import candidate_json, candidate_lines, in_short, passable, signers_line
 from proxy.cli.common import ByOption, ConfigOption, DataDirOption, House, JsonOption, ReasonOption
 from proxy.configuration import Configuration
 from proxy.policy.rules import Rule, match
@@ -245,7 +245,10 @@ def _lines(name: str, pin: Pin | None, history: list[PinChange], changed: Change
             lines.append(f"  changed     {'not told yet' if changed is None else changed.summary}; tagstone pins diff {pin.name}")
             lines += candidate_lines(pin, rule, now)
             if not rejected:
-                lines.append(f"  accept it   tagstone pins approve {pin.name} --digest {pin.candidate} --by NAME --reason WHY")
+                before = "" if passable(pin, rule, now) else "(when it passes: an approval does not stand for that) "
+                lines.append(
+                    f"  accept it   {before}tagstone pins approve {pin.name} --digest {pin.candidate} --by NAME --reason WHY"
+                )
                 lines.append(f"  refuse it   tagstone pins reject {pin.name} --digest {pin.candidate} --by NAME --reason WHY")
     if history:
         lines.append("  history")

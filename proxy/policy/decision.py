@@ -317,7 +317,12 @@ def _way_out(pin: Pin, candidate: Digest, tags: TagRule, far: Progress) -> str:
         return "an approval does not stand for what is missing; pull the pinned digest, or have the upstream put the tag right"
     lacking = max(tags.approvers, 1) - len(far.approvals)
     people = f" ({lacking} people)" if lacking > 1 else ""
-    return f"to accept the new digest{people}: tagstone pins approve {pin.name} --digest {candidate} --by NAME --reason WHY"
+    command = f"tagstone pins approve {pin.name} --digest {candidate} --by NAME --reason WHY"
+    if far.hold is Hold.FAILS:
+        return (
+            f"the new digest does not pass its rule, and an approval does not stand for that; once it passes{people}: {command}"
+        )
+    return f"to accept the new digest{people}: {command}"
 
 
 def _revoked(pin: Pin, rule: Rule, verdict: Verdict, now: datetime) -> Decision:

@@ -123,7 +123,10 @@ def test_what_came_out_is_shown_under_every_rule(
     """Also where only people move the pin; what answers another question is unknown."""
     judgement = None if standing is None else judged(folder, standing, tag)
     keep(folder, pin(tag, judgement=judgement))
-    assert f"judged      {text}" in pins(folder, "show", f"ghcr.io/acme/app:{tag}").stdout
+    shown = pins(folder, "show", f"ghcr.io/acme/app:{tag}").stdout
+    assert f"judged      {text}" in shown
+    way = "(when it passes: an approval does not stand for that) " if standing is Standing.FAILS else ""
+    assert f"accept it   {way}tagstone pins approve ghcr.io/acme/app:{tag} --digest {E}" in shown
     waiting = json.loads(pins(folder, "show", f"ghcr.io/acme/app:{tag}", "--json").stdout)["waiting"]
     assert waiting["verdict"] == verdict
     assert (waiting["judged_at"] is None) is (standing is None)

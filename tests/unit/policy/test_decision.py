@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from proxy.policy.decision import Answer, Decision, Observation, Upstream, decide, decide_digest
 from proxy.policy.patterns import Pattern
+from proxy.policy.rotation import question_of
 from proxy.policy.rules import DEFAULT_RULE, FirstUse, Never, OnOverwrite, Requirement, Rule, SignatureBy, TagRule, fingerprint
 from proxy.policy.verdicts import Outcome, Verdict
 from proxy.policy.writes import AT_REST
 from storage.digest import Digest
-from storage.records import ACTS, EventType, Pin, PinAction, PinState
+from storage.records import ACTS, EventType, Judgement, Pin, PinAction, PinState, Standing
 from storage.reference import Repository
 
 D, E, F = (Digest("sha256", letter * 64) for letter in "def")
@@ -349,6 +350,15 @@ def test_a_refused_overwrite_names_both_digests_and_the_way_out() -> None:
     told, way_out = answer(pin(), names(E)).reasons
     assert told == f"{NAME} was overwritten upstream: pinned to {D} since 2026-01-01 12:00 UTC, upstream now names {E}"
     assert f"tagstone pins approve {NAME} --digest {E}" in way_out
+
+
+def test_no_approval_is_promised_to_what_fails() -> None:
+    """Of what is known to fail its rule it is said that an approval does not help before it passes."""
+    held = rule(REFUSE)
+    failed = Judgement(Standing.FAILS, ("no signature at all",), NOW, question_of(held, held.tag_rule("v1")))
+    way_out = answer(replace(pin(OVERWRITTEN, E), judgement=failed), names(E)).reasons[-1]
+    assert "does not pass its rule, and an approval does not stand for that; once it passes: tagstone pins approve" in way_out
+    assert "does not pass" not in answer(pin(OVERWRITTEN, E), names(E)).reasons[-1]
 
 
 def test_a_rejected_overwrite_says_so() -> None:
