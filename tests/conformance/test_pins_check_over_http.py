@@ -82,6 +82,18 @@ async def test_what_cannot_be_told_is_no_change(tmp_path: Path) -> None:
         assert (await results(proxy))[0] == 1
 
 
+async def test_an_upstream_that_wants_a_moment_is_given_it(tmp_path: Path) -> None:
+    """After a 429 the rest waits for as long as it says, and the tag that got it is asked about again."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:
+        image = upstream.image("open/app", None, seed="one")
+        for tag in ("one", "two"):
+            upstream.tag("open/app", tag, image.digest)
+            assert (await proxy.manifest("open/app", tag)).status == 200
+        busy = upstream.on(when.manifest(), status(429, headers={"Retry-After": "1"}), times=1)
+        assert await results(proxy) == (0, {"open/app:one": "unchanged", "open/app:two": "unchanged"})
+        assert busy.fired == 1
+
+
 async def test_a_registry_that_is_no_upstream_any_more_is_not_asked(tmp_path: Path) -> None:
     """Its pins are told as those to which there is no access."""
     async with Registry() as upstream, Proxy(tmp_path, upstream) as proxy:

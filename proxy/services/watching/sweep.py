@@ -19,6 +19,8 @@ from storage.watching import WatchStore
 
 #: Pins that are read, and noted, at once.
 PAGE = 100
+#: How often a tag is asked about for which there were too many requests.
+TRIES = 3
 #: An upstream that wants to be left alone for longer than so many seconds is not waited for.
 PATIENCE = 10.0
 
@@ -68,15 +70,22 @@ class Sweep:
         if registry not in self._paces:
             reason = f"{registry} is not among the configured upstreams"
             return Checked(repository, pin.tag, Result.DENIED, pin, reason)
-        pace = self._paces[registry]
         async with self._rooms[registry]:
-            while (wait := pace.wait(self._mono(), self._upstreams.allowance(registry))) > 0:
-                if wait > PATIENCE:
-                    reason = f"{registry} is left alone for {wait:.0f} s: {pace.slow.value if pace.slow else 'it did not answer'}"
-                    return Checked(repository, pin.tag, Result.UNREACHABLE, pin, reason)
-                await asyncio.sleep(wait)
-            pace.spent(self._mono())
-            checked = await self._gate.check(repository, pin.tag)
+            checked = await self._asked(pin, self._paces[registry], TRIES - 1)
         if checked.told:
             noted[checked.name] = self._clock()
         return checked
+
+    async def _asked(self, pin: Pin, pace: Pace, more: int) -> Checked:
+        """One check, in its time; where there were too many requests, up to so many ``more``."""
+        repository, registry = pin.repository, pin.repository.registry
+        while (wait := pace.wait(self._mono(), self._upstreams.allowance(registry))) > 0:
+            if wait > PATIENCE:
+                reason = f"{registry} is left alone for {wait:.0f} s: {pace.slow.value if pace.slow else 'it did not answer'}"
+                return Checked(repository, pin.tag, Result.UNREACHABLE, pin, reason)
+            await asyncio.sleep(wait)
+        pace.spent(self._mono())
+        refusals = self._upstreams.allowance(registry).refusals
+        checked = await self._gate.check(repository, pin.tag)
+        too_many = self._upstreams.allowance(registry).refusals > refusals
+        return await self._asked(pin, pace, more - 1) if checked.result is Result.UNREACHABLE and too_many and more else checked
