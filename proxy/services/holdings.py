@@ -186,15 +186,15 @@ class Holdings:
         if not self._recording:
             return
         digest = fetched.digest
-        puts = [self._blobs.put(digest, fetched.body)]
+        bodies: list[tuple[Digest, bytes]] = [(digest, fetched.body)]
         edges = list(manifest.edges(digest))
         evidence: list[Digest] = []
         below: list[Descriptor] = []  # manifests: evidence, and what an index lists where that was judged, too
         about = [(digest, harvest.documents), *((listed.manifest.digest, listed.documents) for listed in harvest.listed)]
         for listed in harvest.listed:
             child = listed.manifest
-            puts.append(self._blobs.put(child.digest, child.body))
-            puts += [self._blobs.put(text.digest, content) for text, content in listed.texts]
+            bodies.append((child.digest, child.body))
+            bodies += [(text.digest, content) for text, content in listed.texts]
             below.append(Descriptor(listed.parsed.media_type, child.digest, len(child.body)))
             edges += listed.parsed.edges(child.digest)
         for subject, document in ((subject, document) for subject, documents in about for document in documents):
@@ -202,12 +202,14 @@ class Holdings:
             texts = not has_image_config(found) or await asyncio.to_thread(_all_text, document)
             if not (texts and self.fits_evidence(found) and len(found.layers) <= self._bounds.layers):
                 continue  # it was looked at, but what is not evidence through and through is not let through
-            puts.append(self._blobs.put(document.manifest.digest, body))
-            puts += [self._blobs.put(blob.digest, content) for blob, _, content in document.layers]
+            bodies.append((document.manifest.digest, body))
+            bodies += [(blob.digest, content) for blob, _, content in document.layers]
             named = Descriptor(found.media_type, document.manifest.digest, len(body))
             below.append(named)
             evidence.append(named.digest)
             edges += [Edge(subject, named, Kind.EVIDENCE), *_reached(document)]
+        # Not before: a coroutine that was made and then never awaited, for a cancellation above, is one that Python complains of.
+        puts = [self._blobs.put(name, body) for name, body in bodies]
         for done in await asyncio.gather(*puts, return_exceptions=True):
             if done is not None:
                 raise done
