@@ -4,9 +4,11 @@
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/tagstone
-# Dependencies first: this layer changes only with the lock.
-COPY requirements.lock ./
-RUN /opt/tagstone/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock
+# requirements-extras.lock brings OpenPGP (tagstone[gpg]) and notification services (tagstone[apprise]) as well.
+ARG LOCK=requirements.lock
+# Dependencies first: this layer changes only with the locks.
+COPY requirements.lock requirements-extras.lock ./
+RUN /opt/tagstone/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement ${LOCK}
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy proxy
 COPY storage storage

@@ -54,9 +54,10 @@ fuzz: $(DEVELOPMENT) ## Fuzz every TARGET for SECONDS, led by coverage; without 
 bench: $(DEVELOPMENT) packages ## Measure against docker-registry and nginx; writes bench.json
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-lock: $(DEVELOPMENT) ## Write both lock files anew from pyproject.toml
+lock: $(DEVELOPMENT) ## Write all lock files anew from pyproject.toml
 	$(COMPILE) --group build --output-file requirements.lock
-	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --all-extras --group build --constraint requirements.lock --output-file requirements-extras.lock
+	$(COMPILE) --group dev --constraint requirements-extras.lock --output-file requirements-dev.lock
 
 clean: ## Remove caches and build output; leave .venv and DATA alone
 	rm -rf build dist htmlcov bench.json .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,7 +24,7 @@ from tests.tools import need
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-extras.lock", "requirements-dev.lock")
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)(?: ; .*)? \\$", re.MULTILINE)
 
 
@@ -62,9 +62,13 @@ def tracked_files() -> list[Path]:
     [
         ("requirements.lock", [*map(Requirement, PYPROJECT["project"]["dependencies"]), *group("build")]),
         ("requirements.lock", list(map(Requirement, PYPROJECT["build-system"]["requires"]))),
+        (
+            "requirements-extras.lock",
+            [Requirement(each) for extra in PYPROJECT["project"]["optional-dependencies"].values() for each in extra],
+        ),
         ("requirements-dev.lock", list(group("dev"))),
     ],
-    ids=["runtime", "build backend", "development"],
+    ids=["runtime", "build backend", "extras", "development"],
 )
 def test_locks_cover_pyproject(lock: str, wanted: list[Requirement]) -> None:
     """Everything that pyproject names is pinned, in a version that it allows."""
@@ -74,10 +78,11 @@ def test_locks_cover_pyproject(lock: str, wanted: list[Requirement]) -> None:
     assert unmet == []
 
 
-def test_development_lock_agrees_with_the_runtime_lock() -> None:
-    """The tests run against the very versions that are installed for `make serve`."""
-    development = pins("requirements-dev.lock")
-    assert {name: development.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
+@pytest.mark.parametrize("other", ["requirements-dev.lock", "requirements-extras.lock"])
+def test_the_other_locks_agree_with_the_runtime_lock(other: str) -> None:
+    """The tests, and whoever wants extras, run with the very versions that are installed for `make serve`."""
+    found = pins(other)
+    assert {name: found.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")
 
 
 @pytest.mark.parametrize("lock", LOCKS)
