@@ -33,6 +33,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, Integer, Table, bindparam, column, create_engine, event, insert, text
 from sqlalchemy.dialects import sqlite
@@ -47,6 +48,8 @@ from storage.files import Owner
 READERS = 5
 #: How many writes are committed together at most: whoever comes next waits for all of them.
 GROUP = 64
+#: How many writes may wait.
+WAITING = 10_000
 #: How many times ``busy_timeout`` a caller may wait for its turn within this process.
 QUEUE_TIMES = 3
 #: Seconds to wait while another process creates or migrates the database.
@@ -125,6 +128,7 @@ class Database:
         self._watches = 0
         self._watch_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None  #: while it is there, nothing new begins
 
     async def open(self, *, read_only: bool = False) -> None:
         """Create the folder (0700) and the file (0600) if need be, and bring the schema up to date.
@@ -142,19 +146,27 @@ class Database:
             raise
 
     async def close(self) -> None:
-        """Wait for what is under way and close every connection. Idempotent."""
-        reader, writer, threads = self._reader, self._writer, self._threads
-        self._reader = self._writer = None  # nothing new from here on
+        """Wait for what is under way and close every connection. Idempotent, and whole also where a caller is cancelled."""
+        if self._closing is None and self._threads is not None:
+            self._closing = asyncio.create_task(self._close(self._threads))
+            self._closing.add_done_callback(self._closed)
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    async def _close(self, threads: ThreadPoolExecutor) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
-        watch, self._watch, self._threads = self._watch, None, None
-        if threads is None:
-            return
         try:
             with self._translated():
-                await asyncio.get_running_loop().run_in_executor(threads, _end, watch, reader, writer)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(threads, _end, self._watch, self._reader, self._writer)
         finally:
+            self._reader = self._writer = self._watch = self._threads = None
             threads.shutdown(wait=False)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing = None
+        _look_at(task)
 
     async def read(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``work(connection, *args, **kwargs)``, which only reads. Each statement sees what was committed before it."""
@@ -191,6 +203,8 @@ class Database:
         if self._reader is not None and self._writer is None:
             raise DatabaseUnavailable(f"database {self.path} was opened for reading only")
         engine = self._open_engine(self._writer)
+        if len(self._queue) >= WAITING:
+            raise self._crowded()
         done: asyncio.Future[tuple[_T] | Exception] = asyncio.get_running_loop().create_future()
         write = _Write(lambda connection: work(connection, *args, **kwargs), done)
         self._queue.append(write)
@@ -350,6 +364,7 @@ class Database:
                 "timeout": self._busy_timeout,
                 "isolation_level": None,  # no BEGIN but ours
                 "check_same_thread": False,  # one after the other, by whichever thread has its turn
+                "factory": _Driver,
             },
         )
 
@@ -359,7 +374,11 @@ class Database:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
+        def quiet(connection: _Driver, *_: object) -> None:
+            connection.let_go()
+
         event.listen(engine, "connect", configure)
+        event.listen(engine, "reset", quiet)
         return engine
 
     # -- running ----------------------------------------------------------------------------------------------------
@@ -378,22 +397,27 @@ class Database:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at: a caller that was cancelled meanwhile cannot be told any more
+        _look_at(task)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         with self._translated():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _answered, work)
 
     async def _write_all(self, engine: Engine) -> None:
         """Commit what waits, a group at a time, until nothing does."""
         while self._queue:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP))]
+            works = [write.work for write in group]
+            outcomes: Sequence[tuple[Any] | Exception]
             try:
-                works = [write.work for write in group]
-                outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, _committed, engine, works)
+                outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, _answered, _committed, engine, works)
             except Exception as error:  # nothing of the group is there: each of its callers is told
                 outcomes = [error] * len(group)
+            except BaseException:  # the loop ends: what became of it nobody can know
+                for write in (*group, *self._queue):
+                    write.done.set_result(DatabaseUnavailable(f"database {self.path}: stopped in the middle of a write"))
+                self._queue.clear()
+                raise
             for write, outcome in zip(group, outcomes, strict=True):
                 write.done.set_result(outcome)
 
@@ -403,7 +427,7 @@ class Database:
         )
 
     def _open_engine(self, engine: Engine | None) -> Engine:
-        if engine is None:
+        if engine is None or self._closing is not None:
             raise DatabaseUnavailable(f"database {self.path} is not open")
         return engine
 
@@ -441,14 +465,56 @@ def _committed(engine: Engine, works: Sequence[Callable[[Connection], Any]]) -> 
             try:
                 outcome = work(connection)
             except Exception as error:
+                _let_go(connection)
                 if not _in_transaction(connection):  # a full disk, among others: SQLite itself has undone everything
-                    raise
+                    if isinstance(error, SQLAlchemyError | sqlite3.Error):
+                        raise
+                    raise DatabaseUnavailable(f"a transaction was given up: {error}") from error
                 savepoint.rollback()
                 outcomes.append(error)
             else:
                 savepoint.commit()
                 outcomes.append((outcome,))
     return outcomes
+
+
+def _answered(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Run ``work``; the one exception that no future can carry becomes another."""
+    try:
+        return work(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("a transaction function ended by StopIteration") from error
+
+
+class _Driver(sqlite3.Connection):
+    """Knows its cursors: one that an exception left open keeps its snapshot, and no savepoint can be made beside it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._begun: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *args: Any, **kwargs: Any) -> sqlite3.Cursor:  # type: ignore[override]  # whoever passes a class gets it
+        """A new cursor, which is remembered while it is there."""
+        cursor: sqlite3.Cursor = super().cursor(*args, **kwargs)
+        self._begun.add(cursor)
+        return cursor
+
+    def let_go(self) -> None:
+        """Close every cursor."""
+        for cursor in tuple(self._begun):
+            cursor.close()
+
+
+def _let_go(connection: Connection) -> None:
+    driver = connection.connection.driver_connection
+    if isinstance(driver, _Driver):
+        driver.let_go()
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Look at what became of it: a caller that was cancelled meanwhile cannot be told any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _in_transaction(connection: Connection) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import sqlite3
 import stat
 import subprocess
@@ -297,6 +298,85 @@ async def test_what_undoes_everything_is_told_to_everybody(database: Database) -
     assert all(isinstance(each, DatabaseUnavailable) and "disk is full" in str(each) for each in others)
     await database.write(add, "c")
     assert await database.read(subjects) == ["c"]
+
+
+async def test_what_an_exception_left_open_is_closed(database: Database) -> None:
+    """A result that was not read to its end neither freezes what later reads see, nor keeps later writes out."""
+    kept: list[BaseException] = []  # with their frames, and all that is in these
+    gc.disable()
+    try:
+        for number in range(3):
+            await database.write(add, f"a{number}")
+
+        def stops(connection: Connection) -> None:
+            rows = iter(connection.execute(select(notices.c.subject)))
+            raise LookupError(next(rows).subject)
+
+        def returns(connection: Connection) -> None:
+            rows = iter(connection.execute(insert(notices).values(kind="test", subject="x").returning(notices.c.sequence)))
+            raise LookupError(next(rows).sequence)
+
+        for _ in range(3):
+            with pytest.raises(LookupError) as caught:
+                await database.read(stops)
+            kept.append(caught.value)
+        for ask in (database.write(add, "b"), database.write(returns), database.write(add, "c")):
+            kept += [each for each in await asyncio.gather(ask, return_exceptions=True) if each is not None]
+        outcomes = await asyncio.gather(
+            *(database.write(*each) for each in ((add, "d"), (returns,), (add, "e"), (stops,), (add, "f"))),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in outcomes] == [type(None), LookupError, type(None), LookupError, type(None)]
+        assert await database.read(subjects) == ["a0", "a1", "a2", "b", "c", "d", "e", "f"]
+        assert len(kept) == 4
+    finally:
+        gc.enable()
+
+
+async def test_an_end_of_iteration_is_an_error_like_any_other(database: Database) -> None:
+    """The one exception that a future cannot carry neither hangs its caller nor those behind it."""
+
+    def ends(_: Connection) -> str:
+        return next(iter(()))
+
+    for ask in (database.read, database.write):
+        with pytest.raises(RuntimeError, match="ended by StopIteration"):
+            await asyncio.wait_for(ask(ends), 20)
+    await database.write(add, "a")
+    assert await database.read(subjects) == ["a"]
+
+
+async def test_closing_goes_on_where_its_caller_is_cancelled(database: Database) -> None:
+    """Whoever closes next waits for the same end, and everything is closed then."""
+    inside, leave = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_: Connection) -> None:
+        loop.call_soon_threadsafe(inside.set)
+        leave.wait(20)
+
+    writing = asyncio.create_task(database.write(slow))
+    await asyncio.wait_for(inside.wait(), 20)
+    first = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    with pytest.raises(DatabaseUnavailable, match="is not open"):
+        await database.read(subjects)
+    second = asyncio.create_task(database.close())
+    leave.set()
+    await asyncio.wait_for(second, 20)
+    await writing
+    assert sorted(file.name for file in database.path.parent.iterdir()) == ["tagstone.db", "tagstone.db.lock"]
+
+
+async def test_a_queue_of_writes_has_an_end(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes when too many wait is told at once that there is no room."""
+    monkeypatch.setattr(database_module, "WAITING", 2)
+    writes = [asyncio.create_task(database.write(add, str(number))) for number in range(3)]
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [type(None), type(None), DatabaseUnavailable]
 
 
 async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
