@@ -60,8 +60,8 @@ def _act(digest: str, signed: Signed, config: Path | None, data_dir: Path | None
 
 
 async def _blocks(configuration: Configuration, data_dir: Path | None) -> list[Block]:
-    async with common.house(configuration, data_dir, dry=True) as house:
-        return await house.catalog.blocks()
+    async with common.records(configuration, data_dir) as records:
+        return await records.catalog.blocks()
 
 
 def _show(blocks: list[Block], *, as_json: bool) -> None:

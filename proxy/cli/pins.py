@@ -47,10 +47,10 @@ def list_pins(
     configuration = common.load(config, data_dir)
 
     async def work() -> list[Pin]:
-        async with common.house(configuration, data_dir, dry=True) as house:
+        async with common.records(configuration, data_dir) as records:
             found: list[Pin] = []
             after: str | None = None
-            while page := await house.pins.list(pattern=pattern, state=state, limit=_PAGE, after=after):
+            while page := await records.pins.list(pattern=pattern, state=state, limit=_PAGE, after=after):
                 found += page
                 after = page[-1].name
             return found
@@ -75,12 +75,16 @@ def show(image: ImageArgument, config: ConfigOption = None, data_dir: DataDirOpt
     reference, tag = common.tagged(image, configuration)
 
     async def work() -> tuple[Pin | None, list[PinChange], Change | None]:
-        async with common.house(configuration, data_dir, dry=True) as house:
-            pin = await house.pins.get(reference.repository, tag)
-            change = None
+        from proxy.policy.changes import change_or_none
+        from storage.classifications import ClassificationStore
+
+        async with common.records(configuration, data_dir) as records:
+            pin = await records.pins.get(reference.repository, tag)
+            kept = None
             if pin is not None and pin.candidate is not None:
-                change = await pins_diff.classifier_of(house).known(pin.repository, pin.digest, pin.candidate)
-            return pin, await house.pins.history(reference.repository, tag), change
+                kept = await ClassificationStore(records.database).get(pin.repository, pin.digest, pin.candidate)
+            change = None if kept is None else change_or_none(kept.document)
+            return pin, await records.pins.history(reference.repository, tag), change
 
     pin, history, change = common.run(work)
     rule, now = match(configuration.rules, reference.repository), datetime.now(UTC)

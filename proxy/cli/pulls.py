@@ -93,9 +93,9 @@ async def _find(
 ) -> list[PullRecord]:
     from storage.pulls import PullStore
 
-    async with common.house(configuration, data_dir, dry=True) as house:
+    async with common.records(configuration, data_dir) as records:
         repository, tag = (None, None) if reference is None else (reference.repository, reference.tag)
-        return await PullStore(house.database).find(digest=digest, repository=repository, tag=tag, since=since, limit=limit)
+        return await PullStore(records.database).find(digest=digest, repository=repository, tag=tag, since=since, limit=limit)
 
 
 def _json(record: PullRecord) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from proxy.policy.changes import Change, Kind, change_of, classify, details_of, document_of, not_known_yet
+from proxy.policy.changes import Change, Kind, change_or_none, classify, details_of, document_of, not_known_yet
 from proxy.services.flights import Flights
 from proxy.services.revision import Clock, Revision
 from proxy.services.snapshots import Snapshots
@@ -73,7 +73,7 @@ class Classifier:
     async def known(self, repository: Repository, before: Digest, after: Digest) -> Change | None:
         """What was told of a pair before; None when it never was. Raises StorageError."""
         kept = await self._store.get(repository, before, after)
-        return None if kept is None else _read(kept)
+        return None if kept is None else change_or_none(kept.document)
 
     async def of(self, repository: Repository, before: Digest, after: Digest) -> Change:
         """How ``after`` differs from ``before``: as it is kept, else compared now (within :data:`TIMEOUT` seconds).
@@ -81,7 +81,7 @@ class Classifier:
         What could not be had yet is said in :attr:`Change.unknown`. Raises StorageError.
         """
         kept = await self._store.get(repository, before, after)
-        if kept is not None and (change := _read(kept)) is not None:
+        if kept is not None and (change := change_or_none(kept.document)) is not None:
             fresh = timedelta(0) <= self._clock() - kept.at < KEPT
             if change.settled and (fresh or not MENDING & set(change.kinds)):
                 return change
@@ -133,13 +133,6 @@ class Classifier:
         if one is None or other is None:
             return not_known_yet(before, after, unknown)
         return await asyncio.to_thread(classify, one, other, unknown)
-
-
-def _read(kept: Classified) -> Change | None:
-    try:
-        return change_of(kept.document)
-    except ValueError:
-        return None  # another version wrote it: compared again
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from proxy.policy.changes.model import (
     pairs,
 )
 from proxy.policy.changes.provenance import Provenance, read_provenance
-from proxy.policy.changes.record import change_of, details_of, document_of, table
+from proxy.policy.changes.record import change_of, change_or_none, details_of, document_of, table
 
 __all__ = [
     "CONFIG_TYPES",
@@ -44,6 +44,7 @@ __all__ = [
     "Snapshot",
     "canonical",
     "change_of",
+    "change_or_none",
     "child_platform",
     "classify",
     "details_of",

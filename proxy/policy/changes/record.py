@@ -63,6 +63,14 @@ def change_of(document: Mapping[str, Any]) -> Change:
         raise ValueError(f"it is no change: {error}") from error
 
 
+def change_or_none(document: Mapping[str, Any]) -> Change | None:
+    """A change as it was; None where another version wrote it, so that it is compared again."""
+    try:
+        return change_of(document)
+    except ValueError:
+        return None
+
+
 def _difference(each: Difference) -> dict[str, Any]:
     return {"name": each.name, "before": each.before, "after": each.after}
 
