@@ -46,6 +46,6 @@ _KEPT: list[bytearray] = []
 _BODY = base64.b64encode(json.dumps({"kind": "list", "entries": [1, 2]}).encode()).decode()
 PLANTED = (
     Target("planted-exception", index_error, (EvidenceMalformed,), (json.dumps({"material": {"body": _BODY}}).encode(),)),
-    Target("planted-time", slow, (EvidenceMalformed,), (b"        ",), longest=2 << 10),
+    Target("planted-time", slow, (EvidenceMalformed,), (b"        ",), longest=2 << 10, seconds=60),
     Target("planted-memory", large, (EvidenceMalformed,), (b'{"size": 1}',)),
 )

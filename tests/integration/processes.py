@@ -262,7 +262,11 @@ class Tagstone(Server):
                 assert time.monotonic() < deadline, f"connections reach only {sorted(found)} of {self.workers()}"
                 connection = self.connect()
                 exits.callback(connection.close)
-                ask_on(connection, "GET", "/v2/")
+                try:
+                    ask_on(connection, "GET", "/v2/")
+                except ConnectionRefusedError:  # all were replaced, and none of the new ones listens yet
+                    time.sleep(0.05)
+                    continue
                 if (owner := self._owner(connection.sock)) is not None:
                     found.setdefault(owner, connection)
             yield found
