@@ -30,7 +30,7 @@ from storage.watching import PHASES, Hand, Round, WatchStore
 log = structlog.get_logger("tagstone.verification")
 
 #: How many pins are read at once.
-PAGE, SWEEP_PAGE = 50, 500
+PAGE, SWEEP_PAGE = 50, 1000
 #: Longest and shortest time between two looks at whose turn it is, in seconds.
 LOOK, SOONEST = 15.0, 0.05
 #: Who was judged so short a part of the interval ago is passed over.
@@ -38,8 +38,9 @@ JITTER = 0.1
 #: What could not be told is judged again after so many seconds, twice as many the next time, so many times; and so many of it are
 #: remembered.
 AGAIN, TIMES, MOST = 300.0, 3, 1000
-#: Seconds between two looks for pins whose verdict has ended by itself, and between two pages of such a look.
-SWEEP, BREATH = 3600.0, 0.02
+#: Seconds between two looks for pins whose verdict has ended by itself. Between two pages of such a look, so many times as long
+#: as the page took, and so many seconds at most: pulls, which are judged by themselves, must not feel it.
+SWEEP, BREATH, LONGEST = 3600.0, 40.0, 5.0
 #: Seconds between two looks at how old the oldest verdict is: all pins of the registry are gone through for that.
 AGE = 60.0
 #: Seconds to wait where the database does not answer.
@@ -173,14 +174,17 @@ class Lane:
         """By the evidence that was kept, where that suffices: a change of the rules is no reason to ask for everything again."""
         tools, manner = self._tools, Manner(kept_first=True, leave=self._leave)
         after: str | None = None
+        began = tools.mono()
         while page := await tools.pins.list(pattern=f"{self.registry}/**", limit=SWEEP_PAGE, after=after):
             open_ones = await self._open(page)
+            took = tools.mono() - began
             for start in range(0, len(open_ones), PAGE):
                 await self._all([(pin.repository, pin.tag, 0) for pin in open_ones[start : start + PAGE]], manner)
                 if self._changed.is_set():
                     return  # they are others again: from the beginning
             after = page[-1].name
-            await asyncio.sleep(BREATH)
+            await asyncio.sleep(min(LONGEST, BREATH * took))
+            began = tools.mono()
 
     async def _open(self, page: Sequence[Pin]) -> list[Pin]:
         """Those that are revoked, or for which no accepted verdict stands."""
