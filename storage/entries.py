@@ -154,7 +154,8 @@ def _parts(value: Any) -> Any:
 
 def moment(time: datetime) -> str:
     """A time as entries spell it: RFC 3339, UTC, six decimals."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    time = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def shortened(text: str, most: int) -> str:

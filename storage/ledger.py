@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select
 
 from storage.entries import MAX_NAME, Entry, EntryKind, MalformedEntry, canonical, of_block, parse, pin_facts, shortened
 from storage.errors import LedgerDamaged
@@ -224,13 +224,13 @@ def frontier_of(connection: Connection, size: int) -> Frontier:
 def page_after(connection: Connection, after: int) -> list[Recorded]:
     """The entries that follow index ``after``, wherever they are; at most :data:`PAGE` of them."""
     query = _ROWS.where(ledger.c.number > after).limit(PAGE)
-    return [_recorded(row) for row in connection.execute(query).mappings()]
+    return [_recorded(*row) for row in connection.execute(query)]
 
 
 def newest_of(connection: Connection, kind: str, count: int) -> list[Recorded]:
     """The last entries of one kind, newest first."""
     query = select(ledger).where(ledger.c.kind == kind).order_by(ledger.c.number.desc()).limit(count)
-    return [_recorded(row) for row in connection.execute(query).mappings()]
+    return [_recorded(*row) for row in connection.execute(query)]
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ _ROWS = select(ledger).order_by(ledger.c.number)
 
 def _between(connection: Connection, start: int, stop: int) -> list[Recorded]:
     query = _ROWS.where(ledger.c.number >= start, ledger.c.number < stop)
-    return [_recorded(row) for row in connection.execute(query).mappings()]
+    return [_recorded(*row) for row in connection.execute(query)]
 
 
 def _find(
@@ -257,7 +257,7 @@ def _find(
         conditions.append(or_(*(_begins(ledger.c.subject, image, mark) for mark in ":@")))
     if since is not None:
         conditions.append(ledger.c.at >= since)
-    return [_recorded(row) for row in connection.execute(_ROWS.where(*conditions).limit(limit)).mappings()]
+    return [_recorded(*row) for row in connection.execute(_ROWS.where(*conditions).limit(limit))]
 
 
 def _begins(text: ColumnElement[str], value: str, mark: str) -> ColumnElement[bool]:
@@ -288,10 +288,9 @@ def _nodes(connection: Connection, wanted: Iterable[Node]) -> Mapping[Node, byte
     return found
 
 
-def _recorded(row: RowMapping) -> Recorded:
-    hashes: bytes = row["hashes"]
+def _recorded(number: int, at: datetime, kind: str, subject: str, body: str, hashes: bytes, root: bytes) -> Recorded:
     nodes = tuple(hashes[start : start + HASH_SIZE] for start in range(0, len(hashes), HASH_SIZE))
-    return Recorded(row["number"], row["body"].encode(), nodes, row["root"], row["at"], row["kind"], row["subject"])
+    return Recorded(number, body.encode(), nodes, root, at, kind, subject)
 
 
 def _pages(values: Iterable[_T]) -> Iterator[list[_T]]:

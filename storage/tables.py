@@ -96,7 +96,8 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         try:
-            return (value if isinstance(value, datetime) else datetime.fromisoformat(value)).astimezone(UTC)
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
         except (ValueError, TypeError) as error:
             raise DatabaseUnavailable(f"the database is damaged: {str(value)[:100]!r} is no time") from error
 
