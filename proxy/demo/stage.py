@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from proxy.demo.pictures import Picture, Publisher
 from proxy.demo.sink import OnCall
 from proxy.demo.upstream import Upstream
 from proxy.worker import Worker
+from storage.database import FILE_NAME, Database
+from storage.reference import Repository
+from storage.watching import WatchStore
 
 REGISTRY = "registry.demo"
 #: Seconds that a rebuilt image waits before its tag follows it: days, in earnest.
@@ -85,7 +89,19 @@ class Stage:
     colleague: Publisher  #: believed as well, but somebody else
     on_call: OnCall
     clients: tuple[Client, Client, Client]
+    database: Path  #: the proxy's
     cooldown: float = COOLDOWN
+
+    async def listed(self, name: str, seconds: float) -> None:
+        """Wait until the proxy has read which tags a repository has: only what comes after that is new. Raises TimeoutError."""
+        database = Database(self.database)
+        await database.open(read_only=True)
+        try:
+            async with asyncio.timeout(seconds):
+                while not await WatchStore(database).known(Repository.of(REGISTRY, name)):  # noqa: ASYNC110  (another process may write it)
+                    await asyncio.sleep(0.05)
+        finally:
+            await database.close()
 
 
 def configuration(
@@ -122,4 +138,4 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         await worker.start()
         exits.push_async_callback(worker.close)
         three = await exits.enter_async_context(clients(f"http://127.0.0.1:{worker.ports[0]}"))
-        yield Stage(upstream, publisher, colleague, on_call, three)
+        yield Stage(upstream, publisher, colleague, on_call, three, loaded.settings.data_dir / FILE_NAME)

@@ -57,6 +57,13 @@ class Scene:
         text = "" if heard is not None else f"no alert {kind} about {subject} within {PATIENCE:g} s"
         self._add(Line(text, alert=heard, right=heard is not None))
 
+    async def listed(self, name: str) -> None:
+        """Which tags there are must be known, or those that follow would not be new."""
+        try:
+            await self.stage.listed(name, PATIENCE)
+        except TimeoutError:
+            self._add(Line(f"the tags of {REGISTRY}/{name} were not listed within {PATIENCE:g} s", right=False))
+
     def _add(self, line: Line) -> None:
         self.lines.append(line)
         self.show(line)
@@ -81,6 +88,7 @@ async def stolen_credentials(scene: Scene) -> None:
     scene.tell("The publisher has released five versions of shop/web, each signed. Everybody pulls them.")
     for number, tag in enumerate(tags):
         await scene.pull(number, "shop/web", tag, good[tag])
+    await scene.listed("shop/web")
     scene.tell("A thief with the publisher's password overwrites all five tags, and makes two new ones.")
     for tag in (*tags, "v1.5", "v2.0"):
         await shelf.push("shop/web", tag, _backdoored(f"web {tag}"))

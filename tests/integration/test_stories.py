@@ -13,6 +13,7 @@ from proxy.demo.pictures import MANIFEST, Picture, Publisher, signature, signatu
 from proxy.demo.sink import OnCall
 from proxy.demo.stage import REGISTRY, Stage, clients, configuration
 from proxy.demo.stories import STORIES, Line, Scene
+from storage.database import FILE_NAME
 from storage.digest import Digest
 from storage.reference import Repository
 from tests.integration.processes import DockerRegistry, Tagstone, tagstone
@@ -75,7 +76,7 @@ async def test_every_story_ends_well_with_a_real_registry(tmp_path: Path) -> Non
             await asyncio.to_thread(server.start)
             try:
                 async with clients(f"http://{server.host}") as three:
-                    stage = Stage(RealShelf(registry), *publishers, on_call, three, COOLDOWN)
+                    stage = Stage(RealShelf(registry), *publishers, on_call, three, server.data / FILE_NAME, COOLDOWN)
                     for name, story in STORIES.items():
                         scene = Scene(stage, lambda line, name=name: lines.append((name, line)))  # type: ignore[misc]  # a default
                         await story(scene)
