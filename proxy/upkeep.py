@@ -72,14 +72,14 @@ class Upkeep:
         self, house: House, configuration: Configuration, revision: Revision, data_dir: Path, clock: Clock, user_agent: str
     ) -> None:
         settings, database, leases = configuration.settings, house.database, house.leases
-        watches = WatchStore(database)
+        watches, verdicts = WatchStore(database), VerdictStore(database)
         rates = {name: upstream.watch_rate for name, upstream in configuration.upstreams.items()}
         lists = TagLists(house.gate, house.upstreams, watches, house.metrics, clock)
-        watching = WatchingTools(house.gate, house.upstreams, watches, house.events, lists, house.metrics, clock)
+        watching = WatchingTools(house.gate, house.upstreams, watches, verdicts, house.events, lists, house.metrics, clock)
         self.watcher = Watcher(watching, rates, settings.watch, leases)
         told = Endings(house.events, house.metrics, clock)
         pins = PinVerifier(house.gate, house.events, house.metrics, clock)
-        judging = VerifyingTools(house.gate, pins, house.pins, VerdictStore(database), watches, clock)
+        judging = VerifyingTools(house.gate, pins, verdicts, watches, clock)
         self.verifier = Verifier(
             judging, house.upstreams, rates, settings.verification, settings.watch, told, house.endings, leases
         )

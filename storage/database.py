@@ -35,7 +35,22 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet
 
-from sqlalchemy import URL, Connection, Engine, Integer, Table, bindparam, column, create_engine, event, insert, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Integer,
+    String,
+    Table,
+    TableValuedAlias,
+    bindparam,
+    column,
+    create_engine,
+    event,
+    func,
+    insert,
+    text,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -82,6 +97,22 @@ NEWEST_PATHS = text(
     ") SELECT edge FROM up WHERE edge > 0"
 ).columns(column("edge", Integer))
 
+#: A JSON array ``:seen`` of [name, digest, time]: note in pins when they were asked about, or judged; only in those that still
+#: hold that digest. One statement for all of them: at each row that Python has to step over, pulls wait for their turn.
+CHECKED = text(
+    "UPDATE pins SET checked_at = json_extract(value, '$[2]') FROM json_each(:seen)"
+    " WHERE pins.name = json_extract(value, '$[0]') AND pins.digest = json_extract(value, '$[1]')"
+)
+VERIFIED = text(
+    "UPDATE pins SET verified_at = json_extract(value, '$[2]') FROM json_each(:seen)"
+    " WHERE pins.name = json_extract(value, '$[0]') AND pins.digest = json_extract(value, '$[1]')"
+)
+#: A JSON object ``:moved``: new phases by name.
+PINS_MOVED = text("UPDATE pins SET phase = value FROM json_each(:moved) WHERE pins.name = key")
+REPOSITORIES_MOVED = text(
+    "UPDATE watched_repositories SET phase = value FROM json_each(:moved) WHERE watched_repositories.name = key"
+)
+
 #: Take the tags of a JSON array ``:tags`` in, and answer those that are new; forget those that are not among them. A list may
 #: hold tens of thousands, which are compared here and not in Python, where everything else would wait.
 KNOW_TAGS = text(
@@ -89,6 +120,12 @@ KNOW_TAGS = text(
     " WHERE true ON CONFLICT DO NOTHING RETURNING tag"
 ).bindparams(bindparam("at", type_=tables.Instant))
 FORGET_TAGS = text("DELETE FROM known_tags WHERE repository_id = :number AND tag NOT IN (SELECT value FROM json_each(:tags))")
+
+
+def mapping_given(name: str) -> TableValuedAlias:
+    """The JSON object that is bound to ``name``, as a table of ``key`` and ``value``."""
+    return func.json_each(bindparam(name, type_=String)).table_valued(column("key", String), column("value", String), name=name)
+
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")

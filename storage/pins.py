@@ -98,7 +98,7 @@ _TELL = insert(pin_changes)
 
 def _get(connection: Connection, name: str) -> Pin | None:
     row = connection.execute(_BY_NAME, {"wanted": name}).mappings().one_or_none()
-    return None if row is None else _pin(row)
+    return None if row is None else from_row(row)
 
 
 def _list(connection: Connection, pattern: str | None, state: PinState | None, limit: int, after: str | None) -> list[Pin]:
@@ -115,7 +115,7 @@ def _list(connection: Connection, pattern: str | None, state: PinState | None, l
         size = _PAGE if pattern is not None else min(_PAGE, limit - len(found))
         page = query if after is None else query.where(pins.c.name > after)
         rows = connection.execute(page.limit(size)).mappings().all()
-        found += [_pin(row) for row in rows if pattern is None or matches.fullmatch(row["name"])]
+        found += [from_row(row) for row in rows if pattern is None or matches.fullmatch(row["name"])]
         if len(rows) < size:
             break
         after = rows[-1]["name"]
@@ -195,7 +195,8 @@ def _checked(connection: Connection, name: str, at: datetime) -> None:
     connection.execute(_CHECKED, {"wanted": name, "at": at})
 
 
-def _pin(row: RowMapping) -> Pin:
+def from_row(row: RowMapping) -> Pin:
+    """A pin, from all columns of its table."""
     return Pin(**_take(row, _PIN_FIELDS))
 
 

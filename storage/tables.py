@@ -72,6 +72,11 @@ class Parsed(TypeDecorator[_T]):
             raise DatabaseUnavailable(f"the database is damaged: {str(value)[:100]!r} was never stored by Tagstone") from error
 
 
+def spelled(moment: datetime) -> str:
+    """An aware datetime as it is kept where there are no timestamps."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
 class Instant(TypeDecorator[datetime]):
     """An aware datetime, kept as UTC: a timestamp where the database has one, else text of fixed width, which sorts."""
 
@@ -88,8 +93,7 @@ class Instant(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z" if dialect.name == "sqlite" else value
+        return spelled(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         """Read it back as UTC. Raises DatabaseUnavailable when it is no time."""

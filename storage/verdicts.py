@@ -1,51 +1,116 @@
-"""Which pinned digests an accepted verdict stands for, of many at once."""
+"""For which pins an accepted verdict stands, of many at once, in few rows: pulls feel each one that Python has to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, and_, bindparam, exists, func, not_, or_, select
 
-from storage.database import Database
-from storage.digest import Digest
+from storage.database import Database, mapping_given
+from storage.pins import from_row
+from storage.records import Kind, Pin, PinState
 from storage.reference import Repository
-from storage.tables import blocks, contents, repositories, verdicts
+from storage.tables import Instant, blocks, contents, edges, pins, repositories, verdicts
 
-_CHUNK = 500  #: values in one ``IN (…)``
+#: A verdict from further in the future than this was reached by a clock that is not ours: it is asked for again.
+SKEW = timedelta(minutes=5)
+_AFTER_ASCII = "\x7f"  # names are printable ASCII
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Of some pins in the order of their names those that are to be judged again, and the last name that was looked at."""
+
+    tags: Sequence[tuple[Repository, str]]
+    upto: str
 
 
 class VerdictStore:
-    """Looks over the verdicts of one database. Raises :class:`storage.errors.DatabaseUnavailable` when it cannot be asked."""
+    """Looks over the verdicts of one database. Raises :class:`storage.errors.DatabaseUnavailable` when it cannot be asked.
+
+    A verdict stands for a pin at ``now`` when it accepted the pinned digest under the question that counts (a rule's
+    fingerprint), has not ended, was not reached after :data:`SKEW` from then, and neither the digest nor a blob of its own is
+    blocked.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def standing(
-        self, questions: Mapping[str, Sequence[tuple[Repository, Digest]]], now: datetime
-    ) -> set[tuple[Repository, Digest]]:
-        """Of ``questions`` (fingerprint → manifests) those that an accepted verdict under it stands for, none of them blocked."""
-        return await self._database.read(_standing, questions, now)
+    async def standing(self, questions: Mapping[str, str], now: datetime) -> dict[str, Pin]:
+        """Of pins, as name → question, those for which a verdict stands, as they are now."""
+        return await self._database.read(_standing, questions, {"now": now, "latest": now + SKEW})
+
+    async def lacking(
+        self, registry: str, after: str | None, limit: int, question: Callable[[Repository], str], now: datetime
+    ) -> Lacking | None:
+        """Of the next ``limit`` pins of a registry behind the name ``after`` those that are revoked, or for which none stands.
+
+        ``question`` answers which one counts for a repository, and is called in a thread. None: there are no more pins.
+        """
+        within = {"after": f"{registry}/" if after is None else after, "end": f"{registry}/{_AFTER_ASCII}", "limit": limit}
+        return await self._database.snapshot(_lacking, within, question, {"now": now, "latest": now + SKEW})
 
 
-def _standing(
-    connection: Connection, questions: Mapping[str, Sequence[tuple[Repository, Digest]]], now: datetime
-) -> set[tuple[Repository, Digest]]:
-    found: set[tuple[Repository, Digest]] = set()
-    for fingerprint, manifests in questions.items():
-        for start in range(0, len(manifests), _CHUNK):
-            wanted = manifests[start : start + _CHUNK]
-            query = (
-                select(repositories.c.name, contents.c.digest)
-                .join_from(verdicts, contents, contents.c.id == verdicts.c.content_id)
-                .join(repositories, repositories.c.id == contents.c.repository_id)
-                .where(
-                    contents.c.digest.in_([digest for _, digest in wanted]),
-                    verdicts.c.fingerprint == fingerprint,
-                    verdicts.c.accepted,
-                    or_(verdicts.c.valid_until.is_(None), verdicts.c.valid_until > now),
-                    contents.c.digest.not_in(select(blocks.c.digest)),
-                )
-            )
-            found.update((name, digest) for name, digest in connection.execute(query))
-    return found
+_asked = mapping_given("asked")
+_BLOCKED_BELOW = (
+    select(edges.c.parent_id)
+    .join_from(blocks, contents, contents.c.digest == blocks.c.digest)
+    .join(edges, edges.c.child_id == contents.c.id)
+    .where(edges.c.kind == Kind.BLOB)
+)
+_STANDS = (
+    exists()
+    .select_from(repositories)
+    .where(
+        repositories.c.name == pins.c.repository,
+        contents.c.repository_id == repositories.c.id,
+        contents.c.digest == pins.c.digest,
+        verdicts.c.content_id == contents.c.id,
+        verdicts.c.fingerprint == _asked.c.value,
+        verdicts.c.accepted,
+        verdicts.c.decided_at <= bindparam("latest", type_=Instant()),
+        or_(verdicts.c.valid_until.is_(None), verdicts.c.valid_until > bindparam("now", type_=Instant())),
+        contents.c.digest.not_in(select(blocks.c.digest)),
+        contents.c.id.not_in(_BLOCKED_BELOW),
+    )
+    .correlate(pins, _asked)
+)
+_STANDING = select(pins).join_from(_asked, pins, pins.c.name == _asked.c.key).where(_STANDS)
+_page = (
+    select(pins.c.name, pins.c.repository)
+    .where(pins.c.name > bindparam("after"), pins.c.name < bindparam("end"))
+    .order_by(pins.c.name)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_PAGE = select(_page.c.repository, func.max(_page.c.name)).group_by(_page.c.repository)
+_LACKING = (
+    select(pins.c.repository, pins.c.tag)
+    .join_from(pins, _asked, _asked.c.key == pins.c.repository)
+    .where(
+        and_(pins.c.name > bindparam("after"), pins.c.name <= bindparam("upto")),
+        or_(pins.c.state == PinState.REVOKED, not_(_STANDS)),
+    )
+    .order_by(pins.c.name)
+)
+
+
+def _standing(connection: Connection, questions: Mapping[str, str], times: Mapping[str, datetime]) -> dict[str, Pin]:
+    rows = connection.execute(_STANDING, {"asked": json.dumps(questions), **times}).mappings()
+    found = map(from_row, rows)
+    return {pin.name: pin for pin in found}
+
+
+def _lacking(
+    connection: Connection, within: Mapping[str, object], question: Callable[[Repository], str], times: Mapping[str, datetime]
+) -> Lacking | None:
+    page = connection.execute(_PAGE, within).all()
+    if not page:
+        return None
+    upto = max(name for _, name in page)
+    asked = json.dumps({str(repository): question(repository) for repository, _ in page})
+    rows = connection.execute(_LACKING, {"after": within["after"], "upto": upto, "asked": asked, **times})
+    return Lacking([(repository, tag) for repository, tag in rows], upto)

@@ -17,13 +17,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Column, Connection, Table, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import Column, Connection, Table, TextClause, and_, bindparam, delete, exists, func, or_, select, update
 
-from storage.database import FORGET_TAGS, KNOW_TAGS, Database, insert_or
+from storage.database import (
+    CHECKED,
+    FORGET_TAGS,
+    KNOW_TAGS,
+    PINS_MOVED,
+    REPOSITORIES_MOVED,
+    VERIFIED,
+    Database,
+    insert_or,
+)
+from storage.digest import Digest
 from storage.events import open_events
 from storage.records import Event, PinAction
 from storage.reference import Repository
-from storage.tables import Instant, known_tags, pin_changes, pins, watch_hands, watched_repositories
+from storage.tables import Instant, known_tags, pin_changes, pins, spelled, watch_hands, watched_repositories
 
 #: The length of a round.
 PHASES = 1 << 48
@@ -54,6 +64,19 @@ class Turn:
     tag: str  #: empty in a round of repositories
     ahead: int
     at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """``registry/repository:tag``, or the repository alone."""
+        return f"{self.repository}:{self.tag}" if self.tag else str(self.repository)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A pin was seen to: the upstream has answered about it, or its digest was judged. Says nothing of another digest."""
+
+    digest: Digest
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +135,16 @@ class WatchStore:
         """When the digest was judged that was so least lately of all pinned ones; None where there are no pins."""
         return await self._database.read(_oldest, registry)
 
-    async def turned(
-        self, registry: str, which: Round, hand: Hand, checked: Mapping[str, datetime], moved: Mapping[str, int]
-    ) -> None:
-        """Keep where the hand is, who was seen to and when, and who has another phase now. By names.
+    async def turned(self, registry: str, which: Round, hand: Hand, seen: Mapping[str, Seen], moved: Mapping[str, int]) -> None:
+        """Keep where the hand is, which pins were seen to, and who has another phase now. By names.
 
-        Pins are seen to when the upstream has answered about them, or their digest was judged; repositories by :meth:`listed`.
+        Repositories are seen to by :meth:`listed`.
         """
-        await self._database.write(_turned, registry, which, hand, checked, moved)
+        await self._database.write(_turned, registry, which, hand, seen, moved)
 
-    async def noted(self, checked: Mapping[str, datetime], which: Round = Round.PINS) -> None:
-        """Keep when pins were seen to, by their names, out of their turn."""
-        await self._database.write(_noted, checked, _SEEN[which])
+    async def noted(self, seen: Mapping[str, Seen], which: Round = Round.PINS) -> None:
+        """Keep which pins were seen to, by their names, out of their turn."""
+        await self._database.write(_noted, seen, _SEEN[which])
 
     # -- tags -----------------------------------------------------------------------------------------------------------
 
@@ -209,14 +230,14 @@ def _count(connection: Connection, registry: str, which: Round, start: int, reac
     return found
 
 
-#: Where it is kept when a pin was seen to.
-_SEEN = {Round.PINS: "checked_at", Round.VERDICTS: "verified_at"}
+_SEEN = {Round.PINS: CHECKED, Round.VERDICTS: VERIFIED}
+_MOVED = {Round.PINS: PINS_MOVED, Round.TAGS: REPOSITORIES_MOVED}
 
 
-def _noted(connection: Connection, checked: Mapping[str, datetime], column: str) -> None:
-    if checked:
-        noted = update(pins).where(pins.c.name == bindparam("of")).values({column: bindparam("to")})
-        connection.execute(noted, [{"of": name, "to": at} for name, at in checked.items()])
+def _noted(connection: Connection, seen: Mapping[str, Seen], statement: TextClause) -> None:
+    if seen:
+        rows = [(name, str(each.digest), spelled(each.at)) for name, each in seen.items()]
+        connection.execute(statement, {"seen": json.dumps(rows)})
 
 
 def _oldest(connection: Connection, registry: str) -> datetime | None:
@@ -230,15 +251,13 @@ def _turned(
     registry: str,
     which: Round,
     hand: Hand,
-    checked: Mapping[str, datetime],
+    seen: Mapping[str, Seen],
     moved: Mapping[str, int],
 ) -> None:
-    table = _table(which)
-    if checked:
-        _noted(connection, checked, _SEEN[which])
+    if seen:
+        _noted(connection, seen, _SEEN[which])
     if moved:
-        shifted = update(table).where(table.c.name == bindparam("of")).values({_phase(which).name: bindparam("to")})
-        connection.execute(shifted, [{"of": name, "to": phase} for name, phase in moved.items()])
+        connection.execute(_MOVED[which], {"moved": json.dumps(moved)})
     where = {"position": hand.position, "at": hand.at}
     upsert = insert_or(watch_hands).values(registry=registry, round=which, **where)
     connection.execute(upsert.on_conflict_do_update(index_elements=["registry", "round"], set_=where))

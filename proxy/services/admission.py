@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import timedelta
 
 from proxy.content import FetchedManifest
 from proxy.errors import ManifestRefused, UpstreamAbsent, UpstreamError, UpstreamUnavailable
@@ -29,11 +28,10 @@ from storage.digest import Digest
 from storage.lineage import accepted_root, blocked
 from storage.records import Block, Descriptor, Edge, Kind, Lineage, StoredVerdict
 from storage.reference import Repository
+from storage.verdicts import SKEW
 
 #: How many manifests above a digest are judged again when none of them holds a verdict for today's rule.
 _MAX_ROOTS = 8
-#: A verdict from further in the future than this was reached by a clock that is not ours: it is asked for again.
-_SKEW = timedelta(minutes=5)
 
 
 _ONLINE_FIRST = Manner()
@@ -321,7 +319,7 @@ class Admission:
 
     def _in_time(self, lineage: Lineage) -> Lineage:
         """Without the verdicts of a clock that is not ours."""
-        latest = self._clock() + _SKEW
+        latest = self._clock() + SKEW
         return replace(lineage, verdicts=tuple(each for each in lineage.verdicts if each.decided_at <= latest))
 
     async def _judge_above(self, question: Question) -> Verdict:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.policy.decision import Answer, Decision, Observation, Upstream
+from proxy.policy.verdicts import Outcome, Verdict
 from proxy.services.weighing import Rejudged
 from storage.records import Pin, PinAction, PinState
 from storage.reference import Repository
@@ -31,6 +32,19 @@ class Result(StrEnum):
 UNTOLD = frozenset({Result.UNREACHABLE, Result.DENIED, Result.MISBEHAVED})
 #: What is as it should be.
 QUIET = frozenset({Result.UNCHANGED, Result.UNPINNED})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A pin as it was a moment ago, and that an accepted verdict stood for it then, under ``question`` (a fingerprint)."""
+
+    pin: Pin
+    question: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """That verdict, for a decision in which nothing is served."""
+        return Verdict(Outcome.ACCEPTED, ("what accepted it before still stands",))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from proxy.policy.verdicts import Verdict
 from proxy.services.admission import Admission
 from proxy.services.answers import GrantedBlob, Refused, ServedManifest, ServedReferrers, ServedTags, Thing
 from proxy.services.candidates import Candidates, write_pin
-from proxy.services.checks import Checked, Judged, Result, result_of
+from proxy.services.checks import Checked, Judged, Result, Standing, result_of
 from proxy.services.discovery import Ask, Discovery
 from proxy.services.explain import observe_failure
 from proxy.services.flights import Flights
@@ -199,8 +199,11 @@ class Gate:
             return await self._deliver_tag(ask, tag, settled.decision, interval, generation)
         return Refused(Answer.UNAVAILABLE, (f"{repository}:{tag} changes too often to be decided now",), retry_after=1.0)
 
-    async def check(self, repository: Repository, tag: str) -> Checked:
+    async def check(self, repository: Repository, tag: str, standing: Standing | None = None) -> Checked:
         """Ask the upstream now what a pinned tag names; decide and write as for a pull of it. Nothing is served.
+
+        ``standing``: the pin, where somebody has just looked for many at once whether a verdict stands for it: it is taken at
+        its word, unless another question counts by now. What follows is written only while the pin is still the same.
 
         That the upstream answered (``Checked.told``) is for the caller to note, who may do so for many at once:
         :meth:`storage.watching.WatchStore.turned`. Raises StorageError.
@@ -208,11 +211,15 @@ class Gate:
         ask = replace(self._ask(repository), background=True)
         try:
             async with asyncio.timeout(self._limits.request_timeout):
-                for _ in range(_RACES):
-                    pin = await self._pins.get(repository, tag)
-                    if pin is None:
+                for attempt in range(_RACES):
+                    pinned: Verdict | None = None
+                    if standing is not None and attempt == 0 and standing.question == ask.rule.fingerprint:
+                        pin, pinned = standing.pin, standing.verdict
+                    elif (found := await self._pins.get(repository, tag)) is not None:
+                        pin = found
+                    else:
                         return Checked(repository, tag, Result.UNPINNED, None)
-                    if (settled := await self._settle(ask, tag, pin, fresh=False)) is not None:
+                    if (settled := await self._settle(ask, tag, pin, fresh=False, pinned=pinned)) is not None:
                         seen, decision, after = settled.seen, settled.decision, settled.after
                         message, asked = seen.message or "; ".join(decision.reasons), seen.upstream is not Upstream.FRESH
                         result = result_of(pin, seen, decision, after)

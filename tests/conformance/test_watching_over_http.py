@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from proxy.services.checks import Result
+from proxy.services.checks import Result, Standing
 from proxy.services.watching import lane, pace
-from storage.records import Event, EventType, PinState, Severity
+from storage.records import Block, Event, EventType, PinState, Severity
 from storage.reference import Repository
 from tests.conformance.served import Served
 from tests.harness import Proxy, until
@@ -166,6 +167,29 @@ async def test_a_pin_that_nobody_can_judge_is_not_its_upstreams_silence(tmp_path
         await until(often, PATIENCE)
         assert 'tagstone_watch_away{upstream="reg.example"} 0.0' in (await proxy.metrics()).splitlines()
         assert await proxy.events() == []
+
+
+async def test_what_stood_a_moment_ago_is_taken_at_its_word_and_written_on_by_nobody(tmp_path: Path) -> None:
+    """A check that is given a pin looks up nothing; but under another question, or where the pin has moved on, it does."""
+    async with Registry() as upstream, Proxy(tmp_path, upstream, top="watch: {interval: never, tags_interval: never}") as proxy:
+        gate, app = proxy.application.gate, Repository.of("reg.example", "open/app")
+        await pinned(proxy, upstream, 2)
+        before = await proxy.pin("open/app:t0")
+        assert before is not None
+        standing = Standing(before, gate.rule(app).fingerprint)
+        await proxy.application.catalog.block(Block(before.digest, "bad", "olga", before.pinned_at))
+        assert (await gate.check(app, "t0", standing)).result is Result.UNCHANGED
+        checked = await gate.check(app, "t0", replace(standing, question="of yesterday"))
+        assert (checked.result, checked.asked) == (Result.REVOKED, False)
+        await proxy.application.catalog.unblock(before.digest, by="olga", reason="", at=before.pinned_at)
+        assert (await gate.check(app, "t0")).result is Result.UNCHANGED
+        upstream.tag("open/app", "t0", upstream.image("open/app", None, seed="two").digest)
+        checked = await gate.check(app, "t0", standing)
+        assert checked.result is Result.OVERWRITTEN
+        after = await proxy.pin("open/app:t0")
+        assert after is not None
+        assert after == checked.pin
+        assert after.version == before.version + 3, "revoked, restored, overwritten: each on what was there"
 
 
 async def test_an_upstream_that_is_away_starves_no_other(tmp_path: Path) -> None:

@@ -19,13 +19,10 @@ from proxy.services.verifying.pins import PinVerifier, Result
 from proxy.services.watching.course import CATCH_UP, Course, seen_lately, turn_of
 from proxy.services.weighing import Manner
 from proxy.settings import Verification
-from storage.digest import Digest
 from storage.errors import StorageError
-from storage.pins import PinStore
-from storage.records import Pin, PinState
 from storage.reference import Repository
-from storage.verdicts import VerdictStore
-from storage.watching import PHASES, Hand, Round, WatchStore
+from storage.verdicts import Lacking, VerdictStore
+from storage.watching import PHASES, Hand, Round, Seen, WatchStore
 
 log = structlog.get_logger("tagstone.verification")
 
@@ -53,7 +50,6 @@ class Tools:
 
     gate: Gate
     verifier: PinVerifier
-    pins: PinStore
     verdicts: VerdictStore
     rounds: WatchStore
     clock: Clock
@@ -83,7 +79,7 @@ class Lane:
         self._age_due = float("-inf")
         self._course: Course | None = None
         self._again: deque[_Untold] = deque(maxlen=MOST)
-        self._noted: dict[str, datetime] = {}  # who was judged, and when: not written yet
+        self._seen: dict[str, Seen] = {}  # who was judged: not written yet
         self._woken = asyncio.Event()
         self._changed = asyncio.Event()
         self._changed.set()  # what changed while nobody had the duty is not known
@@ -137,9 +133,9 @@ class Lane:
         waiting = [each for each in turns if not seen_lately(each.at, tools.clock(), interval, JITTER)]
         await self._all([(each.repository, each.tag, 0) for each in waiting], Manner(leave=self._leave))
         course.passed(turns[-1].ahead if len(turns) == PAGE else reach, tools.mono(), turn)
-        noted, self._noted = self._noted, {}
-        if turns or noted:
-            await tools.rounds.turned(self.registry, Round.VERDICTS, course.hand, noted, {})
+        seen, self._seen = self._seen, {}
+        if turns or seen:
+            await tools.rounds.turned(self.registry, Round.VERDICTS, course.hand, seen, {})
         if turns or settings is not self._settings:
             return 0.0
         ahead = await tools.rounds.next(self.registry, Round.VERDICTS, course.hand.position)
@@ -175,24 +171,21 @@ class Lane:
         tools, manner = self._tools, Manner(kept_first=True, leave=self._leave)
         after: str | None = None
         began = tools.mono()
-        while page := await tools.pins.list(pattern=f"{self.registry}/**", limit=SWEEP_PAGE, after=after):
-            open_ones = await self._open(page)
+        while (found := await self._lacking(after)) is not None:
             took = tools.mono() - began
-            for start in range(0, len(open_ones), PAGE):
-                await self._all([(pin.repository, pin.tag, 0) for pin in open_ones[start : start + PAGE]], manner)
+            for start in range(0, len(found.tags), PAGE):
+                await self._all([(*tag, 0) for tag in found.tags[start : start + PAGE]], manner)
                 if self._changed.is_set():
                     return  # they are others again: from the beginning
-            after = page[-1].name
+            after = found.upto
             await asyncio.sleep(min(LONGEST, BREATH * took))
             began = tools.mono()
 
-    async def _open(self, page: Sequence[Pin]) -> list[Pin]:
-        """Those that are revoked, or for which no accepted verdict stands."""
-        questions: dict[str, list[tuple[Repository, Digest]]] = {}
-        for pin in page:
-            questions.setdefault(self._tools.gate.rule(pin.repository).fingerprint, []).append((pin.repository, pin.digest))
-        standing = await self._tools.verdicts.standing(questions, self._tools.clock())
-        return [pin for pin in page if pin.state is PinState.REVOKED or (pin.repository, pin.digest) not in standing]
+    async def _lacking(self, after: str | None) -> Lacking | None:
+        def question(repository: Repository) -> str:
+            return self._tools.gate.rule(repository).fingerprint
+
+        return await self._tools.verdicts.lacking(self.registry, after, SWEEP_PAGE, question, self._tools.clock())
 
     # -- judging --------------------------------------------------------------------------------------------------------
 
@@ -217,8 +210,8 @@ class Lane:
         verified = await self._tools.verifier.verify(repository, tag, manner)
         self._counts[verified.result.value] += 1
         if verified.result is not Result.UNKNOWN:
-            if not manner.kept_first:
-                self._noted[verified.name] = self._tools.clock()
+            if not manner.kept_first and verified.pin is not None:
+                self._seen[verified.name] = Seen(verified.pin.digest, self._tools.clock())
             return
         log.debug("verification.untold", image=verified.name, reasons=list(verified.reasons))
         if times < TIMES:

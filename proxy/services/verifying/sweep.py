@@ -11,7 +11,7 @@ from proxy.services.verifying.pins import PinVerifier, Result, Verified
 from proxy.services.weighing import Manner
 from storage.pins import PinStore
 from storage.records import Pin
-from storage.watching import Round, WatchStore
+from storage.watching import Round, Seen, WatchStore
 
 #: Pins that are read, and noted, at once.
 PAGE = 100
@@ -49,7 +49,8 @@ class Sweep:
             tasks = [group.create_task(self._one(pin)) for pin in page]
         found = [task.result() for task in tasks]
         now = self._clock()
-        await self._store.noted({each.name: now for each in found if each.result is not Result.UNKNOWN}, Round.VERDICTS)
+        noted = {each.name: Seen(each.pin.digest, now) for each in found if each.pin and each.result is not Result.UNKNOWN}
+        await self._store.noted(noted, Round.VERDICTS)
         return found
 
     async def _one(self, pin: Pin) -> Verified:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from proxy.services.checks import UNTOLD, Result
+from proxy.services.checks import UNTOLD, Result, Standing
 from proxy.services.gate import Gate
 from proxy.services.metrics import Metrics
 from proxy.services.revision import Clock
@@ -25,7 +25,8 @@ from storage.errors import StorageError
 from storage.events import EventStore
 from storage.records import Event, EventType
 from storage.reference import Repository
-from storage.watching import PHASES, Hand, Round, Turn, WatchStore
+from storage.verdicts import VerdictStore
+from storage.watching import PHASES, Hand, Round, Seen, Turn, WatchStore
 
 log = structlog.get_logger("tagstone.watch")
 
@@ -33,6 +34,9 @@ log = structlog.get_logger("tagstone.watch")
 PAGE = 50
 #: Longest and shortest time between two looks at whose turn it is, in seconds.
 LOOK, SOONEST = 15.0, 0.05
+#: Where few have their turn at once, so many seconds pass before the next look, but not more than this part of a turn: looking,
+#: and writing down what was seen, costs about as much for one as for all of a page.
+GATHER, PART = 1.0, 1 / 100
 #: What could not be asked is asked again after so many seconds, twice as many the next time, so many times; and so many of it
 #: are remembered.
 AGAIN, TIMES, MOST = 15.0, 3, 1000
@@ -51,6 +55,7 @@ class Tools:
     gate: Gate
     upstreams: Upstreams
     store: WatchStore
+    verdicts: VerdictStore
     events: EventStore
     lists: TagLists
     metrics: Metrics
@@ -88,7 +93,7 @@ class Lane:
         self._misbehaved_at: datetime | None = tools.clock()  # as if: an event of before may be open
         self._misbehaved = ""
         self._misbehaviour_told = False
-        self._noted: dict[str, datetime] = {}  # which pins it told about, and when: not written yet
+        self._seen: dict[str, Seen] = {}  # which pins it told about: not written yet
         self._trouble: StorageError | None = None
         self._courses: dict[Round, Course] = {}
         self._again: dict[tuple[Repository, str], _Failed] = {}
@@ -167,7 +172,7 @@ class Lane:
                 return wait
             del self._again[failed.repository, failed.tag]
             await self._check(failed.repository, failed.tag, failed.times)
-        return await self._round(Round.PINS, interval, lambda turn: self._check(turn.repository, turn.tag, 0))
+        return await self._round(Round.PINS, interval)
 
     async def _tags(self, interval: float) -> float:
         if self._health.away:
@@ -177,7 +182,7 @@ class Lane:
             if (wait := await self._room()) > 0:
                 return wait
             await self._list(repository)
-        return await self._round(Round.TAGS, interval, lambda turn: self._list(turn.repository))
+        return await self._round(Round.TAGS, interval)
 
     async def _try(self) -> float:
         """Ask about one tag whether the upstream is back. Seconds until there is something to do again.
@@ -197,7 +202,7 @@ class Lane:
         self._next_try = self._tools.mono() + self._health.pause()
         return 0.0
 
-    async def _round(self, which: Round, interval: float, visit: Callable[[Turn], Awaitable[None]]) -> float:
+    async def _round(self, which: Round, interval: float) -> float:
         """Let the hand go as far as it may. Seconds until there is something to do again."""
         tools, settings = self._tools, self._settings
         turn = turn_of(interval, settings.jitter)
@@ -209,13 +214,14 @@ class Lane:
             await self._reckon(course, turns, turn)
         if not turns:
             course.passed(reach, tools.mono(), turn)
-            if which is Round.PINS and self._noted:  # of those that were asked again
-                noted, self._noted = self._noted, {}
-                await tools.store.turned(self.registry, which, course.hand, noted, {})
+            if which is Round.PINS and self._seen:  # of those that were asked again
+                seen, self._seen = self._seen, {}
+                await tools.store.turned(self.registry, which, course.hand, seen, {})
             ahead = await tools.store.next(self.registry, which, course.hand.position)
             pace = CATCH_UP if course.late(tools.clock(), turn) > 1 else 1.0
             # Something new may have its turn before what is there now.
             return turn / 8 if ahead is None else min(turn / 8, turn * ahead / PHASES / pace)
+        standing = await self._standing(turns) if which is Round.PINS else {}
         places: dict[str, int] = {}
         room = asyncio.Semaphore(settings.concurrency if which is Round.PINS else 1)
         passed, wait = 0, 0.0
@@ -227,9 +233,8 @@ class Lane:
                     wait = await self._room()
                     if wait > 0 or self._health.away or settings is not self._settings or self._trouble is not None:
                         break
-                    group.create_task(self._visit(visit, each, room))
-                    name = f"{each.repository}:{each.tag}" if which is Round.PINS else str(each.repository)
-                    places[name] = moved((position + each.ahead) % PHASES, settings.jitter)
+                    group.create_task(self._visit(each, standing.get(each.name), room))
+                    places[each.name] = moved((position + each.ahead) % PHASES, settings.jitter)
                 passed = each.ahead
             else:
                 passed = passed if len(turns) == PAGE else reach
@@ -237,13 +242,22 @@ class Lane:
         if trouble is not None:
             raise trouble
         course.passed(passed, tools.mono(), turn)
-        noted, self._noted = (self._noted, {}) if which is Round.PINS else ({}, self._noted)
-        await tools.store.turned(self.registry, which, course.hand, noted, places)
-        return wait
+        seen, self._seen = (self._seen, {}) if which is Round.PINS else ({}, self._seen)
+        await tools.store.turned(self.registry, which, course.hand, seen, places)
+        return wait if len(turns) == PAGE else max(wait, min(GATHER, turn * PART))
 
-    async def _visit(self, visit: Callable[[Turn], Awaitable[None]], turn: Turn, room: asyncio.Semaphore) -> None:
+    async def _standing(self, turns: Sequence[Turn]) -> dict[str, Standing]:
+        """What a check need not look up by itself, of all that have their turn at once."""
+        questions = {turn.name: self._tools.gate.rule(turn.repository).fingerprint for turn in turns}
+        found = await self._tools.verdicts.standing(questions, self._tools.clock())
+        return {name: Standing(pin, questions[name]) for name, pin in found.items()}
+
+    async def _visit(self, turn: Turn, standing: Standing | None, room: asyncio.Semaphore) -> None:
         try:
-            await visit(turn)
+            if turn.tag:
+                await self._check(turn.repository, turn.tag, 0, standing)
+            else:
+                await self._list(turn.repository)
         except StorageError as error:
             self._trouble = error
         finally:
@@ -276,11 +290,11 @@ class Lane:
         self._pace.spent(self._tools.mono())
         return 0.0
 
-    async def _check(self, repository: Repository, tag: str, times: int) -> None:
-        checked = await self._tools.gate.check(repository, tag)
+    async def _check(self, repository: Repository, tag: str, times: int, standing: Standing | None = None) -> None:
+        checked = await self._tools.gate.check(repository, tag, standing)
         self._counts["checks", checked.result.value] += 1
-        if checked.told:
-            self._noted[checked.name] = self._tools.clock()
+        if checked.told and checked.pin is not None:
+            self._seen[checked.name] = Seen(checked.pin.digest, self._tools.clock())
         if checked.asked:  # else nothing is known of the upstream
             self._heard(checked.result, checked.message, told=checked.told)
         if checked.result is Result.UNREACHABLE and (times < TIMES or self._health.away):

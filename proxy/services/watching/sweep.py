@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
 
 from proxy.services.checks import Checked, Result
 from proxy.services.gate import Gate
@@ -15,7 +14,7 @@ from proxy.settings import Watch
 from proxy.upstream.client import Upstreams
 from storage.pins import PinStore
 from storage.records import Pin
-from storage.watching import WatchStore
+from storage.watching import Seen, WatchStore
 
 #: Pins that are read, and noted, at once.
 PAGE = 100
@@ -58,22 +57,22 @@ class Sweep:
                 yield checked
 
     async def _check(self, page: Sequence[Pin]) -> list[Checked]:
-        noted: dict[str, datetime] = {}
+        noted: dict[str, Seen] = {}
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._one(pin, noted)) for pin in page]
         if noted:
             await self._store.noted(noted)
         return [task.result() for task in tasks]
 
-    async def _one(self, pin: Pin, noted: dict[str, datetime]) -> Checked:
+    async def _one(self, pin: Pin, noted: dict[str, Seen]) -> Checked:
         repository, registry = pin.repository, pin.repository.registry
         if registry not in self._paces:
             reason = f"{registry} is not among the configured upstreams"
             return Checked(repository, pin.tag, Result.DENIED, pin, reason)
         async with self._rooms[registry]:
             checked = await self._asked(pin, self._paces[registry], TRIES - 1)
-        if checked.told:
-            noted[checked.name] = self._clock()
+        if checked.told and checked.pin is not None:
+            noted[checked.name] = Seen(checked.pin.digest, self._clock())
         return checked
 
     async def _asked(self, pin: Pin, pace: Pace, more: int) -> Checked:

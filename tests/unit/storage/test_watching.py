@@ -15,8 +15,8 @@ from storage.database import Database
 from storage.events import EventStore
 from storage.pins import PinStore
 from storage.records import Event, EventType, Pin
-from storage.watching import PHASES, Hand, NewTags, Round, Turn, WatchStore, place
-from tests.unit.storage.values import APP, AT, LATER, OTHER, first_pin, overwrite, pinned, revert, unpin
+from storage.watching import PHASES, Hand, NewTags, Round, Seen, Turn, WatchStore, place
+from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, revert, unpin
 
 GHCR = APP.registry
 
@@ -93,7 +93,8 @@ async def test_a_turn_is_kept_with_where_the_hand_is(database: Database, pins: P
     await placed(database, pins, {"a": 10, "b": 500, "c": 700})
     assert await watch.hand(GHCR, Round.PINS) is None
     hand = Hand(600, AT)
-    await watch.turned(GHCR, Round.PINS, hand, {f"{APP}:a": LATER}, {f"{APP}:a": 900, f"{APP}:b": 20})
+    seen = {f"{APP}:a": Seen(digest("one"), LATER)}
+    await watch.turned(GHCR, Round.PINS, hand, seen, {f"{APP}:a": 900, f"{APP}:b": 20})
     assert await watch.hand(GHCR, Round.PINS) == hand
     assert await watch.hand(GHCR, Round.TAGS) is None
     turns = await watch.due(GHCR, Round.PINS, 0, PHASES, 9)
@@ -102,6 +103,17 @@ async def test_a_turn_is_kept_with_where_the_hand_is(database: Database, pins: P
     await watch.turned(GHCR, Round.TAGS, Hand(5, AT), {}, {str(APP): 77})
     assert await watch.hand(GHCR, Round.PINS) == Hand(601, LATER)
     assert [turn.ahead for turn in await watch.due(GHCR, Round.TAGS, 0, PHASES, 9)] == [77]
+
+
+async def test_what_was_said_of_a_digest_is_not_noted_of_another(pins: PinStore, watch: WatchStore) -> None:
+    """A pin that has moved since it was asked about, or judged, was not: what the upstream named is not what it holds."""
+    moved, same = await pinned(pins, first_pin("moved", "new")), await pinned(pins, first_pin("same"))
+    answered = {moved.name: Seen(digest("one"), LATER), same.name: Seen(digest("one"), LATER)}
+    await watch.noted(answered)
+    assert [(await pins.get(APP, tag)).checked_at for tag in ("moved", "same")] == [AT, LATER]  # type: ignore[union-attr]  # both are there
+    await watch.noted(answered, Round.VERDICTS)
+    turns = await watch.due(GHCR, Round.VERDICTS, 0, PHASES, 9)
+    assert {turn.tag: turn.at for turn in turns} == {"moved": AT, "same": LATER}
 
 
 async def test_places_are_drawn_and_kept(database: Database, pins: PinStore, watch: WatchStore) -> None:

@@ -28,7 +28,7 @@ from storage.records import Block, Descriptor, PinAction, PinChange, PinState, P
 from storage.reference import Repository
 from storage.verdicts import VerdictStore
 from storage.watching import PHASES, Round, WatchStore
-from tests.unit.storage.values import APP, AT, LATER, digest, first_pin, pinned
+from tests.unit.storage.values import APP, AT, LATER, digest, edge, first_pin, pinned
 
 INTERVAL = 6000.0
 SETTINGS = Verification(interval=INTERVAL, concurrency=3)
@@ -51,7 +51,7 @@ class World:
     def fresh(self, settings: Verification = SETTINGS) -> Lane:
         """As after a restart."""
         me: Any = self
-        tools = Tools(me, me, self.pins, VerdictStore(self.database), self.rounds, self.clock, self.mono)
+        tools = Tools(me, me, VerdictStore(self.database), self.rounds, self.clock, self.mono)
         self.lane = Lane(APP.registry, tools, settings, me.leave, self.counts)
         return self.lane
 
@@ -76,7 +76,7 @@ class World:
         self.judged.append((self.seconds, tag, manner.kept_first))
         if self.error is not None:
             raise self.error
-        return Verified(repository, tag, self.answers.get(tag, Result.PASSES))
+        return Verified(repository, tag, self.answers.get(tag, Result.PASSES), await self.pins.get(repository, tag))
 
     async def place(self, tag: str, part: float) -> None:
         """Let a pin have its turn when this part of the interval is over."""
@@ -210,8 +210,8 @@ async def test_storage_that_does_not_answer_ends_nothing(world: World) -> None:
 
 
 async def test_a_change_concerns_whom_no_verdict_speaks_for(world: World) -> None:
-    """Judged by what was kept, at once: revoked pins, other questions, ended verdicts, blocked digests; nobody else."""
-    for tag in ("blocked", "ended", "good", "other", "revoked"):
+    """Judged by what was kept, at once: revoked pins, other questions, ended verdicts, what is blocked; nobody else."""
+    for tag in ("blocked", "ended", "good", "layer", "other", "revoked"):
         await pinned(world.pins, first_pin(tag, tag))
         until = LATER - timedelta(seconds=1) if tag == "ended" else LATER + timedelta(days=1)
         await world.accepted(tag, "yesterday" if tag == "other" else "today", until)
@@ -219,14 +219,16 @@ async def test_a_change_concerns_whom_no_verdict_speaks_for(world: World) -> Non
     assert pin is not None
     change = PinChange(APP, "revoked", PinAction.REVOKED, LATER, "rule", "", pin.digest, pin.digest)
     await world.pins.apply(PinWrite(pin, replace(pin, state=PinState.REVOKED), change))
-    await world.catalog.block(Block(digest("blocked"), "bad", "olga", LATER))
+    await world.catalog.record(APP, manifest=None, edges=(edge("layer", "evil"), edge("good", "harmless")), verdict=None)
+    for what in ("blocked", "evil"):
+        await world.catalog.block(Block(digest(what), "bad", "olga", LATER))
     await world.lane.changes()
     assert {kept_first for _, _, kept_first in world.judged} == {True}
-    assert world.tags() == ["blocked", "ended", "other", "revoked"]
+    assert world.tags() == ["blocked", "ended", "layer", "other", "revoked"]
     world.fingerprint = "yesterday"
     world.lane.changed()
     await world.lane.changes()
-    assert world.tags() == ["blocked", "ended", "good", "revoked"]
+    assert world.tags() == ["blocked", "ended", "good", "layer", "revoked"]
 
 
 async def test_a_change_in_the_middle_begins_anew(world: World) -> None:

@@ -7,14 +7,15 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from proxy.services.checks import Checked, Result
+from proxy.services.checks import Checked, Result, Standing
 from proxy.services.metrics import Metrics
 from proxy.services.watching import lane as module
 from proxy.services.watching.lane import AGAIN, PAGE, Lane, Tools
@@ -22,14 +23,16 @@ from proxy.services.watching.pace import FAILURES
 from proxy.services.watching.tags import Listing
 from proxy.settings import Watch
 from proxy.upstream.client import Allowance
+from storage.catalog import Catalog
 from storage.database import Database
 from storage.errors import DatabaseUnavailable
 from storage.events import EventStore
 from storage.pins import PinStore
 from storage.records import EventType
 from storage.reference import Repository
+from storage.verdicts import VerdictStore
 from storage.watching import PHASES, Hand, Round, WatchStore
-from tests.unit.storage.values import APP, AT, first_pin, pinned
+from tests.unit.storage.values import APP, AT, digest, first_pin, manifest, pinned, unpin, verdict
 
 #: Short, so that there are few steps of a few seconds in it.
 INTERVAL = 600.0
@@ -45,6 +48,7 @@ class World:
     def __post_init__(self) -> None:
         self.asked: list[tuple[float, str]] = []
         self.listed: list[Repository] = []
+        self.stood: set[Standing] = set()
         self.answers: dict[str, Result] = {}
         self.always: Result | None = None
         self.asks = True  #: whether a check gets as far as the upstream
@@ -63,14 +67,21 @@ class World:
         """Time passes."""
         self.seconds += seconds
 
-    async def check(self, repository: Repository, tag: str) -> Checked:
+    def rule(self, repository: Repository) -> Any:
+        """Today's rule."""
+        return SimpleNamespace(fingerprint="today")
+
+    async def check(self, repository: Repository, tag: str, standing: Standing | None = None) -> Checked:
         """The gate's answer."""
         self.asked.append((self.seconds, tag))
+        if standing is not None:
+            self.stood.add(standing)
         if self.error is not None:
             raise self.error
         result = self.always or self.answers.get(tag, Result.UNCHANGED)
         told = result in {Result.UNCHANGED, Result.OVERWRITTEN, Result.DELETED}
-        return Checked(repository, tag, result, None, f"{tag} is {result}", told, self.asks)
+        pin = first_pin(tag).new
+        return Checked(repository, tag, result, pin, f"{tag} is {result}", told, self.asks)
 
     async def read(self, repository: Repository, most: int, lately: float) -> Listing:
         """One list."""
@@ -89,7 +100,7 @@ class Driver:
 
     def __init__(self, world: World, database: Database, settings: Watch) -> None:
         self.world = world
-        self.store = WatchStore(database)
+        self.store, self.verdicts = WatchStore(database), VerdictStore(database)
         self.events = EventStore(database)
         self.settings = settings
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -99,7 +110,9 @@ class Driver:
         """As after a restart."""
         world: Any = self.world
         upstreams: Any = self
-        tools = Tools(world, upstreams, self.store, self.events, world, Metrics(), world.clock, world.mono, world.sleep)
+        tools = Tools(
+            world, upstreams, self.store, self.verdicts, self.events, world, Metrics(), world.clock, world.mono, world.sleep
+        )
         self.lane = Lane(APP.registry, tools, self.settings, None, self.counts)
         return self.lane
 
@@ -125,6 +138,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits in real time."""
     monkeypatch.setattr(module, "LOOK", 0.0)
     monkeypatch.setattr(module, "SOONEST", 0.0)
+    monkeypatch.setattr(module, "GATHER", 0.0)
     monkeypatch.setattr(module, "_TROUBLE", 0.0)
 
 
@@ -169,6 +183,20 @@ async def test_everybody_has_a_turn(database: Database, driver: Driver) -> None:
     assert hand.at > AT + timedelta(seconds=INTERVAL / 2)
 
 
+async def test_for_whom_a_verdict_stands_is_looked_up_for_many_at_once(database: Database, driver: Driver) -> None:
+    """The check is given it; for others, and where it was asked out of turn, it looks by itself."""
+    pins = await pin(database, 6)
+    for tag in ("t0", "t1"):
+        await pins.apply(unpin((await pins.list(pattern=f"{APP}:{tag}"))[0]))
+        await pinned(pins, first_pin(tag, tag, at=AT - timedelta(seconds=INTERVAL)))
+    accepted = replace(verdict("t0", fingerprint="today"), decided_at=AT)
+    await Catalog(database).record(APP, manifest=manifest("t0"), edges=(), verdict=accepted)
+    await driver.run(INTERVAL)
+    (known,) = driver.world.stood
+    assert (known.pin.tag, known.pin.digest, known.question) == ("t0", digest("t0"), "today")
+    assert known.verdict.accepted
+
+
 async def test_what_was_pulled_lately_is_passed_over(database: Database, driver: Driver) -> None:
     """A pull's own check counts."""
     pins = await pin(database, 2)
@@ -202,15 +230,16 @@ async def test_a_page_that_was_lost_is_repeated(database: Database, driver: Driv
     started = asyncio.Event()
     answer = driver.world.check
 
-    async def hang(repository: Repository, tag: str) -> Checked:
+    async def hang(repository: Repository, tag: str, standing: Standing | None) -> Checked:
         started.set()
         await asyncio.Event().wait()
-        return await answer(repository, tag)
+        return await answer(repository, tag, standing)
 
     cast("Any", driver.world).check = hang
     driver.world.seconds += 20
     task = asyncio.create_task(driver.run(600))
-    await started.wait()
+    async with asyncio.timeout(30):
+        await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
