@@ -103,8 +103,7 @@ class Catalog:
         Blocks are read last: one that comes in between is heeded.
         """
         kinds = {"without": "" if through_evidence else Kind.EVIDENCE, "leaves": 0 if as_manifest else 1}
-        content = await self._database.read(_content, repository, digest)
-        lineage, complete = await self._database.read(_newest_lineage, repository, digest, content, fingerprint, kinds)
+        content, lineage, complete = await self._database.read(_newest_lineage, repository, digest, fingerprint, kinds)
         if content is None or complete or accepted_root(lineage, _FOREVER) is not None:
             return lineage
         survey = await self._database.read(_survey, repository, content["id"], fingerprint, kinds)
@@ -349,17 +348,18 @@ def _newest_lineage(
     connection: Connection,
     repository: Repository,
     digest: Digest,
-    content: RowMapping | None,
     fingerprint: str,
     kinds: Mapping[str, object],
-) -> tuple[Lineage, bool]:
-    """The lineage over the newest paths, and whether these are all."""
+) -> tuple[RowMapping | None, Lineage, bool]:
+    """What is known of the digest, its lineage over the newest paths, and whether these are all."""
+    content = _content(connection, repository, digest)
     if content is None:
-        return Lineage(repository, digest, None, None, (), (), _blocks_on(connection, [digest])), True
+        return None, Lineage(repository, digest, None, None, (), (), _blocks_on(connection, [digest])), True
     climb = {"start": content["id"], "depth": MAX_DEPTH, "most": MAX_EDGES, **kinds}
     rows = connection.execute(_NEWEST_EDGES, climb).mappings().all()
     once = {row["id"]: row for row in rows}  # an edge comes once for each depth at which it is reached
-    return _assemble(connection, repository, content, once.values(), fingerprint), len(rows) < MAX_EDGES
+    lineage = _assemble(connection, repository, content, once.values(), fingerprint)
+    return content, lineage, len(rows) < MAX_EDGES
 
 
 def _survey(

@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import aiohttp.abc
@@ -389,8 +390,13 @@ def _digest(answer: Answer) -> Digest | None:
 
 def _date(answer: Answer) -> datetime | None:
     """``Date`` (RFC 9110, section 6.6.1); None where there is none that can be read, or none that any clock shows."""
+    return _moment(answer.headers.get("Date", "")[:100])
+
+
+@lru_cache(8)  # who is asked often says the same for a second
+def _moment(text: str) -> datetime | None:
     try:
-        said = parsedate_to_datetime(answer.headers.get("Date", ""))
+        said = parsedate_to_datetime(text)
         at = said.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
