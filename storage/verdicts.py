@@ -55,12 +55,10 @@ class VerdictStore:
 
 
 _asked = mapping_given("asked")
-_BLOCKED_BELOW = (
-    select(edges.c.parent_id)
-    .join_from(blocks, contents, contents.c.digest == blocks.c.digest)
-    .join(edges, edges.c.child_id == contents.c.id)
-    .where(edges.c.kind == Kind.BLOB)
-)
+# From the few blocks upwards: there may be millions of edges.
+_BLOCKED = select(blocks.c.digest)
+_BLOCKED_BLOBS = select(contents.c.id).where(contents.c.digest.in_(_BLOCKED))
+_BLOCKED_BELOW = select(edges.c.parent_id).where(edges.c.kind == Kind.BLOB, edges.c.child_id.in_(_BLOCKED_BLOBS))
 _STANDS = (
     exists()
     .select_from(repositories)
@@ -73,7 +71,7 @@ _STANDS = (
         verdicts.c.accepted,
         verdicts.c.decided_at <= bindparam("latest", type_=Instant()),
         or_(verdicts.c.valid_until.is_(None), verdicts.c.valid_until > bindparam("now", type_=Instant())),
-        contents.c.digest.not_in(select(blocks.c.digest)),
+        contents.c.digest.not_in(_BLOCKED),
         contents.c.id.not_in(_BLOCKED_BELOW),
     )
     .correlate(pins, _asked)
