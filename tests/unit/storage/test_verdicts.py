@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Select
 
+from storage import verdicts as module
 from storage.catalog import Catalog
 from storage.database import Database
 from storage.pins import PinStore
@@ -124,3 +127,17 @@ async def test_all_pins_of_a_registry_are_gone_through(pins: PinStore, catalog: 
     assert await through(100, {APP: "f", other: "f"}) == ([*lacking, "acme/base:x"], 1)
     assert (await pins.get(APP, "t0")).digest == digest("t0")  # type: ignore[union-attr]  # it is there
     assert await verdicts.lacking("quay.io", None, 9, lambda _: "f", AT) is None
+
+
+async def test_neither_edges_nor_pins_are_gone_through(database: Database) -> None:
+    """There may be millions: what is searched is found by an index, and only what was asked for is read in a row."""
+
+    def plan(connection: Connection, statement: Select[Any]) -> list[str]:
+        text = str(statement.compile(dialect=connection.dialect))
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", ("{}",) * text.count("?"))]
+
+    for statement in (module._STANDING, module._LACKING):
+        lines = await database.read(plan, statement)
+        assert any("ix_edges_child" in line for line in lines)
+        scans = [line for line in lines if line.startswith("SCAN") and "asked" not in line and "VIRTUAL TABLE" not in line]
+        assert scans == []
