@@ -22,7 +22,7 @@ from storage.errors import PinConflict
 from storage.events import close_events, open_events
 from storage.notices import notify
 from storage.records import EventType, Pin, PinAction, PinChange, PinState, PinWrite
-from storage.reference import Repository
+from storage.reference import AFTER_ASCII, Repository
 from storage.tables import pin_changes, pins
 from storage.watching import enrol, list_soon, place
 
@@ -35,7 +35,6 @@ _CHANGE_FIELDS = tuple(field.name for field in fields(PinChange))
 _WILDCARD = re.compile(r"\*\*|\*|\?")
 _REGEX_OF = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 _LIKE_SPECIAL = re.compile(r"[\\%_]")
-_AFTER_ASCII = "\x7f"  # names are printable ASCII: this sorts behind every continuation of a prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def _list(connection: Connection, pattern: str | None, state: PinState | None, l
     matches = re.compile("")
     if pattern is not None:
         prefix, roughly, matches = _glob(pattern)
-        conditions += [pins.c.name >= prefix, pins.c.name < prefix + _AFTER_ASCII, pins.c.name.like(roughly, escape="\\")]
+        conditions += [pins.c.name >= prefix, pins.c.name < prefix + AFTER_ASCII, pins.c.name.like(roughly, escape="\\")]
     if state is not None:
         conditions.append(pins.c.state == state)
     query = select(pins).where(*conditions).order_by(pins.c.name)

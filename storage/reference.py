@@ -16,6 +16,8 @@ from storage.errors import MalformedName
 
 DOCKER_HUB = "docker.io"
 _HUB_ALIASES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
+#: Names are printable ASCII: a prefix followed by this sorts behind every continuation of it.
+AFTER_ASCII = "\x7f"
 #: Names longer than this are refused before any pattern sees them (the specification's limit for ``<name>``).
 MAX_NAME = 255
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

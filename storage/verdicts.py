@@ -12,12 +12,11 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, not_, or_, sel
 from storage.database import Database, mapping_given
 from storage.pins import from_row
 from storage.records import Kind, Pin, PinState
-from storage.reference import Repository
+from storage.reference import AFTER_ASCII, Repository
 from storage.tables import Instant, blocks, contents, edges, pins, repositories, verdicts
 
 #: A verdict from further in the future than this was reached by a clock that is not ours: it is asked for again.
 SKEW = timedelta(minutes=5)
-_AFTER_ASCII = "\x7f"  # names are printable ASCII
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class VerdictStore:
 
         ``question`` answers which one counts for a repository, and is called in a thread. None: there are no more pins.
         """
-        within = {"after": f"{registry}/" if after is None else after, "end": f"{registry}/{_AFTER_ASCII}", "limit": limit}
+        within = {"after": f"{registry}/" if after is None else after, "end": f"{registry}/{AFTER_ASCII}", "limit": limit}
         return await self._database.snapshot(_lacking, within, question, {"now": now, "latest": now + SKEW})
 
 

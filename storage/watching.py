@@ -32,12 +32,11 @@ from storage.database import (
 from storage.digest import Digest
 from storage.events import open_events
 from storage.records import Event, PinAction
-from storage.reference import Repository
+from storage.reference import AFTER_ASCII, Repository
 from storage.tables import Instant, known_tags, pin_changes, pins, spelled, watch_hands, watched_repositories
 
 #: The length of a round.
 PHASES = 1 << 48
-_AFTER_ASCII = "\x7f"  # names are printable ASCII
 
 
 class Round(StrEnum):
@@ -285,7 +284,7 @@ def _listed(
         return []
     number = row["id"]
     prefix = f"{repository}:"
-    if not connection.execute(select(exists().where(pins.c.name >= prefix, pins.c.name < prefix + _AFTER_ASCII))).scalar_one():
+    if not connection.execute(select(exists().where(pins.c.name >= prefix, pins.c.name < prefix + AFTER_ASCII))).scalar_one():
         connection.execute(delete(known_tags).where(known_tags.c.repository_id == number))
         connection.execute(delete(table).where(table.c.id == number))
         return []
