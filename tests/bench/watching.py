@@ -66,11 +66,11 @@ def watching(plan: Plan, base: Path, note: Callable[[str], None]) -> list[Line]:
         began, before = time.perf_counter(), {name: _checks(server) for name, server in watched.items()}
         order = list(running.items())
         for turn in range(14 * plan.rounds):
-            # Short ones, each beside its like, in turns the first: what else the machine does comes and goes.
+            # Short ones beside each other, in turns the first: what else the machine does comes and goes.
             note(f"warm tag manifest, round {turn + 1}")
             for name, server in order:
                 rates[name].append(wrk(server, path, plan.seconds / 5))
-            order.reverse()
+            order.append(order.pop(0))  # never one twice in a row: the second time it would be warmer
         took = time.perf_counter() - began
         checks = {name: (_checks(server) - before[name]) / took for name, server in watched.items()}
         memory = {name: server.peak_memory() for name, server in running.items()}
