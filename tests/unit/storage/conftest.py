@@ -8,9 +8,12 @@ from typing import TypeAlias
 
 import pytest
 
+from storage.catalog import Catalog
+from storage.database import Database
 from storage.digest import Digest
 from storage.files import Files
 from storage.filesystem import FilesystemBlobStore
+from storage.pins import PinStore
 
 Damage: TypeAlias = list[tuple[Digest, str]]
 MakeStore: TypeAlias = Callable[..., FilesystemBlobStore]
@@ -47,3 +50,24 @@ async def make_store(root: Path, damage: Damage) -> AsyncIterator[MakeStore]:
 def store(make_store: MakeStore) -> FilesystemBlobStore:
     """A store."""
     return make_store()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """A fresh database."""
+    database = Database(tmp_path / "tagstone.db")
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def pins(database: Database) -> PinStore:
+    """The pins on it."""
+    return PinStore(database)
+
+
+@pytest.fixture
+def catalog(database: Database) -> Catalog:
+    """What is recorded on it."""
+    return Catalog(database)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -22,21 +22,6 @@ from storage.records import Edge, EventType, Grounds, Kind, Lineage, OperatorAct
 from storage.reference import Repository
 from tests.unit.storage.test_lineage import Graph, graphs
 from tests.unit.storage.values import APP, AT, LATER, OTHER, block, digest, edge, manifest, verdict
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def catalog(database: Database) -> Catalog:
-    """The catalog on it."""
-    return Catalog(database)
 
 
 async def record(catalog: Catalog, edges: Sequence[Edge] = (), verdict: StoredVerdict | None = None) -> None:

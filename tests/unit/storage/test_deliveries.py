@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Table, func, select
@@ -23,15 +21,6 @@ from tests.unit.storage.values import AT, LATER, digest, first_pin, overwrite, p
 FAR = timedelta(minutes=15)
 DAY = timedelta(days=1)
 PATIENCE = Patience(7 * DAY, 600)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -18,21 +16,6 @@ from storage.pins import PinStore
 from storage.records import ACTS, Event, EventType, Severity
 from storage.tables import events as events_table
 from tests.unit.storage.values import APP, AT, LATER, digest, first_pin, overwrite, pinned, revert
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def pins(database: Database) -> PinStore:
-    """Its pins."""
-    return PinStore(database)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -24,15 +23,6 @@ from storage.tiles import Tile
 from tests.unit.storage.older import database_of_0002
 from tests.unit.storage.test_merkle import tree_hash
 from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, revert, unpin
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, select
@@ -15,15 +13,6 @@ from storage.errors import DatabaseUnavailable
 from storage.notices import EVERYTHING, Notices, notify
 from storage.records import Notice
 from storage.tables import notices as notices_table
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 def leave(connection: Connection, *subjects: str) -> None:

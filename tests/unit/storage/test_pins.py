@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert
@@ -20,21 +18,6 @@ from storage.records import Approval, Judgement, Notice, PinAction, PinChange, P
 from storage.reference import Repository
 from storage.tables import pins as pins_table
 from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, unpin
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def pins(database: Database) -> PinStore:
-    """The pins on it."""
-    return PinStore(database)
 
 
 async def test_a_pin_comes_back_as_it_was_written(pins: PinStore) -> None:

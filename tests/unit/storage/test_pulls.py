@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, select
@@ -20,15 +18,6 @@ from tests.unit.storage.values import APP, AT, LATER, OTHER, digest
 
 INDEX, IMAGE, LAYER, SIGNATURE = digest("index"), digest("image"), digest("layer"), digest("signature")
 RECORD = PullRecord(APP, "v1", IMAGE, "user:alice", "10.0.0.1", "containerd/1.7.1", AT, AT, 1, 2)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +15,6 @@ from storage.records import Edge, Kind
 from storage.reference import Repository
 from storage.running import RunningStore
 from tests.unit.storage.values import APP, OTHER, block, digest, edge, first_pin, manifest, verdict
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 async def test_thousands_are_looked_up_in_a_few_statements(database: Database) -> None:

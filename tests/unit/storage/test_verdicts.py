@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,27 +19,6 @@ from storage.verdicts import SKEW, VerdictStore
 from tests.unit.storage.values import APP, AT, LATER, OTHER, block, digest, edge, first_pin, manifest, overwrite, pinned, verdict
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def pins(database: Database) -> PinStore:
-    """The pins on it."""
-    return PinStore(database)
-
-
-@pytest.fixture
-def catalog(database: Database) -> Catalog:
-    """What is recorded on it."""
-    return Catalog(database)
 
 
 @pytest.fixture

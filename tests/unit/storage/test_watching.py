@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,21 +19,6 @@ from storage.watching import PHASES, Hand, NewTags, Round, Seen, Turn, WatchStor
 from tests.unit.storage.values import APP, AT, LATER, OTHER, digest, first_pin, overwrite, pinned, revert, unpin
 
 GHCR = APP.registry
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def pins(database: Database) -> PinStore:
-    """The pins on it."""
-    return PinStore(database)
 
 
 @pytest.fixture

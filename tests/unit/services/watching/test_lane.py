@@ -17,6 +17,7 @@ import pytest
 
 from proxy.services.checks import Checked, Result, Standing
 from proxy.services.metrics import Metrics
+from proxy.services.watching import course
 from proxy.services.watching import lane as module
 from proxy.services.watching.lane import AGAIN, PAGE, Lane, Tools
 from proxy.services.watching.pace import FAILURES
@@ -181,6 +182,23 @@ async def test_everybody_has_a_turn(database: Database, driver: Driver) -> None:
     hand = await driver.store.hand(APP.registry, Round.PINS)
     assert hand is not None
     assert hand.at > AT + timedelta(seconds=INTERVAL / 2)
+
+
+async def test_few_turns_are_gathered_and_many_are_not_kept_waiting(
+    database: Database, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a page that was not full nobody looks for a while; after a full one at once."""
+    monkeypatch.setattr(module, "GATHER", 1.0)
+    await pin(database, 2 * PAGE)
+    for seconds, least, pause in ((15, 1, 1.0), (INTERVAL, PAGE, 0.0)):
+        await driver.store.turned(APP.registry, Round.PINS, Hand(0, driver.world.clock()), {}, {})
+        driver.fresh()
+        await driver.lane._pins(INTERVAL)
+        driver.world.tags()
+        driver.world.seconds += seconds
+        monkeypatch.setattr(course, "STRIDE", INTERVAL)
+        assert await driver.lane._pins(INTERVAL) == pause
+        assert least <= len(driver.world.tags()) <= PAGE
 
 
 async def test_for_whom_a_verdict_stands_is_looked_up_for_many_at_once(database: Database, driver: Driver) -> None:
