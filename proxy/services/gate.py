@@ -208,7 +208,7 @@ class Gate:
         That the upstream answered (``Checked.told``) is for the caller to note, who may do so for many at once:
         :meth:`storage.watching.WatchStore.turned`. Raises StorageError.
         """
-        ask = replace(self._ask(repository), background=True)
+        ask = self._ask(repository, background=True)
         try:
             async with asyncio.timeout(self._limits.request_timeout):
                 for attempt in range(_RACES):
@@ -418,9 +418,9 @@ class Gate:
         if self._on_refused is not None and decision.refusal is not None:
             self._on_refused(subject, decision.refusal, "; ".join(decision.reasons))
 
-    def _ask(self, repository: Repository) -> Ask:
+    def _ask(self, repository: Repository, *, background: bool = False) -> Ask:
         revision = self._revision
-        return Ask(revision, revision.rule(repository), repository)
+        return Ask(revision, revision.rule(repository), repository, background)
 
     async def _in_time(self, thing: Thing, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T | Refused:
         """Answer within ``limits.request_timeout``; trouble with our own storage is an outage, too."""

@@ -119,7 +119,7 @@ class Exchange:
         """
 
         async def once() -> Answer:
-            return await self._whole(await self._ask(request, by), limit, by)
+            return await self._whole(await self._ask(request, by), limit, by, head=request.method == "HEAD")
 
         return await self._persist(once, by, request)
 
@@ -259,9 +259,9 @@ class Exchange:
         name, _, seconds = more.partition("=")
         self.window = float((_number(seconds) if name.strip() == "w" else None) or 0)
 
-    async def _whole(self, reply: Reply, limit: int, by: float) -> Answer:
+    async def _whole(self, reply: Reply, limit: int, by: float, *, head: bool = False) -> Answer:
         with reply:
-            body = await reply.read(limit, by, self.stall) if reply.status == 200 else b""
+            body = await reply.read(limit, by, self.stall) if reply.status == 200 and not head else b""
             said = await self._settle(reply, by) if reply.status >= 400 else Complaint("", "")
         challenges = parse_challenges(reply.headers.getall("WWW-Authenticate", ()))
         insufficient = any(each.error == "insufficient_scope" for each in challenges)

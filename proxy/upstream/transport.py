@@ -10,11 +10,14 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from types import SimpleNamespace, TracebackType
+from contextvars import ContextVar
+from types import TracebackType
 from typing import Self
 
 import aiohttp
 import aiohttp.abc
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -205,23 +208,18 @@ class Transport:
         # Resolving and connecting have connect_timeout each; once connected, the timer is set to header_timeout.
         timer = asyncio.timeout_at(min(by, loop.time() + 2 * connect + 1.0))
         progress = _Progress(timer, by, wait)
+        token = _PROGRESS.set(progress)
         try:
             async with timer:
-                return await session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    data=form,
-                    allow_redirects=False,
-                    ssl=tls,
-                    trace_request_ctx=progress,
-                )
+                return await session.request(method, url, headers=headers, data=form, allow_redirects=False, ssl=tls)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 what = f"no answer from {host_of(url)}" if progress.connected else f"no connection to {host_of(url)}"
                 limit = f"within {wait if progress.connected else connect:g} s"
                 raise Outage(f"{what} {'in the time that was left for it' if timer.when() == by else limit}") from error
             raise explain(error, url, allow_private_hint=self._hint, connect=connect) from error
+        finally:
+            _PROGRESS.reset(token)
 
     @asynccontextmanager
     async def stream_slot(self) -> AsyncIterator[None]:
@@ -233,6 +231,9 @@ class Transport:
             self._streams.release()
 
     async def _acquire(self, slots: asyncio.Semaphore, by: float) -> None:
+        if not slots.locked():
+            await slots.acquire()  # at once: it needs no timer
+            return
         try:
             async with asyncio.timeout_at(by):
                 await slots.acquire()
@@ -261,14 +262,11 @@ class Transport:
 
     def _build(self) -> aiohttp.ClientSession:
         upstream, allow_private = self._upstream, self._upstream.allow_private
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             resolver=GuardedResolver(allow_private, upstream.connect_timeout, self._resolver),
             socket_factory=guarded_socket(allow_private),
             limit=0,  # bounded by our own slots, whose waiting time is nobody's outage
         )
-        progress = aiohttp.TraceConfig()
-        progress.on_connection_create_end.append(_connected)
-        progress.on_connection_reuseconn.append(_connected)
         return aiohttp.ClientSession(
             connector=connector,
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
@@ -278,7 +276,6 @@ class Transport:
             trust_env=False,
             requote_redirect_url=False,
             read_bufsize=READ_BUFFER,
-            trace_configs=[progress],
         )
 
     async def close(self) -> None:
@@ -303,5 +300,14 @@ class _Progress:
             self._timer.reschedule(min(self._by, asyncio.get_running_loop().time() + self._wait))
 
 
-async def _connected(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    context.trace_request_ctx.advance()
+#: Of the request that is being made.
+_PROGRESS: ContextVar[_Progress] = ContextVar("progress")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Says when a request has its connection. Tracing tells the same, at a price for each step that nobody follows."""
+
+    async def connect(self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        _PROGRESS.get().advance()
+        return connection

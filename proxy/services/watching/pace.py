@@ -14,6 +14,8 @@ TRICKLE = 60.0
 SLOWEST = 1 / 64
 #: How many requests without such an answer it takes to go at full rate again.
 RECOVERY = 200
+#: Timers have no finer hands, in seconds: who sleeps for less is woken at once, and would spin until the moment has come.
+TICK = 0.001
 #: Failures in a row after which an upstream counts as away; it is then tried after :data:`FIRST` seconds, and after twice as long
 #: each time, up to :data:`LAST`.
 FAILURES = 3
@@ -44,7 +46,7 @@ class Pace:
         self._rate, self._reserve = rate, reserve
 
     def wait(self, mono: float, allowance: Allowance) -> float:
-        """Seconds until the next request may go; 0: now."""
+        """Seconds until the next request may go, :data:`TICK` at least; 0: now."""
         if self._refusals is not None and allowance.refusals > self._refusals:
             self._part = max(SLOWEST, self._part / 2)
         self._refusals = allowance.refusals
@@ -56,7 +58,8 @@ class Pace:
                 # It has to be asked now and then: nothing else would tell that there is more again.
                 self.slow = Slow.LIMIT
                 waits.append(self._last + max(TRICKLE, allowance.window / max(1, allowance.limit)) - mono)
-        return max(0.0, *waits)
+        longest = max(waits)
+        return longest if longest >= TICK else 0.0
 
     def spent(self, mono: float, requests: int = 1) -> None:
         """So many requests have gone, or go now."""
