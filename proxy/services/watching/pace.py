@@ -16,6 +16,9 @@ SLOWEST = 1 / 64
 RECOVERY = 200
 #: Timers have no finer hands, in seconds: who sleeps for less is woken at once, and would spin until the moment has come.
 TICK = 0.001
+#: What is due within so many seconds goes together: apart, each would begin with everything it needs pushed out of the caches by
+#: the pulls. Ten a second, and less, are apart.
+TOGETHER = 0.08
 #: Failures in a row after which an upstream counts as away; it is then tried after :data:`FIRST` seconds, and after twice as long
 #: each time, up to :data:`LAST`.
 FAILURES = 3
@@ -30,7 +33,7 @@ class Slow(StrEnum):
 
 
 class Pace:
-    """Spaces the requests to one upstream: ``rate`` a second at most, fewer while it says so."""
+    """Spaces the requests to one upstream: ``rate`` a second, fewer while it says so; where that is many, a few go at once."""
 
     def __init__(self, rate: float, reserve: float) -> None:
         self._rate = rate
@@ -38,6 +41,7 @@ class Pace:
         self._part = 1.0  #: of the rate, after refusals
         self._last = float("-inf")
         self._next = float("-inf")
+        self._until = float("-inf")  #: what has its turn before goes with what went last
         self._refusals: int | None = None
         self.slow: Slow | None = None
 
@@ -49,8 +53,9 @@ class Pace:
         """Seconds until the next request may go, :data:`TICK` at least; 0: now."""
         if self._refusals is not None and allowance.refusals > self._refusals:
             self._part = max(SLOWEST, self._part / 2)
+            self._until = self._next
         self._refusals = allowance.refusals
-        waits = [self._next - mono, allowance.pause]
+        waits = [self._next - mono if self._next >= self._until else 0.0, allowance.pause]
         self.slow = Slow.REFUSED if self._part < 1 or allowance.pause > 0 else None
         if allowance.remaining is not None and allowance.limit is not None:
             left = allowance.remaining - self._reserve * allowance.limit
@@ -64,6 +69,8 @@ class Pace:
     def spent(self, mono: float, requests: int = 1) -> None:
         """So many requests have gone, or go now."""
         self._last = mono
+        if max(self._next, mono) >= self._until:
+            self._until = mono + TOGETHER
         self._next = max(self._next, mono) + requests / (self._rate * self._part)
         self._part = min(1.0, self._part + requests / RECOVERY)
 

@@ -380,7 +380,7 @@ async def test_misbehaviour_is_told_of_the_upstream_once(database: Database, dri
     driver.fresh()
     await driver.run(INTERVAL / 2)
     assert EventType.UPSTREAM_MISBEHAVING in await driver.open()
-    await driver.run(INTERVAL)
+    await driver.run(INTERVAL + 10)
     assert await driver.open() == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -35,6 +37,47 @@ def test_requests_are_spaced() -> None:
     assert pace.slow is None
     pace.adopt(100, 0.5)
     assert went(pace, 10, start=3000) == pytest.approx(1000, abs=3)
+
+
+def moments(pace: Pace, count: int) -> list[float]:
+    """When the next requests go, where each is wanted as soon as it may."""
+    mono, found = 0.0, []
+    for _ in range(count):
+        mono += pace.wait(mono, FREE)
+        pace.spent(mono)
+        found.append(mono)
+    return found
+
+
+@pytest.mark.parametrize(("rate", "together"), [(0.5, 1), (10, 1), (12, 1), (40, 4), (210, 17)])
+def test_many_go_together_few_apart(rate: float, together: int) -> None:
+    """Only what would be due within a moment: never more than that beyond the rate, however long it goes on."""
+    went = moments(Pace(rate, 0.5), 50 * together)
+    assert went[0] == 0
+    sizes = Counter(went)
+    assert set(sizes.values()) == {together}
+    starts = sorted(sizes)
+    assert [later - start for start, later in pairwise(starts)] == pytest.approx([together / rate] * (len(starts) - 1))
+
+
+def test_what_was_too_much_ends_what_goes_together() -> None:
+    """A refusal in the middle: the rest of them waits for its own turn."""
+    pace = Pace(100, 0.5)
+    for _ in range(3):
+        assert pace.wait(0, FREE) == 0
+        pace.spent(0)
+    assert pace.wait(0.001, Allowance(refusals=1)) == pytest.approx(0.029)
+
+
+def test_nobody_sleeps_for_less_than_timers_can() -> None:
+    """Woken a little early, as timers do: it goes, in place of sleeping for nothing again and again."""
+    pace = Pace(10, 0.5)
+    pace.spent(0)
+    assert pace.wait(0, FREE) == pytest.approx(0.1)
+    assert pace.wait(0.0985, FREE) == pytest.approx(0.0015)
+    assert pace.wait(0.0995, FREE) == 0
+    pace.spent(0.0995)
+    assert pace.wait(0.0995, FREE) == pytest.approx(0.1005), "what went early is not gained"
 
 
 def test_promise_33_too_many_requests_make_it_slower_for_a_while() -> None:
