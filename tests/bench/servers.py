@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests.simulator.images import Image
 from tests.tools import find, free_port
 
 #: Longest that any of them may take to answer ``/v2/``.
@@ -155,8 +158,31 @@ def _registry(base: Path, name: str, more: str) -> Server:
 
 def nginx(base: Path, files: Path, media_type: str) -> Server:
     """One nginx worker over the static copy, set up as one sets it up for static files that do not change."""
-    folder, port = _folder(base, "nginx"), free_port()
     files.mkdir(exist_ok=True)
+    return _nginx(base, "nginx", files, f"location ~ /manifests/ {{ default_type {media_type}; }}")
+
+
+def every_tag(base: Path, manifest: Image, listed: Sequence[str]) -> Server:
+    """An upstream that has every tag of every repository: each names ``manifest``, and each repository lists ``listed``.
+
+    A registry with 100,000 tags takes minutes to fill; and this one takes next to nothing of the machine that is measured.
+    """
+    files = base / "every-tag-files"
+    files.mkdir()
+    (files / "manifest").write_bytes(manifest.body)
+    (files / "tags").write_text(json.dumps({"tags": listed}))
+    return _nginx(
+        base,
+        "every-tag",
+        files,
+        f"location ~ /manifests/ {{ default_type {manifest.media_type}; "
+        f"add_header Docker-Content-Digest {manifest.digest}; rewrite ^ /manifest break; }}",
+        "location ~ /tags/list$ { default_type application/json; rewrite ^ /tags break; }",
+    )
+
+
+def _nginx(base: Path, name: str, files: Path, *locations: str) -> Server:
+    folder, port = _folder(base, name), free_port()
     temporary = "".join(
         f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -170,12 +196,10 @@ def nginx(base: Path, files: Path, media_type: str) -> Server:
         "    keepalive_requests 1000000000;\n    open_file_cache max=1000;\n"
         "    server {\n"
         f"        listen 127.0.0.1:{port};\n        root {files};\n        default_type application/octet-stream;\n"
-        "        location = /v2/ { return 200; }\n"
-        f"        location ~ /manifests/ {{ default_type {media_type}; }}\n"
-        "    }\n}\n"
+        "        location = /v2/ { return 200; }\n" + "".join(f"        {location}\n" for location in locations) + "    }\n}\n"
     )
     command = (_program("nginx"), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf"))
-    return Server("nginx", port, command, folder)
+    return Server(name, port, command, folder)
 
 
 def tagstone(base: Path, name: str, upstream_port: int, key: bytes, more: str = "") -> Server:

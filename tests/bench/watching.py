@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,13 +26,14 @@ from tests.bench.clients import MIB, Wrong, fetch, wrk
 from tests.bench.measures import Plan
 from tests.bench.report import Line, Target
 from tests.bench.servers import Server
-from tests.bench.tags import IMAGE, LISTED
-from tests.tools import free_port
+from tests.simulator.images import image
 
 #: The rate of warm pulls with pins, as a part of that without.
 WARM = Target(0.95, True)
 _REGISTRY = "reg.example"
-_ROOT = Path(__file__).parents[2]
+IMAGE = image("bench")
+#: Tags of each repository.
+LISTED = [f"t{number}" for number in range(50)]
 _PAGE = 5000
 #: A process is some percent faster or slower than its like for as long as it lives: each server is started so many times for
 #: each round of the plan, and measured so many times while it lives.
@@ -47,16 +47,14 @@ def watching(plan: Plan, base: Path, note: Callable[[str], None]) -> list[Line]:
 
     Of the ratios the quieter half of the rounds counts: where others take a part of the machine, they do not take it evenly.
     """
-    port, folder = free_port(), base / "tags"
-    folder.mkdir()
-    upstream = Server("tags", port, ("env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "tests.bench.tags", str(port)), folder)
+    upstream = servers.every_tag(base, IMAGE, LISTED)
     made = {}
     for name, pins, more in (
         ("empty", 0, ""),
         ("shipped", plan.pins, ""),
         ("hourly", plan.pins, f"watch: {{rate: {_rate(plan)}/s}}\n"),
     ):
-        made[name] = servers.tagstone(base, f"watch-{name}", port, b"", more)
+        made[name] = servers.tagstone(base, f"watch-{name}", upstream.port, b"", more)
         note(f"{pins} pins")
         asyncio.run(fill(made[name].folder / "data" / "tagstone.db", pins))
     size = (made["hourly"].folder / "data" / "tagstone.db").stat().st_size

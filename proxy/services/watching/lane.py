@@ -31,12 +31,12 @@ from storage.watching import PHASES, Hand, Round, Seen, Turn, WatchStore
 log = structlog.get_logger("tagstone.watch")
 
 #: How many turns are read, and kept, at once.
-PAGE = 50
+PAGE = 100
 #: Longest and shortest time between two looks at whose turn it is, in seconds.
 LOOK, SOONEST = 15.0, 0.05
 #: Where few have their turn at once, so many seconds pass before the next look, but not more than this part of a turn: looking,
 #: and writing down what was seen, costs about as much for one as for all of a page.
-GATHER, PART = 1.0, 1 / 100
+GATHER, PART = 3.0, 1 / 100
 #: What could not be asked is asked again after so many seconds, twice as many the next time, so many times; and so many of it
 #: are remembered.
 AGAIN, TIMES, MOST = 15.0, 3, 1000
