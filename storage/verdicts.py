@@ -39,7 +39,10 @@ class VerdictStore:
         self._database = database
 
     async def standing(self, questions: Mapping[str, str], now: datetime) -> dict[str, Pin]:
-        """Of pins, as name → question, those for which a verdict stands, as they are now."""
+        """Of pins, as name → question, those for which a verdict stands, as they are now.
+
+        None that is revoked: it would be restored, which is for whoever looks at the verdict in that moment.
+        """
         return await self._database.read(_standing, questions, {"now": now, "latest": now + SKEW})
 
     async def lacking(
@@ -75,7 +78,7 @@ _STANDS = (
     )
     .correlate(pins, _asked)
 )
-_STANDING = select(pins).join_from(_asked, pins, pins.c.name == _asked.c.key).where(_STANDS)
+_STANDING = select(pins).join_from(_asked, pins, pins.c.name == _asked.c.key).where(pins.c.state != PinState.REVOKED, _STANDS)
 _page = (
     select(pins.c.name, pins.c.repository)
     .where(pins.c.name > bindparam("after"), pins.c.name < bindparam("end"))

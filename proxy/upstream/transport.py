@@ -220,6 +220,7 @@ class Transport:
             raise explain(error, url, allow_private_hint=self._hint, connect=connect) from error
         finally:
             _PROGRESS.reset(token)
+            progress.end()
 
     @asynccontextmanager
     async def stream_slot(self) -> AsyncIterator[None]:
@@ -289,15 +290,19 @@ class _Progress:
     """Sets the timer of a request anew as soon as it has a connection."""
 
     def __init__(self, timer: asyncio.Timeout, by: float, wait: float) -> None:
-        self._timer = timer
+        self._timer: asyncio.Timeout | None = timer
         self._by = by
         self._wait = wait
         self.connected = False
 
     def advance(self) -> None:
         self.connected = True
-        if not self._timer.expired():
+        if self._timer is not None and not self._timer.expired():
             self._timer.reschedule(min(self._by, asyncio.get_running_loop().time() + self._wait))
+
+    def end(self) -> None:
+        """Let go of the timer, which knows its task: a connection remembers the context that it was opened in."""
+        self._timer = None
 
 
 #: Of the request that is being made.

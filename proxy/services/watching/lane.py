@@ -37,6 +37,8 @@ LOOK, SOONEST = 15.0, 0.05
 #: Where few have their turn at once, so many seconds pass before the next look, but not more than this part of a turn: looking,
 #: and writing down what was seen, costs about as much for one as for all of a page.
 GATHER, PART = 3.0, 1 / 100
+#: What was looked up for a page is taken at its word for so many seconds. Later in a slow page, each check looks for itself.
+FRESH = 15.0
 #: What could not be asked is asked again after so many seconds, twice as many the next time, so many times; and so many of it
 #: are remembered.
 AGAIN, TIMES, MOST = 15.0, 3, 1000
@@ -221,6 +223,7 @@ class Lane:
             pace = CATCH_UP if course.late(tools.clock(), turn) > 1 else 1.0
             # Something new may have its turn before what is there now.
             return turn / 8 if ahead is None else min(turn / 8, turn * ahead / PHASES / pace)
+        looked = tools.mono()
         standing = await self._standing(turns) if which is Round.PINS else {}
         places: dict[str, int] = {}
         room = asyncio.Semaphore(settings.concurrency if which is Round.PINS else 1)
@@ -233,7 +236,8 @@ class Lane:
                     wait = await self._room()
                     if wait > 0 or self._health.away or settings is not self._settings or self._trouble is not None:
                         break
-                    group.create_task(self._visit(each, standing.get(each.name), room))
+                    fresh = tools.mono() - looked < FRESH
+                    group.create_task(self._visit(each, standing.get(each.name) if fresh else None, room))
                     places[each.name] = moved((position + each.ahead) % PHASES, settings.jitter)
                 passed = each.ahead
             else:

@@ -13,7 +13,7 @@ from storage import verdicts as module
 from storage.catalog import Catalog
 from storage.database import Database
 from storage.pins import PinStore
-from storage.records import Kind
+from storage.records import Kind, PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
 from storage.verdicts import SKEW, VerdictStore
 from tests.unit.storage.values import APP, AT, LATER, OTHER, block, digest, edge, first_pin, manifest, overwrite, pinned, verdict
@@ -74,6 +74,16 @@ async def test_what_is_blocked_does_not_stand(pins: PinStore, catalog: Catalog, 
     assert await standing(verdicts, *tags) == {"good", "index"}
 
 
+async def test_what_is_revoked_does_not_stand(pins: PinStore, catalog: Catalog, verdicts: VerdictStore) -> None:
+    """Whatever its verdict says by now: nobody restores a pin by what was looked up a while ago."""
+    await accept(catalog, "good", "revoked")
+    await pinned(pins, first_pin("good", "good"))
+    before = await pinned(pins, first_pin("revoked", "revoked"))
+    change = PinChange(APP, "revoked", PinAction.REVOKED, LATER, "upstream", "blocked", before.digest, before.digest)
+    await pins.apply(PinWrite(before, replace(before, state=PinState.REVOKED), change))
+    assert await standing(verdicts, "good", "revoked") == {"good"}
+
+
 async def test_a_pin_is_told_as_it_is_now(pins: PinStore, catalog: Catalog, verdicts: VerdictStore) -> None:
     """With its candidate and version, for the decision that follows; names of which nothing is known are left out."""
     await accept(catalog, "v1")
@@ -113,8 +123,10 @@ async def test_neither_edges_nor_pins_are_gone_through(database: Database) -> No
         text = str(statement.compile(dialect=connection.dialect))
         return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", ("{}",) * text.count("?"))]
 
-    for statement in (module._STANDING, module._LACKING):
+    for statement, given in ((module._STANDING, "SCAN asked"), (module._LACKING, "SEARCH asked")):
         lines = await database.read(plan, statement)
         assert any("ix_edges_child" in line for line in lines)
+        assert "MATERIALIZE asked" in lines
+        assert any(line.startswith(given) for line in lines), "what is given is gone through once, or searched"
         scans = [line for line in lines if line.startswith("SCAN") and "asked" not in line and "VIRTUAL TABLE" not in line]
         assert scans == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 import ssl
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,31 @@ async def test_promises_14_27_28_29_bodies_and_heads(answer: bytes, error: Any, 
     async with raw(answer) as url, client(url, limits={"manifest_size": 1000}) as upstreams:
         with pytest.raises(error, match=words):
             await upstreams.manifest(REPOSITORY, "1.0")
+
+
+@pytest.mark.parametrize(
+    "header", [b"Content-Length: 99999999", b"Content-Encoding: gzip\r\nContent-Length: 3", b"Transfer-Encoding: chunked"]
+)
+async def test_a_head_has_no_body_to_refuse(header: bytes) -> None:
+    """What it says of a body that nobody sends is for whoever gets that; the connection is free at once."""
+    answer = HEAD + b"Docker-Content-Digest: " + str(LAYER.digest).encode() + b"\r\n" + header + b"\r\n\r\n"
+    options: dict[str, Any] = {"connections": 1, "queue_timeout": 0.5}
+    async with raw(answer) as url, client(url, limits={"manifest_size": 1000}, **options) as upstreams:
+        for _ in range(3):
+            assert await upstreams.head(REPOSITORY, "1.0") == LAYER.digest
+
+
+async def test_a_connection_keeps_nothing_of_who_opened_it() -> None:
+    """What asked first is gone when it has ended, though its connection waits for the next."""
+    async with serve(plain) as server, client(server) as upstreams:
+        task = asyncio.create_task(upstreams.manifest(REPOSITORY, "1.0"))
+        await task
+        gone = weakref.ref(task)
+        del task
+        await asyncio.sleep(0)
+        gc.collect()
+        assert gone() is None
+        assert (await upstreams.manifest(REPOSITORY, "1.0")).body == MANIFEST
 
 
 async def test_identity_is_an_encoding_like_none() -> None:

@@ -19,7 +19,7 @@ from proxy.services.checks import Checked, Result, Standing
 from proxy.services.metrics import Metrics
 from proxy.services.watching import course
 from proxy.services.watching import lane as module
-from proxy.services.watching.lane import AGAIN, PAGE, Lane, Tools
+from proxy.services.watching.lane import AGAIN, FRESH, PAGE, Lane, Tools
 from proxy.services.watching.pace import FAILURES
 from proxy.services.watching.tags import Listing
 from proxy.settings import Watch
@@ -213,6 +213,33 @@ async def test_for_whom_a_verdict_stands_is_looked_up_for_many_at_once(database:
     (known,) = driver.world.stood
     assert (known.pin.tag, known.pin.digest, known.question) == ("t0", digest("t0"), "today")
     assert known.verdict.accepted
+
+
+async def test_what_was_looked_up_long_ago_is_looked_up_again(
+    database: Database, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a slow page: the first checks go by what was found for all of them, the later ones by what they find themselves."""
+    monkeypatch.setattr(course, "STRIDE", INTERVAL)
+    await pin(database, 10)
+    for number in range(10):
+        new = first_pin(f"t{number}").new
+        assert new is not None
+        accepted = replace(verdict("x", fingerprint="today"), digest=new.digest, decided_at=AT)
+        await Catalog(database).record(APP, manifest=replace(manifest("x"), digest=new.digest), edges=(), verdict=accepted)
+    driver.lane.adopt(driver.settings.model_copy(update={"rate": 1.0, "concurrency": 1}))
+    given: list[bool] = []
+
+    async def slow(repository: Repository, tag: str, standing: Standing | None = None) -> Checked:
+        given.append(standing is not None)
+        driver.world.seconds += FRESH / 2.5
+        return Checked(repository, tag, Result.UNCHANGED, first_pin(tag).new, "", True, True)
+
+    cast("Any", driver.world).check = slow
+    await driver.lane._pins(INTERVAL)
+    driver.world.seconds += INTERVAL
+    await driver.lane._pins(INTERVAL)
+    assert len(given) == 10
+    assert given == [True] * 3 + [False] * 7
 
 
 async def test_what_was_pulled_lately_is_passed_over(database: Database, driver: Driver) -> None:
