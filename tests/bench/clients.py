@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 from tests.bench.images import digest_of
 from tests.bench.servers import Server
@@ -18,6 +20,8 @@ from tests.tools import find
 
 _ACCEPT = ", ".join(images.MANIFEST_TYPES)
 _TIMEOUT = 600
+#: Seconds in which a wrk connects.
+_WARM_UP = 0.3
 MIB = 1 << 20
 
 
@@ -59,6 +63,44 @@ def wrk(server: Server, path: str, seconds: float, connections: int = 32, thread
     if rate is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise Wrong(f"wrk against {server.name}{path}:\n{done.stdout}{done.stderr}")
     return float(rate[1])
+
+
+class Load:
+    """A wrk that goes on only while it is let: so several servers are measured side by side, in turns too short for wrk's own.
+
+    As a context manager it starts, held, and is ended.
+    """
+
+    def __init__(self, server: Server, path: str, connections: int = 32) -> None:
+        self._name = server.name
+        url = f"http://127.0.0.1:{server.port}{path}"
+        self._command = ("-t1", f"-c{connections}", "-d3600s", "--timeout", "600s", "-H", f"Accept: {_ACCEPT}", url)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen((find("wrk") or "wrk", *self._command), stdout=subprocess.DEVNULL)
+        try:
+            self.go(_WARM_UP)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def go(self, seconds: float) -> float:
+        """Let it go for so long; the seconds that it was. Raises Wrong where it has ended."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            raise Wrong(f"wrk against {self._name} has ended")
+        began = time.perf_counter()
+        process.send_signal(signal.SIGCONT)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGSTOP)
+        return time.perf_counter() - began
 
 
 def curl(server: Server, path: str, size: int) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import http.client
 import re
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from storage.records import PinState
 from storage.reference import Repository
 from storage.watching import place
 from tests.bench import servers
-from tests.bench.clients import MIB, Wrong, fetch, wrk
+from tests.bench.clients import MIB, Load, Wrong, fetch
 from tests.bench.measures import Plan
 from tests.bench.report import Line, Target
 from tests.bench.servers import Server
@@ -36,17 +36,17 @@ IMAGE = image("bench")
 LISTED = [f"t{number}" for number in range(50)]
 _PAGE = 5000
 #: A process is some percent faster or slower than its like for as long as it lives: each server is started so many times for
-#: each round of the plan, and measured so many times while it lives.
-_LIVES, _TURNS = 3, 7
+#: each round of the plan.
+_LIVES = 3
+#: What runs beside a virtual machine makes it a third slower and faster within a second: a turn is so many seconds, and a server
+#: has so many while it lives, for each second that a wrk runs elsewhere.
+_SLICE, _TURNS = 0.25, 5.4
 #: So long the watcher may take to have checked something.
 _PATIENCE = 120.0
 
 
 def watching(plan: Plan, base: Path, note: Callable[[str], None]) -> list[Line]:
-    """The same server without pins, with many as shipped, and with all of them checked within an hour; pulls in turns.
-
-    Of the ratios the quieter half of the rounds counts: where others take a part of the machine, they do not take it evenly.
-    """
+    """The same server without pins, with many as shipped, and with all of them checked within an hour; pulls in turns."""
     upstream = servers.every_tag(base, IMAGE, LISTED)
     made = {}
     for name, pins, more in (
@@ -58,70 +58,66 @@ def watching(plan: Plan, base: Path, note: Callable[[str], None]) -> list[Line]:
         note(f"{pins} pins")
         asyncio.run(fill(made[name].folder / "data" / "tagstone.db", pins))
     size = (made["hourly"].folder / "data" / "tagstone.db").stat().st_size
-    rates: dict[str, list[float]] = {name: [] for name in made}
-    checks: dict[str, list[float]] = {name: [] for name in made}
-    memory: dict[str, list[int]] = {name: [] for name in made}
-    stolen: list[int] = []
+    seen = {name: _Seen() for name in made}
     with upstream:
         for life in range(_LIVES * plan.rounds):
             note(f"warm tag manifest, start {life + 1} of {_LIVES * plan.rounds}")
-            _live(made, plan.seconds / 5, rates, checks, memory, stolen)
-    most = statistics.median(stolen)
-    quiet = [number for number, ticks in enumerate(stolen) if ticks <= most]
-
-    def part(name: str) -> float:
-        return statistics.median(rates[name][number] / rates["empty"][number] for number in quiet)
-
+            _live(made, round(_TURNS * plan.seconds), seen)
+    empty, shipped, hourly = seen["empty"], seen["shipped"], seen["hourly"]
     return [
-        Line(f"{plan.pins:,} pins: warm tag manifest", "requests/s", statistics.median(rates["shipped"]), {}),
-        Line("  by that without pins", "ratio", part("shipped"), {}, (WARM,)),
-        Line("  checks by the watcher meanwhile, as shipped", "checks/s", statistics.mean(checks["shipped"]), {}),
-        Line("  by that without pins, all checked within an hour", "ratio", part("hourly"), {}, (WARM,)),
-        Line("  checks by the watcher meanwhile", "checks/s", statistics.mean(checks["hourly"]), {}),
-        Line("  peak resident memory", "MiB", max(memory["hourly"]) / MIB, {}),
-        Line("  more than without pins", "MiB", (max(memory["hourly"]) - max(memory["empty"])) / MIB, {}, (Target(16, False),)),
+        Line(f"{plan.pins:,} pins: warm tag manifest", "requests/s", shipped.rate, {}),
+        Line("  by that without pins", "ratio", shipped.rate / empty.rate, {}, (WARM,)),
+        Line("  checks by the watcher meanwhile, as shipped", "checks/s", shipped.checks / shipped.lived, {}),
+        Line("  by that without pins, all checked within an hour", "ratio", hourly.rate / empty.rate, {}, (WARM,)),
+        Line(
+            "  checks by the watcher meanwhile", "checks/s", hourly.checks / hourly.lived, {}, (Target(plan.pins / 3600, True),)
+        ),
+        Line("  peak resident memory", "MiB", hourly.memory / MIB, {}),
+        Line("  more than without pins", "MiB", (hourly.memory - empty.memory) / MIB, {}, (Target(16, False),)),
         Line("  database", "MiB", size / MIB, {}),
         Line("  database, for each pin", "bytes", size / plan.pins, {}),
     ]
 
 
-def _live(
-    made: Mapping[str, Server],
-    seconds: float,
-    rates: Mapping[str, list[float]],
-    checks: Mapping[str, list[float]],
-    memory: Mapping[str, list[int]],
-    stolen: list[int],
-) -> None:
-    """Start them, measure them in turns, and end them; what was seen is added to ``rates``, ``checks`` (a second), ``memory``.
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of a server in all its lives."""
 
-    ``stolen``: what other machines on the same hardware took of this one's processors in each round, in ticks.
-    """
+    requests: float = 0.0  #: that were answered in its turns
+    seconds: float = 0.0  #: that its turns took together
+    checks: float = 0.0
+    lived: float = 0.0  #: seconds, those of the others' turns too
+    memory: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Requests a second in its turns."""
+        return self.requests / self.seconds
+
+
+def _live(made: Mapping[str, Server], turns: int, seen: Mapping[str, _Seen]) -> None:
+    """Start them, measure them in so many turns, and end them; what was seen is added to ``seen``."""
     with ExitStack() as stack:
-        order = [(name, stack.enter_context(server)) for name, server in made.items()]
-        path = order[0][1].manifest_path("unsigned/warm", "v1")
-        for _, server in order:
+        running = {name: stack.enter_context(server) for name, server in made.items()}
+        path = running["empty"].manifest_path("unsigned/warm", "v1")
+        for name, server in running.items():
             fetch(server, path, str(IMAGE.digest))
-        for name, server in order:
             if name != "empty":
                 _until_watched(server)
-        began, before = time.perf_counter(), {name: _checks(server) for name, server in order}
-        for _ in range(_TURNS):
-            # Short ones beside each other, in turns the first: what else the machine does comes and goes.
-            ticks = _stolen()
-            for name, server in order:
-                rates[name].append(wrk(server, path, seconds))
-            stolen.append(_stolen() - ticks)
+        order = [(name, stack.enter_context(Load(server, path))) for name, server in running.items()]
+        time.sleep(_SLICE)
+        began, before = time.perf_counter(), {name: (_answers(server), _checks(server)) for name, server in running.items()}
+        for _ in range(turns):
+            for name, load in order:
+                seen[name].seconds += load.go(_SLICE)
             order.append(order.pop(0))  # never one twice in a row: the second time it would be warmer
-        took = time.perf_counter() - began
-        for name, server in order:
-            checks[name].append((_checks(server) - before[name]) / took)
-            memory[name].append(server.peak_memory())
-
-
-def _stolen() -> int:
-    """Ticks that this machine would have run for if another had not (``proc(5)``, ``/proc/stat``)."""
-    return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+        time.sleep(_SLICE)  # what was under way is answered
+        for name, server in running.items():
+            answers, checks = before[name]
+            seen[name].requests += _answers(server) - answers
+            seen[name].checks += _checks(server) - checks
+            seen[name].lived += time.perf_counter() - began
+            seen[name].memory = max(seen[name].memory, server.peak_memory())
 
 
 def _rate(plan: Plan) -> int:
@@ -206,13 +202,15 @@ def _until_watched(server: Server) -> None:
 
 def _checks(server: Server) -> float:
     """How many checks the watcher has made; all of them must have confirmed the pin."""
-    found = dict(_samples(server))
-    if other := set(found) - {"unchanged"}:
-        raise Wrong(f"{server.name} found pins {', '.join(sorted(other))}")
-    return sum(found.values())
+    return _counted(server, "tagstone_watch_checks_total", "result", "unchanged")
 
 
-def _samples(server: Server) -> Iterator[tuple[str, float]]:
+def _answers(server: Server) -> float:
+    """How many requests were answered; all of them must have been served."""
+    return _counted(server, "tagstone_responses_total", "status", "200")
+
+
+def _counted(server: Server, counter: str, label: str, good: str) -> float:
     port = re.search(r"admin: \{listen: 127\.0\.0\.1:(\d+)\}", (server.folder / "tagstone.yaml").read_text())
     assert port is not None
     connection = http.client.HTTPConnection("127.0.0.1", int(port[1]), timeout=30)
@@ -221,5 +219,7 @@ def _samples(server: Server) -> Iterator[tuple[str, float]]:
         text = connection.getresponse().read().decode()
     finally:
         connection.close()
-    for result, count in re.findall(r'tagstone_watch_checks_total\{result="([a-z]+)"[^}]*\} ([0-9.e+]+)', text):
-        yield result, float(count)
+    found = dict(re.findall(rf'{counter}\{{{label}="([a-z0-9]+)"[^}}]*\}} ([0-9.e+]+)', text))
+    if other := set(found) - {good}:
+        raise Wrong(f"{server.name}: {counter} with {label} {', '.join(sorted(other))}")
+    return sum(map(float, found.values()))
