@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -49,15 +48,6 @@ class Recording:
 
     async def close(self) -> None:
         """Nothing to close."""
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,15 +25,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 async def subjects(database: Database) -> list[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -118,13 +117,10 @@ def policy_of(**more: object) -> SinkPolicy:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(database: Database) -> Database:
     """A fresh database that knows the sink."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
     await Deliveries(database).register(("a",), START)
-    yield database
-    await database.close()
+    return database
 
 
 async def test_what_is_told_is_sent_once_in_order(database: Database) -> None:

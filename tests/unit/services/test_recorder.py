@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -25,15 +24,6 @@ from tests.unit.storage.values import APP, digest
 
 ALICE = "user:alice"
 KEPT = PullRecords(keep=60.0)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
 
 
 def manifest(what: str = "one") -> ServedManifest:

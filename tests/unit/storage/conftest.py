@@ -53,15 +53,6 @@ def store(make_store: MakeStore) -> FilesystemBlobStore:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A fresh database."""
-    database = Database(tmp_path / "tagstone.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 def pins(database: Database) -> PinStore:
     """The pins on it."""
     return PinStore(database)
