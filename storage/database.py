@@ -21,7 +21,6 @@ What is promised:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 from collections import deque
@@ -59,6 +58,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from storage import tables
 from storage.errors import DatabaseUnavailable, SchemaMismatch
 from storage.files import Owner
+from storage.locking import locked
 
 #: Connections for reading, and threads for them; one of them is kept by :meth:`Database.commit_mark`.
 READERS = 5
@@ -375,19 +375,13 @@ class Database:
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Hold the lock file: switching to WAL does not wait for SQLite's own lock, and a migration may take longer than it."""
-        deadline = asyncio.get_running_loop().time() + MIGRATION_WAIT
         with self._translated():
-            lock = self._owned(os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            try:
+                lock = await locked(self.path.with_name(f"{self.path.name}.lock"), MIGRATION_WAIT, self._owner)
+            except TimeoutError as error:
+                message = f"database {self.path} has been under migration by another process for {MIGRATION_WAIT:g} s"
+                raise DatabaseUnavailable(message) from error
         try:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if asyncio.get_running_loop().time() > deadline:
-                        message = f"database {self.path} has been under migration by another process for {MIGRATION_WAIT:g} s"
-                        raise DatabaseUnavailable(message) from error
-                    await asyncio.sleep(0.02)
             yield
         finally:
             os.close(lock)

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from storage.errors import KeyUnusable
 from storage.files import owner_of
+from storage.locking import locked
 from storage.notes import MalformedNote, SignerKey, VerifierKey
 
 #: Bytes of the longest key file that is read: some hundred rotations.
 _MAX_FILE = 64 << 10
 _UNTIL = " until "
+#: Seconds that another process is waited for which changes the key.
+CHANGE_WAIT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,22 @@ def load_or_make(path: Path, name: str | None) -> Keyring:
 def store(path: Path, keyring: Keyring) -> None:
     """Put other keys in the place of the file's, wholly or not at all. Raises :class:`KeyUnusable`."""
     _write(path, keyring, replace=True)
+
+
+@asynccontextmanager
+async def changing(path: Path) -> AsyncIterator[None]:
+    """Nobody else changes the key, nor tells of a change, while this is held. Raises :class:`KeyUnusable`."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = await locked(path.with_name(f"{path.name}.lock"), CHANGE_WAIT, owner_of(path, path.parent))
+    except TimeoutError as error:
+        raise KeyUnusable(f"the ledger's key {path} has been changed by another process for {CHANGE_WAIT:g} s") from error
+    except OSError as error:
+        raise KeyUnusable(f"{path}.lock cannot be held to change the ledger's key: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _write(path: Path, keyring: Keyring, *, replace: bool) -> None:

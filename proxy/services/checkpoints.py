@@ -7,9 +7,10 @@ signed, and every entry since then must be what was hashed when it was written. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -33,6 +34,8 @@ log = structlog.get_logger("tagstone.checkpoints")
 KEY_FILE = "ledger.key"
 #: The subject of events about the ledger as a whole.
 SUBJECT = "ledger"
+
+_Changing = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Signer:
@@ -89,6 +92,10 @@ class Signer:
         Raises LedgerDamaged when the tree is not the one that was signed before, with more entries behind it, and other errors
         of the storage when it cannot be told.
         """
+        return await self._sign(partial(keyring.changing, self._key_file))
+
+    async def _sign(self, changing: _Changing) -> Kept | None:
+        """Sign; ``changing`` keeps others from changing keys, and is entered where the ledger does not name the current one."""
         last = await self._checkpoints.newest()
         if self._last is not None and (last is None or last.size < self._last.size):
             problem = f"a checkpoint over {self._last.size} entries was signed, and it is not kept any more"
@@ -96,7 +103,7 @@ class Signer:
         # Read after that checkpoint: whatever it was signed by is known, also if the key was changed at this moment.
         ring = await asyncio.to_thread(self._ring, last)
         frontier = Frontier() if last is None else await self._signed(last, ring)
-        ring, size = await self._entered(ring, last)
+        ring, size = await self._entered(ring, last, changing)
         if last is not None and size == last.size:
             self._last = last
             return None
@@ -115,12 +122,14 @@ class Signer:
 
         A last checkpoint by the present key alone comes first, and the entry that hands over is under both.
         """
-        await self.sign()
-        before = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
-        now = self._clock()
-        after = before.rotated(now, now + overlap)
-        await asyncio.to_thread(keyring.store, self._key_file, after)
-        await self._ledger.succeed(Entry(EntryKind.KEY, before.current.name, now, by, reason, None, str(after.current.verifier)))
+        async with keyring.changing(self._key_file):
+            await self._sign(nullcontext)
+            before = await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
+            now = self._clock()
+            after = before.rotated(now, now + overlap)
+            key = str(after.current.verifier)
+            await asyncio.to_thread(keyring.store, self._key_file, after)
+            await self._ledger.succeed(Entry(EntryKind.KEY, before.current.name, now, by, reason, None, key))
         await self.sign()
         return after
 
@@ -130,19 +139,20 @@ class Signer:
         What was signed until now is checked by the keys that the ledger itself names; observers have to be told the new one.
         Raises KeyUnusable where there is a file.
         """
-        if await asyncio.to_thread(keyring.load, self._key_file) is not None:
-            raise KeyUnusable(f"the ledger's key is not lost, it is in {self._key_file}")
-        last = await self._checkpoints.newest()
-        if last is not None:
-            named: list[VerifierKey] = []
-            for each in await self._ledger.newest(EntryKind.KEY, PAGE):
-                with suppress(MalformedNote):  # what is no key has signed nothing
-                    named.append(VerifierKey.parse(each.read().to or ""))
-            ring = Keyring(SignerKey.generate(last.read()[1].origin), (), tuple(dict.fromkeys(named)))
-            await self._signed(last, ring)
-            await asyncio.to_thread(keyring.store, self._key_file, ring)
-            key = ring.current
-            await self._ledger.succeed(Entry(EntryKind.KEY, key.name, self._clock(), by, reason, None, str(key.verifier)))
+        async with keyring.changing(self._key_file):
+            if await asyncio.to_thread(keyring.load, self._key_file) is not None:
+                raise KeyUnusable(f"the ledger's key is not lost, it is in {self._key_file}")
+            last = await self._checkpoints.newest()
+            if last is not None:
+                named: list[VerifierKey] = []
+                for each in await self._ledger.newest(EntryKind.KEY, PAGE):
+                    with suppress(MalformedNote):  # what is no key has signed nothing
+                        named.append(VerifierKey.parse(each.read().to or ""))
+                ring = Keyring(SignerKey.generate(last.read()[1].origin), (), tuple(dict.fromkeys(named)))
+                await self._signed(last, ring)
+                await asyncio.to_thread(keyring.store, self._key_file, ring)
+                key = ring.current
+                await self._ledger.succeed(Entry(EntryKind.KEY, key.name, self._clock(), by, reason, None, str(key.verifier)))
         await self.sign()
         return await asyncio.to_thread(keyring.load_or_make, self._key_file, self._origin)
 
@@ -155,27 +165,33 @@ class Signer:
             )
         return keyring.load_or_make(self._key_file, self._origin)
 
-    async def _entered(self, ring: Keyring, last: Kept | None) -> tuple[Keyring, int]:
+    async def _entered(self, ring: Keyring, last: Kept | None, changing: _Changing) -> tuple[Keyring, int]:
         """The keys by which a tree of this size is to be signed: the ledger names the current one as its last.
 
         Where it does not, that is entered: at first, and after a rotation that broke off. But others may be rotating it now, who
-        write the file first: so what the file says is asked again, and the entry is made once, whoever makes it.
+        write the file first, then who did it and why: they are waited for, and what the file says is asked again.
         """
         while True:
             size = await self._ledger.size()
-            newest = await self._ledger.newest(EntryKind.KEY)
-            named = newest[0].read().to if newest else None
+            index, named = await self._named()
             if named == str(ring.current.verifier):
-                if newest[0].index < size:
+                if index < size:
                     return ring, size
                 continue  # it was entered between the two looks
-            ring = await asyncio.to_thread(self._ring, last)
-            key = ring.current
-            reason = "the first key" if named is None else "another key was found in the file"
-            if named != str(key.verifier):
-                await self._ledger.succeed(
-                    Entry(EntryKind.KEY, key.name, self._clock(), "server", reason, None, str(key.verifier))
-                )
+            async with changing():
+                ring = await asyncio.to_thread(self._ring, last)
+                key = ring.current
+                _, named = await self._named()
+                reason = "the first key" if named is None else "another key was found in the file"
+                if named != str(key.verifier):
+                    await self._ledger.succeed(
+                        Entry(EntryKind.KEY, key.name, self._clock(), "server", reason, None, str(key.verifier))
+                    )
+
+    async def _named(self) -> tuple[int, str | None]:
+        """The last entry of the ledger that names a key, and the key; (0, None) when there is none."""
+        newest = await self._ledger.newest(EntryKind.KEY)
+        return (newest[0].index, newest[0].read().to) if newest else (0, None)
 
     async def _signed(self, last: Kept, ring: Keyring) -> Frontier:
         """Where the tree of the last checkpoint goes on; its root is the signed one."""

@@ -23,6 +23,7 @@ from storage.keyring import Keyring
 from storage.ledger import Ledger
 from storage.notes import UnverifiedNote
 from storage.records import EventType
+from tests.tools import PATIENCE
 from tests.unit.storage.values import AT
 
 DAY = timedelta(days=1)
@@ -208,22 +209,54 @@ async def test_a_key_is_entered_once_however_many_sign_first(house: House) -> No
 
 
 @pytest.mark.parametrize("overlap", [DAY, timedelta()])
-async def test_a_server_that_signs_while_the_key_is_rotated_enters_nothing_that_contradicts_it(
+async def test_a_server_that_signs_while_the_key_is_rotated_leaves_it_to_say_who_did_it_and_why(
     house: House, monkeypatch: pytest.MonkeyPatch, overlap: timedelta
 ) -> None:
-    """Between the file and the entry: one of the two enters it, and the ledger fits."""
+    """Between the file and the entry: it waits, enters nothing of its own, and the ledger fits."""
     await house.signer.sign()
-    loop, store = asyncio.get_running_loop(), keyring.store
+    store, others = keyring.store, list[asyncio.Task[object]]()
+    loop = asyncio.get_running_loop()
+
+    async def begin() -> None:
+        others.append(asyncio.create_task(house.other().sign()))
+        await asyncio.wait(others, timeout=0.2)
 
     def stored(path: Path, ring: Keyring) -> None:
         store(path, ring)
-        asyncio.run_coroutine_threadsafe(house.other().sign(), loop).result(60)
+        asyncio.run_coroutine_threadsafe(begin(), loop).result(PATIENCE)
 
     monkeypatch.setattr(keyring, "store", stored)
     ring = await house.signer.rotate(by="olga", reason="yearly", overlap=overlap)
-    first, second = reversed(await house.ledger.newest(EntryKind.KEY, 10))
-    assert (second.read().from_, second.read().to) == (first.read().to, str(ring.current.verifier))
+    await asyncio.gather(*others)
+    first, second = (each.read() for each in reversed(await house.ledger.newest(EntryKind.KEY, 10)))
+    assert (second.from_, second.to, second.by, second.reason) == (first.to, str(ring.current.verifier), "olga", "yearly")
     assert (await house.database.snapshot(audit, ring.verifiers)).finding is None
+
+
+async def test_of_keys_that_several_rotate_at_once_none_is_lost(house: House) -> None:
+    """One after the other: each hands over to the next, and all are in the file."""
+    await house.signer.sign()
+    rotations = (house.other().rotate(by=f"olga-{each}", reason="", overlap=DAY) for each in range(4))
+    made = {str(ring.current.verifier) for ring in await asyncio.gather(*rotations)}
+    entries = [each.read() for each in reversed(await house.ledger.newest(EntryKind.KEY, 10))]
+    assert {entry.to for entry in entries[1:]} == made
+    assert [entry.from_ for entry in entries[1:]] == [entry.to for entry in entries[:-1]]
+    ring = keyring.load(house.key_file)
+    assert ring is not None
+    assert [str(each) for each in ring.verifiers] == [entry.to for entry in reversed(entries)]
+    assert (await house.database.snapshot(audit, ring.verifiers)).finding is None
+
+
+async def test_a_key_that_somebody_else_keeps_changing_is_not_changed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command says what it waited for; the server, whose key nobody changed, goes on signing."""
+    await house.signer.sign()
+    monkeypatch.setattr(keyring, "CHANGE_WAIT", 0.1)
+    async with keyring.changing(house.key_file):
+        with pytest.raises(KeyUnusable, match=r"changed by another process for 0\.1 s"):
+            await house.other().rotate(by="olga", reason="", overlap=DAY)
+        await house.enter(1)
+        assert await house.signer.sign() is not None
+    assert len(await house.ledger.newest(EntryKind.KEY, 10)) == 1
 
 
 @pytest.mark.parametrize("overlap", [DAY, timedelta()])
@@ -240,7 +273,7 @@ async def test_a_server_that_has_just_read_the_old_key_does_not_take_a_rotation_
         if not busy:
             busy.append(True)
             rotation = house.other().rotate(by="olga", reason="yearly", overlap=overlap)
-            asyncio.run_coroutine_threadsafe(rotation, loop).result(60)
+            asyncio.run_coroutine_threadsafe(rotation, loop).result(PATIENCE)
         return ring
 
     monkeypatch.setattr(keyring, "load_or_make", loaded)
