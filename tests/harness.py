@@ -38,6 +38,7 @@ from tests.simulator.images import MANIFEST_TYPES
 from tests.simulator.profiles import World
 from tests.simulator.registry import Registry
 from tests.simulator.signing import Signer
+from tests.tools import PATIENCE
 
 RULES = """
 rules:
@@ -243,7 +244,7 @@ def _flow(*parts: str) -> str:
     return "".join(f", {part}" for part in parts if part)
 
 
-async def until(holds: Any, seconds: float = 5.0) -> None:
+async def until(holds: Any, seconds: float = PATIENCE) -> None:
     """Wait until ``holds()`` (plain or awaitable) is true; fail after ``seconds``."""
     async with asyncio.timeout(seconds):
         while True:

@@ -1,4 +1,4 @@
-"""What tests of every kind ask of the machine: a program, a free port."""
+"""What tests of every kind ask of the machine: a program, a free port, patience."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import socket
 
 import pytest
 
+#: Seconds that a test waits for what has to come. Whether it comes is the question, and a busy machine takes its time.
+PATIENCE = 180.0
 #: Ports for processes of tests: the first, how many for each process of a parallel run, and for how many of these.
 _FIRST_PORT, _PORTS, _RANGES = 20_000, 1500, 8
 _TURN = itertools.count(random.randrange(_PORTS))

@@ -67,7 +67,7 @@ class Rotating(Proxy):
             await self.get_tag(tag)
             return holds(await self.app(tag))
 
-        await until(so, 30)
+        await until(so)
         return await self.app(tag)
 
     async def judged(self, tag: str = "latest") -> Pin:
@@ -81,7 +81,7 @@ class Rotating(Proxy):
         async def so() -> bool:
             return await self.get_tag(tag) == expected
 
-        await until(so, 30)
+        await until(so)
 
     async def age(self, by: timedelta = timedelta(hours=73), tag: str = "latest") -> None:
         """As if the candidate had been seen so much earlier."""

@@ -20,7 +20,7 @@ from storage.pins import PinStore
 from storage.records import Pin
 from storage.reference import Reference
 from tests.harness import Proxy, until
-from tests.tools import free_port
+from tests.tools import PATIENCE, free_port
 
 _SERVING = re.compile(r"\bserving\b.*\badmin_port=(\d+)")
 _TAGSTONE = Path(sys.executable).parent / "tagstone"
@@ -55,7 +55,7 @@ class Served(Proxy):
             found = _SERVING.findall(text)
             return found if len(found) == self.workers else []
 
-        await until(serving, 60)
+        await until(serving)
         admin = serving()[0]
         self.admin, self.url = f"http://127.0.0.1:{admin}", f"http://127.0.0.1:{self.port}"
         self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=60))
@@ -68,7 +68,7 @@ class Served(Proxy):
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(self.process.wait(), 40)
+                await asyncio.wait_for(self.process.wait(), PATIENCE)
             except TimeoutError:
                 self.process.kill()
                 await self.process.wait()

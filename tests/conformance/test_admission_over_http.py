@@ -29,6 +29,7 @@ from tests.simulator import when
 from tests.simulator.behaviours import hold, status
 from tests.simulator.kubernetes import UID, USER, Object, patched, pod, pod_spec, response, review, workload
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 ON = "admission: {}\n"
 VALIDATE, MUTATE = "/admission/v1/validate?timeout=10s", "/admission/v1/mutate?timeout=10s"
@@ -541,7 +542,7 @@ async def test_what_cannot_be_told_in_time_is_refused(tmp_path: Path) -> None:
         known = f"reg.example/acme/app@{digest}"
         assert (await ask(proxy, review(pod(known))))["allowed"]
         thing = pod(known, "reg.example/acme/slow:v1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             found = await ask(proxy, review(thing), "/admission/v1/mutate?timeout=1s")
         assert found["status"]["code"] == 503
         (line,) = found["status"]["message"].splitlines()
@@ -587,7 +588,7 @@ async def test_pulls_and_reviews_share_the_turns_of_a_client(tmp_path: Path) -> 
         awake = asyncio.Event()
         upstream.on(when.path("/v2/acme/slow/manifests/v1"), hold(awake))
         pull = asyncio.create_task(proxy.get("/v2/reg.example/acme/slow/manifests/v1"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not any("acme/slow/manifests/v1" in each.path for each in upstream.requests):
                 await asyncio.sleep(0.01)
         thing = review(pod(f"reg.example/acme/app@{digest}"))

@@ -55,7 +55,7 @@ async def test_promise_58_an_overwrite_is_told_signed_and_resolved(tmp_path: Pat
             assert (await proxy.manifest("open/app", "v1")).status == 200
             await receiver.wait(3)
             assert set(types(receiver.posts[1:])) == {"dev.tagstone.tag.overwritten.resolved", "dev.tagstone.tag.reverted"}
-            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 3.0'), 60)
+            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 3.0'))
 
 
 async def test_promise_58_a_sink_that_is_down_holds_up_no_other(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ async def test_promise_58_a_sink_that_is_down_holds_up_no_other(tmp_path: Path) 
             assert (await proxy.manifest("open/app", "v1")).status == 403
             await good.wait(2)
             assert types(good.posts) == ["dev.tagstone.tag.overwritten"] * 2
-            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="gone"} 2.0'), 60)
+            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="gone"} 2.0'))
             never.set()
 
 
@@ -91,7 +91,7 @@ async def test_promise_58_what_waits_is_delivered_after_a_restart(tmp_path: Path
             await receiver.wait(1)
             down[0] = False
             await proxy.restart()
-            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 1.0'), 60)
+            await until(lambda: _shown(proxy, 'tagstone_alerts_delivered_total{sink="soc"} 1.0'))
     assert len({post.headers["webhook-id"] for post in receiver.posts}) == 1
 
 
@@ -131,7 +131,7 @@ async def test_sinks_are_changed_by_a_reload(tmp_path: Path) -> None:
                 )
             )
             assert proxy.application.adopt(load(proxy.config)) == ()
-            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="second"}'), 60)
+            await until(lambda: _shown(proxy, 'tagstone_alerts_waiting{sink="second"}'))
             upstream.image("open/app", "v1", seed="3")
             await proxy.manifest("open/app", "v1")
             await second.wait(1)

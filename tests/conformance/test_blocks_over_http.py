@@ -23,6 +23,7 @@ from tests.simulator.behaviours import hold, stall
 from tests.simulator.images import Image
 from tests.simulator.kubernetes import pod, review
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 #: More than the buffers of a connection hold.
 LARGE = 12 << 20
@@ -46,14 +47,14 @@ async def block(proxy: Proxy, digest: Digest) -> None:
     """As ``tagstone block`` does; until every worker (there is one) has heard of it."""
     heard = proxy.application.gate.withdrawals
     await proxy.application.catalog.block(Block(digest, "malicious", "on-call", datetime.now(UTC)))
-    await until(lambda: proxy.application.gate.withdrawals > heard, 30)
+    await until(lambda: proxy.application.gate.withdrawals > heard)
 
 
 async def unblock(proxy: Proxy, digest: Digest) -> None:
     """As ``tagstone unblock`` does."""
     heard = proxy.application.gate.withdrawals
     assert await proxy.application.catalog.unblock(digest, by="on-call", reason="", at=datetime.now(UTC))
-    await until(lambda: proxy.application.gate.withdrawals > heard, 30)
+    await until(lambda: proxy.application.gate.withdrawals > heard)
 
 
 async def test_a_pull_that_waits_for_its_upstream_feels_a_block(tmp_path: Path, upstream: Registry) -> None:
@@ -64,7 +65,7 @@ async def test_a_pull_that_waits_for_its_upstream_feels_a_block(tmp_path: Path, 
         release = asyncio.Event()
         fault = upstream.on(when.manifest("HEAD", "v1"), hold(release))
         pull = asyncio.create_task(proxy.manifest("acme/app", "v1"))
-        await until(lambda: fault.fired, 30)
+        await until(lambda: fault.fired)
         await block(proxy, image.digest)
         release.set()
         answer = await pull
@@ -90,7 +91,7 @@ async def downloading(
     reader, writer = await asyncio.open_connection(sock=client, ssl=tls, server_hostname=None if tls is None else "localhost")
     try:
         writer.write(f"GET /v2/reg.example/acme/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).lower()
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)).lower()
         assert head.startswith(b"http/1.1 200 "), head
         yield reader, int(head.partition(b"content-length: ")[2].split()[0])
     finally:
@@ -101,7 +102,7 @@ async def rest(reader: asyncio.StreamReader) -> int:
     """How many bytes come until the connection ends."""
     count = 0
     try:
-        while piece := await asyncio.wait_for(reader.read(1 << 20), 30):
+        while piece := await asyncio.wait_for(reader.read(1 << 20), PATIENCE):
             count += len(piece)
     except OSError:
         pass  # it was cut: that is what is looked for
@@ -133,7 +134,7 @@ async def test_what_is_still_allowed_is_not_cut(tmp_path: Path, upstream: Regist
         assert (await proxy.blob("acme/app", layer)).status == 200
         async with downloading(proxy, layer) as (reader, size):
             await block(proxy, Digest.of(b"something else"))
-            assert len(await asyncio.wait_for(reader.readexactly(size), 60)) == image.layers[0].size
+            assert len(await asyncio.wait_for(reader.readexactly(size), PATIENCE)) == image.layers[0].size
 
 
 async def test_what_arrives_while_it_is_blocked_is_refused(tmp_path: Path, upstream: Registry) -> None:
@@ -145,7 +146,7 @@ async def test_what_arrives_while_it_is_blocked_is_refused(tmp_path: Path, upstr
         release = asyncio.Event()
         fault = upstream.on(when.blob("GET", layer), hold(release))
         pull = asyncio.create_task(proxy.blob("acme/app", layer))
-        await until(lambda: fault.fired, 30)
+        await until(lambda: fault.fired)
         await block(proxy, image.digest)
         release.set()
         answer = await pull

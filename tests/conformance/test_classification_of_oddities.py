@@ -260,4 +260,4 @@ async def test_a_pending_rotation_says_what_changed(tmp_path: Path) -> None:
                 pending = [each for each in found if each.type is EventType.TAG_ROTATION_PENDING and "kinds" in each.details]
                 return bool(pending) and "base-rebuilt" in pending[0].details["kinds"] and pending[0].severity is severity
 
-            await until(told, 30)
+            await until(told)

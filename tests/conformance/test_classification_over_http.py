@@ -37,7 +37,7 @@ async def told(proxy: Proxy, settled: bool | None = True) -> Event:
         found[:] = [each for each in await proxy.events(open_only=True) if each.type is EventType.TAG_OVERWRITTEN]
         return bool(found) and SETTLED in found[0].details and settled in {None, found[0].details[SETTLED]}
 
-    await until(says, 30)
+    await until(says)
     (event,) = found
     return event
 

@@ -27,7 +27,7 @@ from tests.simulator import images
 from tests.simulator.images import Blob, Image
 from tests.simulator.registry import Registry
 from tests.simulator.trees import Put, archive, file, folder, symlink, unpack
-from tests.tools import need
+from tests.tools import PATIENCE, need
 
 BASE = [
     folder("etc"),
@@ -266,7 +266,7 @@ async def test_a_watch_tells_changes_and_nothing_else(proxy: Proxy, upstream: Re
 
     async def line() -> dict[str, Any]:
         assert child.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             document: dict[str, Any] = json.loads(await child.stdout.readline())
         Draft202012Validator(schema()).validate(document)
         return document
@@ -296,7 +296,7 @@ async def test_processes_are_held_against_layers(proxy: Proxy, upstream: Registr
     child = await asyncio.create_subprocess_exec(program, "sleep", "1000")
     words = ("drift", "processes", "--pid", child.pid, "--image", "reg.example/open/app:v1")
     try:
-        await until(lambda: os.readlink(f"/proc/{child.pid}/exe") == str(program), 30)
+        await until(lambda: os.readlink(f"/proc/{child.pid}/exe") == str(program))
         clean = await tagstone(proxy, *words, "--json")
         assert clean.exit_code == 0, clean.stdout
         Draft202012Validator(schema()).validate(json.loads(clean.stdout))

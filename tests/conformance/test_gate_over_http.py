@@ -13,6 +13,7 @@ from tests.harness import RULES, Proxy, until
 from tests.simulator import images, signing, when
 from tests.simulator.behaviours import body, cut, endless, flip, gzip, hold, lengthen, redirect, shorten, status
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 
 async def test_promise_07_a_pull_that_dies_before_its_pin_leaves_none(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ async def test_promise_07_a_pull_that_dies_before_its_pin_leaves_none(tmp_path: 
 
         proxy.application.pins.apply = never  # type: ignore[method-assign]  # the moment between verdict and commit
         pull = asyncio.create_task(proxy.manifest("acme/app", "v1"))
-        await asyncio.wait_for(gate.wait(), 20)
+        await asyncio.wait_for(gate.wait(), PATIENCE)
         pull.cancel()
         proxy.application.pins.apply = apply  # type: ignore[method-assign]
         await proxy.stop()

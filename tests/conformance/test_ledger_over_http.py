@@ -154,7 +154,7 @@ async def signed(proxy: Proxy) -> int:
         size = int(reply.body.splitlines()[1]) if reply.status == 200 else -1
         return size if size == await ledger_of(proxy).size() else 0
 
-    await until(done, 20)
+    await until(done)
     return await done()
 
 
@@ -225,7 +225,7 @@ async def test_the_registry_listener_has_no_ledger_unless_it_is_public(tmp_path:
             async def signed_for_those_who_may() -> bool:
                 return await status(Authorization=f"Bearer {token}") == 200
 
-            await until(signed_for_those_who_may, 20)
+            await until(signed_for_those_who_may)
             assert await status() == 401
 
 
@@ -254,7 +254,7 @@ async def test_what_is_refused_is_entered_once_and_names_that_are_made_up_never(
         async def three() -> bool:
             return len(await refusals()) == 3
 
-        await until(three, 20)
+        await until(three)
         expected = [
             ("reg.example/acme/app:bad", str(bad.digest), "verdict"),
             (f"reg.example/acme/app@{bad.digest}", str(bad.digest), "verdict"),
@@ -277,16 +277,16 @@ async def test_a_policy_is_entered_when_it_is_another_one(tmp_path: Path) -> Non
         async def entered(count: int) -> bool:
             return len(await policies()) == count
 
-        await until(lambda: entered(1), 20)
+        await until(lambda: entered(1))
         await proxy.restart()
         await proxy.reload(RULES)
         await proxy.reload(RULES.replace("open/**", "free/**"))
-        await until(lambda: entered(2), 20)
+        await until(lambda: entered(2))
         first, second = await policies()
         assert first[0] is None
         assert second[0] == first[1] != second[1]
         await proxy.reload(RULES)
-        await until(lambda: entered(3), 20)
+        await until(lambda: entered(3))
         assert (await policies())[2] == (second[1], first[1])
 
 

@@ -13,6 +13,7 @@ from tests.harness import Proxy
 from tests.simulator import when
 from tests.simulator.behaviours import lie, status
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 _TAGSTONE = Path(sys.executable).parent / "tagstone"
 
@@ -22,7 +23,7 @@ async def check(proxy: Proxy, *arguments: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         _TAGSTONE, "pins", "check", *arguments, "--config", proxy.config, stdout=asyncio.subprocess.PIPE
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode is not None
     return process.returncode, out.decode()
 

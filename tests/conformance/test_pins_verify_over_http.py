@@ -15,6 +15,7 @@ from tests.simulator.behaviours import status
 from tests.simulator.images import Image
 from tests.simulator.registry import Registry
 from tests.simulator.signing import Signer, signature_tag
+from tests.tools import PATIENCE
 
 _TAGSTONE = Path(sys.executable).parent / "tagstone"
 
@@ -24,7 +25,7 @@ async def verify(proxy: Proxy, *arguments: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         _TAGSTONE, "pins", "verify", *arguments, "--config", proxy.config, stdout=asyncio.subprocess.PIPE
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode is not None
     return process.returncode, out.decode()
 

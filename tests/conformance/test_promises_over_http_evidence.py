@@ -309,7 +309,7 @@ async def test_promise_55_what_is_remembered_ends_with_its_key(scratch: Path) ->
         async def refused() -> bool:
             return await statuses() == {403}
 
-        await until(refused, 10)
+        await until(refused)
         assert datetime.now(UTC) > end
 
 

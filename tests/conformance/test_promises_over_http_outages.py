@@ -20,6 +20,7 @@ from tests.simulator.behaviours import hang_up, html, refuse, reset, silence, st
 from tests.simulator.registry import Registry
 from tests.simulator.server import Behaviour
 from tests.simulator.tls import Authority
+from tests.tools import PATIENCE
 
 MANY = "retries: 0, breaker_failures: 1000, header_timeout: 300ms, stall_timeout: 300ms"
 APP = "/v2/reg.example/open/app"
@@ -163,7 +164,7 @@ async def test_promise_32_clients_that_never_ask_are_sent_away(scratch: Path) ->
         for _ in range(20):
             assert (await proxy.manifest("open/app", "v1")).body == image.body
         assert time.monotonic() - began < 5
-        heard = await asyncio.wait_for(asyncio.gather(*slow), 10)
+        heard = await asyncio.wait_for(asyncio.gather(*slow), PATIENCE)
         assert not any(b"200" in answer for answer in heard)
 
 
@@ -186,7 +187,7 @@ async def test_promise_32_a_client_that_stops_reading_is_cut(scratch: Path) -> N
             await asyncio.sleep(1.5)  # the client does nothing: that is the fault
             taken = 0
             with suppress(ConnectionResetError):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE):
                     while piece := await loop.sock_recv(lazy, 1 << 20):
                         taken += len(piece)
             assert taken < len(layer.data)
@@ -213,7 +214,7 @@ async def test_promise_32_a_stalled_upstream_holds_up_nobody_else(scratch: Path)
         assert (await proxy.blob("open/app", other.layers[0].digest)).body == other.blobs[1].data
         assert not any(task.done() for task in stalled)
         over.set()
-        manifest, blob = await asyncio.wait_for(asyncio.gather(*stalled), 20)
+        manifest, blob = await asyncio.wait_for(asyncio.gather(*stalled), PATIENCE)
         assert (manifest.body, blob.body) == (stuck.body, layer.data)
 
 

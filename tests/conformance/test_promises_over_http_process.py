@@ -21,6 +21,7 @@ from tests.simulator import signing, when
 from tests.simulator.behaviours import first, stall
 from tests.simulator.images import Image
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 # -- 51: kill -9 ---------------------------------------------------------------------------------------------------
 
@@ -135,11 +136,11 @@ async def test_promise_59_what_is_in_flight_ends_before_the_process_does(scratch
         async with proxy:
             image, download = await _in_flight(proxy, upstream, over)
             proxy.process.send_signal(signal.SIGTERM)
-            await until(lambda: _refuses(proxy), 20)
+            await until(lambda: _refuses(proxy))
             assert not download.done()
             assert proxy.process.returncode is None
             over.set()
-            answer = await asyncio.wait_for(download, 20)
+            answer = await asyncio.wait_for(download, PATIENCE)
             assert (answer.status, answer.body, answer.cut) == (200, image.blobs[1].data, False)
             assert await proxy.ended() == 0
             assert not proxy.spools()
@@ -151,7 +152,7 @@ async def test_promise_59_what_does_not_end_is_cut(scratch: Path) -> None:
     async with Registry() as upstream, Served(scratch, upstream, top="limits: {drain_timeout: 500ms}") as proxy:
         image, download = await _in_flight(proxy, upstream, asyncio.Event())
         proxy.process.send_signal(signal.SIGTERM)
-        answer = await asyncio.wait_for(download, 20)
+        answer = await asyncio.wait_for(download, PATIENCE)
         assert answer.cut or answer.status == 503
         assert len(answer.body) < image.layers[0].size
         assert await proxy.ended(10) == 0

@@ -20,6 +20,7 @@ from storage.digest import Digest
 from tests.conformance.test_promises_over_http_outages import assert_failure
 from tests.harness import Proxy, WallClock, until
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 APP = "/v2/reg.example/open/app"
 
@@ -55,7 +56,7 @@ async def test_promise_38_what_does_not_belong_in_the_store_is_not_served(scratc
         kept = secret.read_bytes()
         await proxy.start()
         for _ in range(2):
-            answer = await asyncio.wait_for(proxy.blob("open/app", layer.digest), 10)
+            answer = await asyncio.wait_for(proxy.blob("open/app", layer.digest), PATIENCE)
             assert (answer.status, answer.body) == (200, layer.data)
         assert upstream.count("GET", f"/blobs/{layer.digest}") >= 2
         assert (await proxy.blob("open/app", layer.digest, Range="bytes=5-9")).body == layer.data[5:10]

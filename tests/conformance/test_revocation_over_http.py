@@ -22,7 +22,7 @@ from tests.simulator.revocation import OcspFault, RevocationServer
 from tests.simulator.server import Site
 from tests.simulator.signing import signature_tag
 from tests.simulator.sigstore.tsa import TimestampAuthority
-from tests.tools import free_port
+from tests.tools import PATIENCE, free_port
 
 DAY = timedelta(days=1)
 SIGNED = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -278,7 +278,7 @@ async def verify(proxy: Proxy, image: Image, *words: str) -> str:
     """What the command says, which ends with 0."""
     command = (Path(sys.executable).parent / "tagstone", "verify", f"reg.example/acme/app@{image.digest}")
     process = await asyncio.create_subprocess_exec(*command, "--config", proxy.config, *words, stdout=asyncio.subprocess.PIPE)
-    told, _ = await asyncio.wait_for(process.communicate(), 30)
+    told, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0, told
     return told.decode()
 

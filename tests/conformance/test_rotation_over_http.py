@@ -39,7 +39,7 @@ async def test_the_watcher_alone_lets_a_tag_rotate(scratch: Path) -> None:
         async def waits() -> bool:
             return (await proxy.app()).judgement is not None
 
-        await until(waits, 30)
+        await until(waits)
         pin = await proxy.app()
         assert (pin.digest, pin.candidate) == (first.digest, second.digest)
         assert await proxy.open() == {PENDING}
@@ -48,9 +48,9 @@ async def test_the_watcher_alone_lets_a_tag_rotate(scratch: Path) -> None:
         async def rotated() -> bool:
             return (await proxy.app()).digest == second.digest
 
-        await until(rotated, 30)
+        await until(rotated)
         asked = upstream.count("HEAD", "/manifests/latest")
-        await until(lambda: upstream.count("HEAD", "/manifests/latest") >= asked + 2, 30)
+        await until(lambda: upstream.count("HEAD", "/manifests/latest") >= asked + 2)
         assert await proxy.history() == [PinAction.PINNED, PinAction.OVERWRITTEN, PinAction.JUDGED, PinAction.ROTATED]
         assert await proxy.told() == [("tag.rotation.pending", second.digest), ("tag.rotated", second.digest)]
         assert await proxy.open() == set()
@@ -64,9 +64,9 @@ async def test_the_watcher_alone_tells_of_a_candidate_that_may_not_rotate(scratc
         first = build(upstream, "one", RELEASE)
         assert await proxy.get_tag() == (200, str(first.digest))
         second = build(upstream, "two", OTHER)
-        await until(proxy.open, 30)
+        await until(proxy.open)
         asked = upstream.count("HEAD", "/manifests/latest")
-        await until(lambda: upstream.count("HEAD", "/manifests/latest") >= asked + 2, 30)
+        await until(lambda: upstream.count("HEAD", "/manifests/latest") >= asked + 2)
         (event,) = await proxy.events()
         assert (event.type, event.digest) == (OVERWRITTEN, second.digest)
         assert "it is by another signer" in event.message
@@ -76,7 +76,7 @@ async def test_the_watcher_alone_tells_of_a_candidate_that_may_not_rotate(scratc
         async def over() -> bool:
             return not await proxy.open()
 
-        await until(over, 30)
+        await until(over)
         assert (await proxy.app()).state is PinState.PINNED
 
 
@@ -93,7 +93,7 @@ async def test_a_tag_that_names_another_digest_whenever_it_is_asked_is_told_of(s
             await proxy.application.gate.judged()
             return OVERWRITTEN in await proxy.open()
 
-        await until(told, 30)
+        await until(told)
         event = next(event for event in await proxy.events() if event.type is OVERWRITTEN)
         assert "it does not pass its rule" in event.message
         assert (await proxy.app()).digest == one.digest
@@ -114,7 +114,7 @@ async def test_a_tag_that_names_another_signed_digest_whenever_it_is_asked_rotat
             await proxy.application.gate.judged()
             return "tag.rotation.pending" in dict(await proxy.told())
 
-        await until(told, 30)
+        await until(told)
         restless.active = False
         named = upstream.tags("acme/app")["latest"]
         await proxy.answers(200, named)
@@ -344,7 +344,7 @@ async def test_promise_55_a_clock_that_is_wrong_by_a_year_moves_no_pin(scratch: 
                 await proxy.restart()
             for _ in range(3):
                 assert await proxy.get_tag() == (200, str(first.digest))
-                await until(lambda: not len(proxy.application.gate._candidates._flights), 30)
+                await until(lambda: not len(proxy.application.gate._candidates._flights))
         assert (await proxy.app()).digest == first.digest
         clock.ahead = timedelta()
         await proxy.settled(lambda pin: pin.judgement is not None)
@@ -558,7 +558,7 @@ async def test_no_pull_waits_for_a_candidate_to_be_judged(scratch: Path) -> None
         second = build(upstream, "two", RELEASE)
         held = upstream.on(when.manifest(reference=signing.signature_tag(second.digest)), hold(answer_now))
         assert await proxy.get_tag() == (200, str(first.digest))
-        await until(lambda: held.fired, 30)
+        await until(lambda: held.fired)
         for _ in range(5):
             assert await proxy.get_tag() == (200, str(first.digest))
         answer_now.set()
@@ -582,7 +582,7 @@ async def test_an_outage_lets_nothing_rotate(scratch: Path, reference: str) -> N
             await proxy.age()
         else:
             await proxy.settled(lambda pin: pin.candidate == second.digest)
-            await until(lambda: down.fired, 30)
+            await until(lambda: down.fired)
             await proxy.age()
         for _ in range(5):
             assert await proxy.get_tag() == (200, str(first.digest))
@@ -649,4 +649,4 @@ async def test_a_check_without_a_pull_rotates_too(scratch: Path) -> None:
             await proxy.application.gate.check(repository, "latest")
             return (await proxy.app()).digest == second.digest
 
-        await until(rotated, 30)
+        await until(rotated)

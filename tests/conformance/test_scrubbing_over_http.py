@@ -43,14 +43,14 @@ async def test_promise_37_damage_is_found_told_and_mended(tmp_path: Path, what: 
         assert (await proxy.manifest("open/app", "v1")).status == 200
         assert (await proxy.blob("open/app", image.layers[0].digest)).status == 200
         stored = blob_path(proxy.data_dir, digest)
-        await until(stored.exists, 30)  # a client has a blob a moment before its file has its name
+        await until(stored.exists)  # a client has a blob a moment before its file has its name
         whole = stored.read_bytes()
         flip(stored, quietly=True)
 
         async def mended() -> bool:
             return any(event.closed_at is not None for event in await damages(proxy, digest))
 
-        await until(mended, 30)
+        await until(mended)
         assert stored.read_bytes() == whole
         assert len(list((proxy.data_dir / "quarantine").iterdir())) == 1
         assert len(await damages(proxy, digest)) == 1, "it is told once"
@@ -74,7 +74,7 @@ async def test_what_was_sent_wrongly_is_news_until_it_has_arrived(tmp_path: Path
         async def both() -> bool:
             return await tampered(closed=False) == set(layers)
 
-        await until(both, 30)
+        await until(both)
         mended = image.layers[0].digest
         upstream.forge("open/app", mended, layers[mended])
         assert (await proxy.blob("open/app", mended)).status == 200
@@ -82,7 +82,7 @@ async def test_what_was_sent_wrongly_is_news_until_it_has_arrived(tmp_path: Path
         async def ended() -> bool:
             return await tampered(closed=True) == {mended}
 
-        await until(ended, 30)
+        await until(ended)
         assert await tampered(closed=False) == set(layers) - {mended}
 
 
@@ -94,14 +94,14 @@ async def test_promise_37_damage_stays_open_while_nobody_has_the_blob(tmp_path: 
         for _ in range(2):
             assert (await proxy.manifest("open/app", "v1")).status == 200
             assert (await proxy.blob("open/app", layer)).status == 200
-        await until(blob_path(proxy.data_dir, layer).exists, 30)
+        await until(blob_path(proxy.data_dir, layer).exists)
         await upstream.stop()
         flip(blob_path(proxy.data_dir, layer), quietly=True)
 
         async def told() -> bool:
             return bool(await damages(proxy, layer))
 
-        await until(told, 30)
+        await until(told)
         answer = await proxy.blob("open/app", layer)
         assert (answer.status, answer.cut) == (503, False)
         assert [event.closed_at for event in await damages(proxy, layer)] == [None]
@@ -110,7 +110,7 @@ async def test_promise_37_damage_stays_open_while_nobody_has_the_blob(tmp_path: 
         async def mended() -> bool:
             return (await damages(proxy, layer))[0].closed_at is not None
 
-        await until(mended, 30)
+        await until(mended)
         assert (await proxy.blob("open/app", layer)).status == 200
         assert "tagstone_scrubbed_blobs" in await proxy.metrics()
 
@@ -130,4 +130,4 @@ async def test_damage_is_mended_however_much_else_is_open(tmp_path: Path) -> Non
                 event.type for event in await proxy.application.events.list(open_only=True, limit=2000)
             }
 
-        await until(mended, 30)
+        await until(mended)

@@ -135,7 +135,7 @@ async def test_promise_49_a_tuf_root_that_does_not_hold_makes_no_new_decisions(t
             corp.published.rotate_root("next root unsigned")
         else:
             corp.publish(FAULTS[what])
-        await until(lambda: suspended(proxy), 10)
+        await until(lambda: suspended(proxy))
         image_of(upstream, "v3")
         for _ in range(2):  # nothing of it is remembered as a verdict
             answer = await proxy.manifest("acme/app", "v3")
@@ -180,7 +180,7 @@ async def test_freshness_can_be_required(tmp_path: Path, corp: Corp, clock: Wall
     """Unreachable until the metadata has expired: then nothing new is decided. Without the demand it would be."""
     async with Registry() as upstream, corp.proxy(upstream, more="freshness: required") as proxy:
         image_of(upstream, "v1")
-        await until(lambda: served(proxy, "v1"), 30)
+        await until(lambda: served(proxy, "v1"))
         corp.server.all_else = Answer(503)
         clock.ahead = corp.published.expires - datetime.now(UTC) + timedelta(days=1)
         image_of(upstream, "v2")
@@ -323,7 +323,7 @@ async def test_what_else_vouches_is_not_held_up(tmp_path: Path, corp: Corp) -> N
         answer = await proxy.manifest("acme/app", "v2")
         assert answer.status == 403, "without the other signature it would be refused in any case"
         upstream.sign("acme/app", image.digest, proxy.signer)
-        await until(lambda: _unavailable(proxy, "v2"), 10)
+        await until(lambda: _unavailable(proxy, "v2"))
 
 
 async def test_keys_whose_times_a_suspended_root_proves(tmp_path: Path, corp: Corp) -> None:

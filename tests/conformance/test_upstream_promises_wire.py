@@ -18,6 +18,7 @@ from tests.conformance.clients import REPOSITORY, client_of, download
 from tests.simulator import behaviours, images, when
 from tests.simulator.registry import Registry
 from tests.simulator.server import Answer, Behaviour, Next, Seen
+from tests.tools import PATIENCE
 
 # -- 26, 27: the wire ----------------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ async def test_promise_29_bodies_of_the_wrong_length_end_at_the_declared_size(
     async with Registry() as registry:
         blob = registry.blob("team/app", DATA)
         fault = registry.on(when.blob("GET"), behaviour)
-        outcome = await asyncio.wait_for(stream(registry, blob), 10)
+        outcome = await asyncio.wait_for(stream(registry, blob), PATIENCE)
         assert isinstance(outcome.error, expected)
         assert len(outcome.data) <= len(DATA)
         assert fault.fired == 1

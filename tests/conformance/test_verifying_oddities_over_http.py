@@ -13,7 +13,7 @@ from proxy.services.verifying.pins import PinVerifier, Result
 from proxy.services.weighing import Manner
 from storage.records import PinAction, PinChange, PinState, PinWrite
 from storage.reference import Repository
-from tests.conformance.test_verifying_over_http import IDLE, PATIENCE, pinned, state
+from tests.conformance.test_verifying_over_http import IDLE, pinned, state
 from tests.harness import RULES, Proxy, until
 from tests.simulator import images, when
 from tests.simulator.behaviours import hold
@@ -78,7 +78,7 @@ async def test_a_pin_that_moves_while_it_is_judged_is_judged_as_it_is_then(tmp_p
         fault = upstream.on(when.manifest("GET", signature_tag(image.digest)), hold(held))
 
         judging = asyncio.create_task(verifier_of(proxy).verify(APP, "v1", Manner()))
-        await until(lambda: fault.fired, PATIENCE)
+        await until(lambda: fault.fired)
         pin = await proxy.pin("acme/app:v1")
         assert pin is not None
         change = PinChange(APP, "v1", PinAction.UNPINNED, utc_now(), "olga", "retired", pin.digest, None)
@@ -100,7 +100,7 @@ async def test_many_pins_are_judged_while_pulls_go_on(tmp_path: Path) -> None:
             await pinned(proxy, upstream, f"t{number}")
         other = upstream.image("open/app", "v1")
         assert (await proxy.manifest("open/app", "v1")).status == 200
-        await until(lambda: proxy.application.upkeep.verifier.on, PATIENCE)
+        await until(lambda: proxy.application.upkeep.verifier.on)
         before = upstream.count()
         await proxy.reload(twice)
 
@@ -110,6 +110,6 @@ async def test_many_pins_are_judged_while_pulls_go_on(tmp_path: Path) -> None:
             found = [line for line in lines if line.startswith("tagstone_verifications_total") and 'result="passes"' in line]
             return sum(float(line.split()[-1]) for line in found) >= 15
 
-        await until(judged, PATIENCE)
+        await until(judged)
         assert upstream.count() == before
         assert await proxy.events() == []

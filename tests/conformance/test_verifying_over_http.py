@@ -27,7 +27,6 @@ from tests.simulator.revocation import RevocationServer
 from tests.simulator.signing import Signer, signature_tag
 
 #: Long enough for a machine that does something else; nothing waits for it that works.
-PATIENCE = 60.0
 TOP = (
     "check_interval: 1h\nverification: {interval: 500ms}\n"
     "watch: {interval: never, tags_interval: never, rate: 1000/s}\nlimits: {refusal_ttl: 0s}"
@@ -82,11 +81,11 @@ async def test_promise_47_a_signature_stripped_after_acceptance_is_told_once(tmp
     """The pin is served, one alert says whose signature is gone, and it closes when that is back."""
     async with Registry() as upstream, Proxy(tmp_path, upstream, top=TOP) as proxy:
         image = await pinned(proxy, upstream)
-        await until(rounds(upstream, image.digest), PATIENCE)
+        await until(rounds(upstream, image.digest))
         assert await proxy.events() == []
         upstream.untag("acme/app", signature_tag(image.digest))
-        await until(lambda: proxy.events(open_only=True), PATIENCE)
-        await until(rounds(upstream, image.digest, 3), PATIENCE)
+        await until(lambda: proxy.events(open_only=True))
+        await until(rounds(upstream, image.digest, 3))
         (event,) = await proxy.events()
         assert (event.type, event.subject, event.digest) == (EventType.SIGNATURE_LOST, "reg.example/acme/app:v1", image.digest)
         assert "by key release-key (" in event.message
@@ -101,7 +100,7 @@ async def test_promise_47_a_signature_stripped_after_acceptance_is_told_once(tmp
         async def over() -> bool:
             return not await proxy.events(open_only=True)
 
-        await until(over, PATIENCE)
+        await until(over)
         assert len(await proxy.events()) == 1
 
 
@@ -111,7 +110,7 @@ async def test_promise_47_a_signature_by_somebody_else_is_none(tmp_path: Path) -
         image = await pinned(proxy, upstream)
         upstream.untag("acme/app", signature_tag(image.digest))
         upstream.sign("acme/app", image.digest, Signer.of("p256", "mallory"))
-        await until(lambda: told(proxy, EventType.SIGNATURE_LOST), PATIENCE)
+        await until(lambda: told(proxy, EventType.SIGNATURE_LOST))
         assert (await proxy.manifest("acme/app", "v1")).status == 200
 
 
@@ -121,8 +120,8 @@ async def test_a_deleted_tag_loses_no_signature(tmp_path: Path) -> None:
         image = await pinned(proxy, upstream)
         upstream.untag("acme/app", "v1")
         upstream.untag("acme/app", signature_tag(image.digest))
-        await until(becomes(proxy, PinState.DELETED), PATIENCE)
-        await until(rounds(upstream, image.digest, 3), PATIENCE)
+        await until(becomes(proxy, PinState.DELETED))
+        await until(rounds(upstream, image.digest, 3))
         assert [event.type for event in await proxy.events()] == [EventType.TAG_DELETED]
 
 
@@ -141,7 +140,7 @@ async def test_an_outage_changes_nothing(tmp_path: Path, answer: int) -> None:
                 line.startswith(counted) and float(line.split()[-1]) >= times for line in (await proxy.metrics()).splitlines()
             )
 
-        await until(tried, PATIENCE)
+        await until(tried)
         assert await proxy.events() == []
         assert await proxy.pin("acme/app:v1") == before
         assert (await proxy.manifest("acme/app", "v1")).digest == str(image.digest)
@@ -155,13 +154,13 @@ async def test_promise_10_a_key_that_is_not_trusted_any_more_revokes_at_once(tmp
     async with Registry() as upstream, Proxy(tmp_path, upstream, top=IDLE, keys=keys) as proxy:
         image = await pinned(proxy, upstream)
         await proxy.reload(other)
-        await until(becomes(proxy, PinState.REVOKED), PATIENCE)
+        await until(becomes(proxy, PinState.REVOKED))
         (event,) = await proxy.events(open_only=True)
         assert (event.type, event.digest, event.severity) == (EventType.PIN_REVOKED, image.digest, Severity.CRITICAL)
         assert (await proxy.manifest("acme/app", "v1")).status == 403
         assert (await proxy.blob("acme/app", image.layers[0].digest)).status == 403
         await proxy.reload(RULES)
-        await until(becomes(proxy, PinState.PINNED), PATIENCE)
+        await until(becomes(proxy, PinState.PINNED))
         assert await proxy.events(open_only=True) == []
         assert (await proxy.manifest("acme/app", "v1")).digest == str(image.digest)
         pin = await proxy.pin("acme/app:v1")
@@ -187,14 +186,14 @@ async def test_a_change_of_the_rules_asks_no_upstream_where_what_was_kept_suffic
         async def judged() -> bool:
             return 'result="passes"' in await proxy.metrics()
 
-        await until(judged, PATIENCE)
+        await until(judged)
         assert upstream.count() == before
         assert await proxy.events() == []
         strict = RULES.replace("require: first-use", "require: {signature: {key: release-key}}")
         await proxy.reload(strict)
-        await until(becomes(proxy, PinState.REVOKED, "open/app:v1"), PATIENCE)
+        await until(becomes(proxy, PinState.REVOKED, "open/app:v1"))
         await proxy.reload(RULES)
-        await until(becomes(proxy, PinState.PINNED, "open/app:v1"), PATIENCE)
+        await until(becomes(proxy, PinState.PINNED, "open/app:v1"))
 
 
 async def test_rules_that_changed_while_nothing_ran_are_noticed(tmp_path: Path) -> None:
@@ -204,7 +203,7 @@ async def test_rules_that_changed_while_nothing_ran_are_noticed(tmp_path: Path) 
         await proxy.stop()
         proxy.write('rules: [{match: "**", require: deny}]')
         await proxy.start()
-        await until(becomes(proxy, PinState.REVOKED), PATIENCE)
+        await until(becomes(proxy, PinState.REVOKED))
         assert len(await told(proxy, EventType.PIN_REVOKED)) == 1
 
 
@@ -218,7 +217,7 @@ async def test_promise_10_a_certificate_that_was_revoked_revokes_the_pin(tmp_pat
             assert (await proxy.manifest("acme/app", "v1")).status == 200
         server.revoke(issued.chain[0], at=datetime(2020, 1, 1, tzinfo=UTC))
         async with notation_proxy(tmp_path, upstream, issued, "enforce", top=TOP) as proxy:
-            await until(becomes(proxy, PinState.REVOKED), PATIENCE)
+            await until(becomes(proxy, PinState.REVOKED))
             (event,) = await proxy.events()
             assert event.type is EventType.PIN_REVOKED
             assert "was revoked" in event.message
@@ -234,13 +233,13 @@ async def test_a_block_revokes_and_its_end_reinstates_without_a_pull(tmp_path: P
     async with Registry() as upstream, Proxy(tmp_path, upstream, top=IDLE) as proxy:
         image = await pinned(proxy, upstream)
         catalog, now = proxy.application.catalog, datetime.now(UTC)
-        await until(lambda: proxy.application.upkeep.verifier.on, PATIENCE)
+        await until(lambda: proxy.application.upkeep.verifier.on)
         await catalog.block(Block(image.digest, "malicious", "on-call", now))
-        await until(becomes(proxy, PinState.REVOKED), PATIENCE)
-        await until(lambda: told(proxy, EventType.PIN_REVOKED), PATIENCE)
+        await until(becomes(proxy, PinState.REVOKED))
+        await until(lambda: told(proxy, EventType.PIN_REVOKED))
         before = upstream.count()
         await catalog.unblock(image.digest, by="on-call", reason="it was not", at=now)
-        await until(becomes(proxy, PinState.PINNED), PATIENCE)
+        await until(becomes(proxy, PinState.PINNED))
         assert upstream.count() == before
 
 
@@ -252,13 +251,13 @@ async def test_two_workers_tell_once(tmp_path: Path) -> None:
         try:
             image = await pinned(proxy, upstream)
             upstream.untag("acme/app", signature_tag(image.digest))
-            await until(lambda: told(proxy, EventType.SIGNATURE_LOST), PATIENCE)
-            await until(rounds(upstream, image.digest, 3), PATIENCE)
+            await until(lambda: told(proxy, EventType.SIGNATURE_LOST))
+            await until(rounds(upstream, image.digest, 3))
             assert len(await told(proxy, EventType.SIGNATURE_LOST)) == 1
             busy = [each for each in (proxy.application, second.application) if each.upkeep.verifier.on]
             assert len(busy) == 1
             await busy[0].upkeep.verifier.close()
-            await until(rounds(upstream, image.digest, 2), PATIENCE)
+            await until(rounds(upstream, image.digest, 2))
             assert len(await told(proxy, EventType.SIGNATURE_LOST)) == 1
         finally:
             await second.close()
@@ -274,5 +273,5 @@ async def test_a_pull_that_is_judged_meanwhile_neither_loses_nor_wins(tmp_path: 
         await proxy.reload(other)
         answers = await asyncio.gather(*(proxy.manifest("acme/app", "v1") for _ in range(8)))
         assert {answer.status for answer in answers} == {403}
-        await until(becomes(proxy, PinState.REVOKED), PATIENCE)
+        await until(becomes(proxy, PinState.REVOKED))
         assert len(await told(proxy, EventType.PIN_REVOKED)) == 1

@@ -24,8 +24,6 @@ from tests.simulator.registry import Registry
 from tests.simulator.sink import Post, Receiver, Reply
 from tests.unit.storage.values import AT
 
-PATIENCE = 60.0
-
 DELIVERER = """
 import asyncio, pathlib, sys
 from proxy.policy.alerts import AlertPolicy, CloudEvents, Http, SinkPolicy
@@ -79,12 +77,12 @@ async def test_promise_58_a_process_killed_in_mid_delivery_goes_on_where_it_was(
     never = asyncio.Event()
     async with Receiver(lambda posts: Reply(wait=never if len(posts) == 3 else None)) as receiver:
         async with deliverer(path, receiver.url) as first:
-            await receiver.wait(3, PATIENCE)
+            await receiver.wait(3)
             first.send_signal(signal.SIGKILL)
             assert await first.wait() == -signal.SIGKILL
         async with deliverer(path, receiver.url):
-            await receiver.wait(6, PATIENCE)
-            await until(lambda: _waiting(database, 0), PATIENCE)
+            await receiver.wait(6)
+            await until(lambda: _waiting(database, 0))
         never.set()
         found = ids(receiver.posts)
     await database.close()
@@ -107,14 +105,14 @@ async def test_promise_53_a_locked_database_delays_alerts_and_loses_none(tmp_pat
     proceed = asyncio.Event()
     async with Receiver(lambda posts: Reply(wait=proceed if len(posts) == 1 else None)) as receiver:
         async with deliverer(tmp_path / "tagstone.db", receiver.url):
-            await receiver.wait(1, PATIENCE)
+            await receiver.wait(1)
             locker = sqlite3.connect(tmp_path / "tagstone.db", isolation_level=None)
             locker.execute("BEGIN IMMEDIATE")
             proceed.set()
             await asyncio.sleep(0.5)  # whatever it does meanwhile
             locker.execute("ROLLBACK")
             locker.close()
-            await until(lambda: _waiting(database, 0), PATIENCE)
+            await until(lambda: _waiting(database, 0))
         assert len(set(ids(receiver.posts))) == 3
         (status,) = await Deliveries(database).status()
         assert status.delivered == 3
@@ -136,10 +134,10 @@ async def test_promise_55_a_clock_that_was_wrong_holds_no_alert_up(
             clock.ahead = ahead
             upstream.image("open/app", "v1", seed="2")
             assert (await proxy.manifest("open/app", "v1")).status == 403
-            await receiver.wait(1, PATIENCE)
+            await receiver.wait(1)
             clock.ahead = timedelta()
             down[0] = False
-            await until(lambda: _delivered(proxy), PATIENCE)
+            await until(lambda: _delivered(proxy))
     assert len(set(ids(receiver.posts))) == 1
 
 
@@ -164,6 +162,6 @@ async def test_promise_58_a_full_database_refuses_the_pin_and_its_alert_together
             assert (403 in answers) == (len(told) == 1)  # there may have been a little space left
             await database.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000"))
             assert (await proxy.manifest("open/app", "v1")).status == 403
-            await receiver.wait(1, PATIENCE)
-            await until(lambda: _delivered(proxy), PATIENCE)
+            await receiver.wait(1)
+            await until(lambda: _delivered(proxy))
     assert len(set(ids(receiver.posts))) == 1

@@ -21,6 +21,7 @@ from storage.files import Files
 from storage.filesystem import FilesystemBlobStore
 from tests.faults.crash import DATA, described
 from tests.simulator.origin import Behaviour, Origin
+from tests.tools import PATIENCE
 from tests.unit.services.ingesting import PIECE, REPOSITORY, Bench, drain
 from tests.unit.storage.faulty import FailingFiles, open_files
 
@@ -77,7 +78,7 @@ def kill_at_every_step(folder: Path, scenario: str) -> list[Path]:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -139,7 +140,7 @@ async def test_promise_51_readers_outlive_the_writer_s_process(scratch: Path) ->
     )
     try:
         assert writer.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert await writer.stdout.readline() == b"written\n"
         async with await bench.ingest.open(REPOSITORY, BLOB) as source:
             pulling = asyncio.ensure_future(drain(source))

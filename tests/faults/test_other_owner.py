@@ -19,6 +19,7 @@ from storage.errors import DatabaseUnavailable
 from storage.files import OwnedFiles, Owner, owner_of
 from tests.harness import Proxy
 from tests.simulator.registry import Registry
+from tests.tools import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may act for two users")
 #: Whoever this is: nobody's, and no process's.
@@ -57,7 +58,7 @@ def owners(folder: Path) -> dict[str, tuple[int, int]]:
 def by_root(proxy: Proxy, *words: str) -> None:
     """Run a command as root."""
     command = (str(Path(sys.executable).parent / "tagstone"), *words, "--config", str(proxy.config))
-    done = subprocess.run(command, user=0, group=0, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, user=0, group=0, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 

@@ -25,7 +25,7 @@ from tests.integration.processes import DockerRegistry
 from tests.simulator import signing
 from tests.simulator.images import Image
 from tests.simulator.signing import Signer
-from tests.tools import need
+from tests.tools import PATIENCE, need
 
 _PASSPHRASE = b"open sesame"
 _DISABLED = "sigstore disabled"
@@ -81,7 +81,7 @@ class SkopeoSigner:
             capture_output=True,
             text=True,
             cwd=self._folder,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

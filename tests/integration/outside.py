@@ -21,6 +21,7 @@ import trustme
 
 from storage.digest import Digest
 from tests.simulator.images import Image
+from tests.tools import PATIENCE
 
 _PATH = re.compile(r"(?:https?://[^/]+)?/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/?]+)(?:\?.*)?")
 #: Where clients look for images, by the names that they look them up under.
@@ -34,7 +35,6 @@ _HOSTS = (
     "trap.example",
     "second.trap.example",
 )
-_PATIENCE = 30.0
 
 
 class Outside:
@@ -65,7 +65,7 @@ class Outside:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(_PATIENCE)
+        self._thread.join(PATIENCE)
 
 
 def _contents(impostor: Image) -> dict[str, tuple[str, bytes]]:
@@ -80,7 +80,7 @@ def _contents(impostor: Image) -> dict[str, tuple[str, bytes]]:
 def _handler(asked: list[str], contents: dict[str, tuple[str, bytes]], tls: ssl.SSLContext) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = _PATIENCE
+        timeout = PATIENCE
         disable_nagle_algorithm = True
 
         def do_CONNECT(self) -> None:

@@ -18,16 +18,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from tests.simulator.images import MANIFEST_TYPES
-from tests.tools import free_port, need
-
-_READY_TIMEOUT = 30.0
-_STOP_TIMEOUT = 40.0
-_COMMAND_TIMEOUT = 60.0
+from tests.tools import PATIENCE, free_port, need
 
 _T = TypeVar("_T")
 
 
-def until(ask: Callable[[], _T], seconds: float = 10.0) -> _T:
+def until(ask: Callable[[], _T], seconds: float = PATIENCE) -> _T:
     """Ask until the answer is true, and return it; fail with the last answer after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
@@ -103,7 +99,7 @@ class Process:
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, env=self._env
             )
-        deadline = time.monotonic() + _READY_TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while not self.ready():
             ended = self._process.poll()
             if ended is not None or time.monotonic() > deadline:
@@ -120,7 +116,7 @@ class Process:
         """Send a signal."""
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = _STOP_TIMEOUT) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for its end, and return its exit code. Raises subprocess.TimeoutExpired."""
         assert self._process is not None, f"{self.name} is not running"
         code = self._process.wait(seconds)
@@ -257,7 +253,7 @@ class Tagstone(Server):
         """An open connection to each of its workers, by pid."""
         with ExitStack() as exits:
             found: dict[int, http.client.HTTPConnection] = {}
-            deadline = time.monotonic() + _READY_TIMEOUT
+            deadline = time.monotonic() + PATIENCE
             while len(found) < max(1, len(self.workers())):
                 assert time.monotonic() < deadline, f"connections reach only {sorted(found)} of {self.workers()}"
                 connection = self.connect()
@@ -289,7 +285,7 @@ class Tagstone(Server):
             text=True,
             cwd=self.folder,
             env=self._env,
-            timeout=_COMMAND_TIMEOUT,
+            timeout=PATIENCE,
             check=False,
         )
 

@@ -8,8 +8,9 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from tests.tools import PATIENCE
+
 _PIECE = 16 << 10
-_PATIENCE = 30.0
 
 
 class Relay:
@@ -39,7 +40,7 @@ class Relay:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            thread.join(PATIENCE)
 
     def _spawn(self, work: object, *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)  # type: ignore[arg-type]  # checked by its callers
@@ -71,7 +72,7 @@ class Relay:
                             answered += len(data)
                             if answered > self._hold_after and not self.release.is_set():
                                 self.held.set()
-                                self.release.wait(_PATIENCE)
+                                self.release.wait(PATIENCE)
                         sink.sendall(data)
                     except OSError:  # one of the two has gone
                         return
@@ -93,7 +94,7 @@ class DeadEnd:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(_PATIENCE)
+        self._thread.join(PATIENCE)
 
     def _refuse(self) -> None:
         while True:
@@ -102,7 +103,7 @@ class DeadEnd:
             except OSError:  # closed: the end
                 return
             with client:
-                client.settimeout(_PATIENCE)
+                client.settimeout(PATIENCE)
                 try:
                     self.asked.append(client.recv(_PIECE).split(b"\r\n")[0].decode("latin-1"))
                     client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.integration.processes import DockerRegistry
 from tests.simulator.openpgp import Keyring
-from tests.tools import need
+from tests.tools import PATIENCE, need
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -72,5 +72,7 @@ class Containers:
 
     def _run(self, *command: str) -> None:
         environment = {"PATH": os.environ["PATH"], "GNUPGHOME": str(self._keyring.home), "HOME": str(self._folder)}
-        done = subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         assert done.returncode == 0, done.stderr

@@ -57,7 +57,7 @@ def everywhere(workers: Workers, path: str, holds: Callable[[Reply], bool], with
     def all_hold() -> bool:
         return all(holds(ask_on(connection, "GET", path)) for connection in workers)
 
-    until(all_hold, within)
+    until(all_hold)
     assert all_hold()
 
 
@@ -111,7 +111,7 @@ def test_what_an_overwrite_changed_is_shown(pair: Tagstone, workers: Workers, up
     upstream.push(repository, "v1", after.image())
     everywhere(workers, path, lambda reply: reply.status == 403)
     name = f"reg.example/{repository}:v1"
-    changed = until(lambda: pair.json("pins", "show", name)["changed"], 30)
+    changed = until(lambda: pair.json("pins", "show", name)["changed"])
     assert changed["severity"] == "critical"
     assert set(changed["kinds"]) == {"layers-added", "entrypoint", "signature-lost"}
     done = pair.run("pins", "diff", name, "--files")
@@ -216,7 +216,7 @@ def test_pulls_tell_who_was_handed_an_image(pair: Tagstone, workers: Workers, up
         records = found(*asked)
         return [sum(record[kind] for record in records) for kind in ("fetched", "resolved")] == [2, 2]
 
-    until(whole, 120)
+    until(whole)
     (resolved,) = {(record["tag"], record["digest"]) for record in found(*asked) if record["resolved"]}
     (fetched,) = {(record["tag"], record["digest"]) for record in found(*asked) if record["fetched"]}
     assert (resolved, fetched) == (("v1", str(image.digest)), (None, str(image.digest)))

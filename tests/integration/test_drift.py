@@ -27,7 +27,7 @@ from tests.integration.processes import Tagstone, tagstone, until
 from tests.simulator import images
 from tests.simulator.images import Blob, Image
 from tests.simulator.trees import Put, archive, file, folder, hardlink, symlink
-from tests.tools import need
+from tests.tools import PATIENCE, need
 
 pytestmark = pytest.mark.client
 NAME = "reg.example/acme/drift"
@@ -204,10 +204,10 @@ def test_processes_of_a_real_container(proxy: Tagstone, running: Running) -> Non
     assert clean["unread"] == []
     # busybox goes by the name that it is called by.
     running.run("cp /bin/busybox /tmp/busybox-gone; /tmp/busybox-gone sleep 1000 >/dev/null 2>&1 </dev/null &")
-    until(lambda: "/tmp/busybox-gone" in programs(running), 120)
+    until(lambda: "/tmp/busybox-gone" in programs(running))
     running.run("rm /tmp/busybox-gone")
     with from_memory(running.pid):
-        until(lambda: "/memfd:implant" in programs(running), 120)
+        until(lambda: "/memfd:implant" in programs(running))
         found = processes(proxy, running, code=1)
         assert sorted((each["wrong"], each["role"], each["path"]) for each in found["findings"]) == [
             ("deleted", "program", "/tmp/busybox-gone"),
@@ -218,7 +218,7 @@ def test_processes_of_a_real_container(proxy: Tagstone, running: Running) -> Non
         (deleted,) = [each for each in found["findings"] if each["wrong"] == "deleted"]
         assert deleted["note"].startswith("a layer has this content as /bin/")
     running.run(f"kill {inner(deleted['pid'])}")
-    until(lambda: not {"/tmp/busybox-gone", "/memfd:implant"} & programs(running), 120)
+    until(lambda: not {"/tmp/busybox-gone", "/memfd:implant"} & programs(running))
     assert processes(proxy, running, code=0)["findings"] == []
 
 
@@ -272,6 +272,6 @@ def from_memory(pid: int) -> Iterator[None]:
                 yield
             finally:
                 os.kill(child, signal.SIGKILL)
-                entered.wait(10)
+                entered.wait(PATIENCE)
     finally:
         os.close(memory)

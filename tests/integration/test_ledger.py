@@ -16,6 +16,7 @@ from storage.notes import SignerKey
 from tests.integration.conftest import Upstream, config_of
 from tests.integration.processes import Tagstone, tagstone, until
 from tests.simulator import images
+from tests.tools import PATIENCE
 
 pytestmark = pytest.mark.client
 
@@ -46,8 +47,8 @@ def server(base: Path, upstream: Upstream, keys: Path) -> Iterator[Tagstone]:
         assert server.run(*approve).returncode == 0
         assert server.run("block", str(first.digest), "--by", "olga", "--reason", "old").returncode == 0
         assert server.run("unblock", str(first.digest), "--by", "otto", "--reason", "fine").returncode == 0
-        until(lambda: of_kind(server, "refusal"), 20)
-        until(lambda: settled(server), 20)
+        until(lambda: of_kind(server, "refusal"))
+        until(lambda: settled(server))
         yield server
 
 
@@ -92,8 +93,8 @@ def test_what_happened_is_there_once_whoever_did_it(server: Tagstone) -> None:
         assert kinds.count(kind) == 1, kind
     assert kinds.count("pin.pinned") == 2
     server.signal(signal.SIGHUP)
-    until(lambda: server.log.count("reloaded") >= 2, 30)
-    until(lambda: settled(server), 20)
+    until(lambda: server.log.count("reloaded") >= 2)
+    until(lambda: settled(server))
     assert len(of_kind(server, "policy")) == 1
     shown = server.run("ledger", "show", "--image", "reg.example/acme/kept:v1", "--kind", "pin.approved", "--since", "1h").stdout
     assert "by olga: new" in shown
@@ -113,7 +114,7 @@ def test_an_entry_is_proven_to_somebody_who_has_nothing_but_a_key(server: Tagsto
 
     def verify(*words: str) -> subprocess.CompletedProcess[str]:
         command = (tagstone(), "ledger", "verify", "--proof", str(proof), *words)
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE, check=False)
 
     done = verify("--key", str(key), "--json")
     assert done.returncode == 0, done.stderr
@@ -167,7 +168,7 @@ def test_an_observer_elsewhere_is_told_by_its_own_file(server: Tagstone, tmp_pat
 
     def watch(*words: str) -> subprocess.CompletedProcess[str]:
         command = (tagstone(), "ledger", "watch", url, "--once", "--state", str(state), *words)
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE, check=False)
 
     key = server.run("ledger", "key").stdout.splitlines()[0]
     done = watch("--key", key)

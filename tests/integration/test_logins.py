@@ -19,7 +19,7 @@ from tests.integration.conftest import Upstream
 from tests.integration.pictures import picture
 from tests.integration.processes import Tagstone
 from tests.simulator.images import Image
-from tests.tools import need
+from tests.tools import PATIENCE, need
 
 pytestmark = pytest.mark.client
 
@@ -93,7 +93,7 @@ def run(command: Sequence[object], *, env: dict[str, str] | None = None, given: 
         capture_output=True,
         text=True,
         env={**os.environ, **(env or {})},
-        timeout=90,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulator import images
 from tests.simulator.sigstore import PrivateSigstore, Signing
-from tests.tools import need
+from tests.tools import PATIENCE, need
 
 pytestmark = pytest.mark.client
 
@@ -23,7 +23,7 @@ def cut_off(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run ``tagstone`` without any network."""
     tagstone = Path(sys.executable).with_name("tagstone")
     command = [need("unshare"), "-n", tagstone, *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
     if "unshare failed" in done.stderr and os.environ.get("CI") != "true":
         pytest.skip(f"a network namespace is not permitted: {done.stderr.strip()}")
     return done

@@ -24,12 +24,12 @@ from tests.integration.processes import Reply, Tagstone, ask_on, until
 from tests.integration.relay import Relay
 from tests.simulator import images
 from tests.simulator.images import Image
+from tests.tools import PATIENCE
 
 pytestmark = pytest.mark.client
 
 SIZE = 4 << 20
 HOLD_AFTER = 1 << 20
-PATIENCE = 30
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,8 @@ def test_promise_59_sigterm_lets_a_download_end(start: Start, upstream: Upstream
         until(lambda: refuses_connections(server))
         assert not pull.done()
         relay.release.set()
-        assert right(pull.result(20), big)
-        assert server.wait(10) == 0
+        assert right(pull.result(PATIENCE), big)
+        assert server.wait(PATIENCE) == 0
         idle.close()
         assert "Traceback" not in server.log
 
@@ -135,9 +135,9 @@ def test_promise_59_sigterm_cuts_what_does_not_end(start: Start, upstream: Upstr
         assert relay.held.wait(PATIENCE)
         server.signal(signal.SIGTERM)
         began = time.monotonic()
-        assert server.wait(20) == 0
+        assert server.wait(PATIENCE) == 0
         assert time.monotonic() - began < 10
-        reply = pull.result(10)
+        reply = pull.result(PATIENCE)
         assert reply.status == 200
         assert reply.cut
         assert len(reply.body) < big.layers[0].size
@@ -155,7 +155,7 @@ def test_promise_51_a_killed_server_leaves_nothing_partial(start: Start, upstrea
         for pid in (*server.workers(), server.pid):
             os.kill(pid, signal.SIGKILL)
         assert server.wait() == -signal.SIGKILL
-        reply = pull.result(10)
+        reply = pull.result(PATIENCE)
         assert reply is None or reply.cut
         assert not [path for path in layers_in(server) if path.name == big.layers[0].digest.hex]
         relay.release.set()
@@ -186,7 +186,7 @@ def test_promise_56_workers_share_one_fetch(start: Start, upstream: Upstream, bi
             assert relay.held.wait(PATIENCE)
             assert not any(pull.done() for pull in pulls)
             relay.release.set()
-            assert [right(pull.result(20), big) for pull in pulls] == [True, True]
+            assert [right(pull.result(PATIENCE), big) for pull in pulls] == [True, True]
         assert fetches(upstream, big) - before == 1
 
 
@@ -203,11 +203,11 @@ def test_a_worker_that_dies_is_replaced(start: Start, upstream: Upstream, big: I
             with pytest.raises(TimeoutError):
                 follower.result(0.5)  # it follows what the other one writes
             os.kill(victim, signal.SIGKILL)
-            reply = pull.result(10)
+            reply = pull.result(PATIENCE)
             assert reply is None or reply.cut
             relay.release.set()
-            assert right(follower.result(20), big)
-            until(lambda: len(set(server.workers()) - {victim}) == 2, 20)
+            assert right(follower.result(PATIENCE), big)
+            until(lambda: len(set(server.workers()) - {victim}) == 2)
             assert other in server.workers()
         with server.by_worker() as connections:
             assert all(right(ask_on(connection, "GET", blob_path(big)), big) for connection in connections.values())
@@ -236,7 +236,7 @@ def test_a_worker_that_is_replaced_decides_as_the_others_do(start: Start, upstre
     def replace_all() -> None:
         for victim in server.workers():
             os.kill(victim, signal.SIGKILL)
-            until(partial(replaced, victim), 20)
+            until(partial(replaced, victim))
 
     with slow(upstream) as relay:
         relay.release.set()
@@ -273,7 +273,7 @@ def test_workers_do_not_outlive_their_supervisor(start: Start, upstream: Upstrea
         workers = server.workers()
         server.signal(signal.SIGKILL)
         assert server.wait() == -signal.SIGKILL
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 15)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
         assert refuses_connections(server)
 
 
@@ -287,7 +287,7 @@ def test_signals_in_every_moment_of_the_start(start: Start, upstream: Upstream, 
         assert server.ask("GET", "/v2/").status == 200
         workers = server.workers()
         server.signal(signal.SIGTERM)
-        assert server.wait(15) == 0
+        assert server.wait(PATIENCE) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
         assert "worker.ended" not in server.log
         assert "Traceback" not in server.log
@@ -323,7 +323,13 @@ def test_a_data_directory_that_cannot_be_used_ends_the_start(base: Path, keys: P
 def run_to_end(server: Tagstone) -> subprocess.CompletedProcess[str]:
     """Run a server that is expected to end by itself."""
     return subprocess.run(
-        server.command, cwd=server.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+        server.command,
+        cwd=server.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 
@@ -350,8 +356,8 @@ def test_pulls_go_on_while_workers_come_and_go(start: Start, upstream: Upstream,
             for victim in server.workers():
                 before = pulled
                 os.kill(victim, signal.SIGKILL)
-                until(lambda victim=victim: len(set(server.workers()) - {victim}) == 2, 20)  # type: ignore[misc]  # the default binds it
+                until(lambda victim=victim: len(set(server.workers()) - {victim}) == 2)  # type: ignore[misc]  # the default binds it
                 until(lambda before=before: pulled > before + 2)  # type: ignore[misc]  # as above
             stop.set()
-            client.result(30)
+            client.result(PATIENCE)
         assert wrong == []

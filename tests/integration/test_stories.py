@@ -19,6 +19,7 @@ from storage.reference import Repository
 from tests.integration.processes import DockerRegistry, Tagstone, tagstone
 from tests.simulator.images import Blob, Image
 from tests.simulator.push import Pusher
+from tests.tools import PATIENCE
 
 #: Long enough for a machine that does much else to judge a candidate meanwhile.
 COOLDOWN = 10.0
@@ -98,7 +99,7 @@ def test_the_demonstration_runs_as_installed(tmp_path: Path) -> None:
         (tagstone(), "demo", "unsigned-upstream", "tampering", "--keep", str(keep)),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
         check=False,
         cwd=tmp_path,
     )
@@ -109,10 +110,12 @@ def test_the_demonstration_runs_as_installed(tmp_path: Path) -> None:
         (tagstone(), "pins", "list", "--config", str(keep / "tagstone.yaml")),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert "registry.demo/base/alpine:3.20" in pins.stdout
-    again = subprocess.run((tagstone(), "demo", "--keep", str(keep)), capture_output=True, text=True, timeout=60, check=False)
+    again = subprocess.run(
+        (tagstone(), "demo", "--keep", str(keep)), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
-    assert subprocess.run((tagstone(), "demo", "nonsense"), capture_output=True, timeout=60, check=False).returncode == 2
+    assert subprocess.run((tagstone(), "demo", "nonsense"), capture_output=True, timeout=PATIENCE, check=False).returncode == 2

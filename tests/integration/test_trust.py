@@ -20,6 +20,7 @@ from tests.simulator.registry import Registry
 from tests.simulator.sigstore import PrivateSigstore, Signing
 from tests.simulator.sigstore.tuf import TufRepository
 from tests.simulator.sigstore.tufserver import Answer, TufServer
+from tests.tools import PATIENCE
 
 SIGSTORE, WHO = PrivateSigstore(), Signing()
 CONFIG = """
@@ -58,12 +59,12 @@ def in_thread() -> Iterator[Registry]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     try:
         yield started[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()
 
 
@@ -113,7 +114,7 @@ def test_promise_49_all_workers_stop_deciding_and_begin_again(
         assert (statuses(server, "v1"), statuses(server, "v2")) == ({200}, {503})
         dead = server.workers()[0]
         os.kill(dead, signal.SIGKILL)
-        until(lambda: dead not in server.workers() and len(server.workers()) == 2, 20)
+        until(lambda: dead not in server.workers() and len(server.workers()) == 2)
         assert (statuses(server, "v1"), statuses(server, "v2")) == ({200}, {503})
         server.stop()
         tuf.all_else = Answer(503)

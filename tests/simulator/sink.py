@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from tests.tools import PATIENCE
+
 
 @dataclass(frozen=True, slots=True)
 class Post:
@@ -74,7 +76,7 @@ class Receiver:
         """Where it is."""
         return f"http://127.0.0.1:{self._port}/hook"
 
-    async def wait(self, count: int, seconds: float = 60) -> list[Post]:
+    async def wait(self, count: int, seconds: float = PATIENCE) -> list[Post]:
         """The posts, once there are so many at least."""
         async with asyncio.timeout(seconds), self._arrived:
             await self._arrived.wait_for(lambda: len(self.posts) >= count)

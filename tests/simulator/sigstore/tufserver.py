@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.tools import PATIENCE
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -72,7 +74,7 @@ class TufServer:
                 self.wfile.write(answer.body)
                 if answer.hangs:
                     self.wfile.flush()
-                    server.released.wait(30)
+                    server.released.wait(PATIENCE)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing: a test reads :attr:`TufServer.asked`."""

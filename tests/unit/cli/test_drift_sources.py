@@ -137,12 +137,12 @@ async def test_a_command_that_hangs_ends_with_all_that_it_started(tmp_path: Path
     pid = tmp_path / "pid"
     script = f"sleep 1000 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"
     asking = asyncio.create_task(Command(("sh", "-c", script), 600).ask())
-    await until(pid.exists, 30)
+    await until(pid.exists)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     child = int(pid.read_text())
-    await until(lambda: not _lives(child), 30)
+    await until(lambda: not _lives(child))
     with pytest.raises(Unexaminable, match=r"within 0\.2 s"):
         await Command(("sh", "-c", script), 0.2).ask()
 

@@ -18,6 +18,7 @@ from proxy.errors import ConfigurationError, Problem
 from proxy.policy.rules import AnyOf, FirstUse, Never, SignatureBy
 from proxy.schema import Address
 from tests.simulator.notation import issue
+from tests.tools import PATIENCE
 from tests.unit.configuration.files import RULES, UPSTREAM, Folder
 
 SHIPPED = Path(config.__file__).parent / "tagstone.yaml"
@@ -232,7 +233,7 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
         import proxy.configuration.schema
         print([name for name in {heavy!r} if name in sys.modules])
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert done.stdout.strip() == "[]"
 
 

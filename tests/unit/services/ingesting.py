@@ -15,6 +15,7 @@ from storage.filesystem import FilesystemBlobStore
 from storage.records import Descriptor
 from storage.reference import Repository
 from tests.simulator.origin import Origin
+from tests.tools import PATIENCE
 
 REPOSITORY = Repository.of("one.example", "acme/app")
 OTHER = Repository.of("two.example", "acme/app")
@@ -76,7 +77,7 @@ async def drain(source: Source) -> bytes:
     return data
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Return when ``condition()`` holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():

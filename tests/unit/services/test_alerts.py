@@ -98,7 +98,7 @@ async def test_each_sink_is_told_what_it_wants(database: Database, sent: Sent) -
     await tell(database, 1)
     await tell(database, 2, EventType.PIN_REVOKED)
     alerts.wake()
-    await until(has(sent, all=2, grave=1), 60)
+    await until(has(sent, all=2, grave=1))
     await alerts.close()
     assert [message.event.type for message in sent["grave"]] == [EventType.PIN_REVOKED]
 
@@ -113,7 +113,7 @@ async def test_an_event_says_what_more_is_known_before_it_is_told(database: Data
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, grave=1), 60)
+    await until(has(sent, grave=1))
     await alerts.close()
     (event,) = await EventStore(database).list()
     assert sent["grave"][0].event == event
@@ -139,7 +139,7 @@ async def test_what_more_is_known_is_asked_of_few_events_at_a_time(database: Dat
     for number in range(15, 30):
         await tell(database, number)
     await alerts.start()
-    await until(has(sent, all=15), 60)
+    await until(has(sent, all=15))
     await alerts.close()
     assert most == module.ENRICH_AT_A_TIME
     assert all(message.event.details == {"asked": True} for message in sent["all"])
@@ -152,10 +152,10 @@ async def test_who_wants_only_what_is_grave_hears_of_it_when_that_is_known(datab
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, all=1), 60)
+    await until(has(sent, all=1))
     assert await ClassificationStore(database).tell(1, Severity.CRITICAL, {"kinds": ["user"]}, NOW)
     alerts.wake()
-    await until(has(sent, all=2, grave=1), 60)
+    await until(has(sent, all=2, grave=1))
     await alerts.close()
     assert {(message.number, message.event.severity) for message in sent["grave"]} == {(1, Severity.CRITICAL)}
 
@@ -177,7 +177,7 @@ async def test_what_cannot_say_more_is_told_as_it_is(
         await alerts.start()
         await tell(database, 1)
         alerts.wake()
-        await until(has(sent, a=1), 60)
+        await until(has(sent, a=1))
         await alerts.close()
     assert [line["subject"] for line in logs if line["event"] == "alerts.not_enriched"] == ["docker.io/library/nginx:1"]
 
@@ -191,11 +191,11 @@ async def test_one_worker_of_all_delivers_and_another_takes_over(database: Datab
         await tell(database, number)
     first.wake()
     second.wake()
-    await until(has(sent, a=3), 60)
+    await until(has(sent, a=3))
     await first.close()
     await tell(database, 4)
     second.wake()
-    await until(has(sent, a=4), 60)
+    await until(has(sent, a=4))
     await second.close()
     assert len({message.id for message in sent["a"]}) == 4
 
@@ -206,13 +206,13 @@ async def test_another_configuration_holds_from_the_next_event_on(database: Data
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, a=1, b=1), 60)
+    await until(has(sent, a=1, b=1))
     alerts.follow(policy(sink("a"), sink("b")))
     alerts.follow(policy(sink("b"), sink("c")))
-    await until(lambda: _known(database, "c"), 60)
+    await until(lambda: _known(database, "c"))
     await tell(database, 2)
     alerts.wake()
-    await until(has(sent, a=1, b=2, c=1), 60)
+    await until(has(sent, a=1, b=2, c=1))
     await alerts.close()
 
 
@@ -226,7 +226,7 @@ async def test_a_digest_waits_for_its_time(database: Database, sent: Sent) -> No
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, now=1), 60)
+    await until(has(sent, now=1))
     await alerts.close()
     (waiting,) = await Deliveries(database).list()
     assert (waiting.sink, waiting.due_at) == ("later", NOW + timedelta(hours=23))
@@ -241,7 +241,7 @@ async def test_the_metrics_are_those_of_the_database(database: Database, sent: S
     await alerts.start()
     await tell(database, 1)
     alerts.wake()
-    await until(has(sent, a=1), 60)
+    await until(has(sent, a=1))
     await alerts.close()
     other = service(database, policy())
     await other.look()
@@ -267,7 +267,7 @@ async def test_promise_53_a_database_that_does_not_answer_is_waited_for(
     monkeypatch.setattr(module, "PAUSE", 0.01)
     alerts = service(database, policy(sink("a")))
     await alerts.start()
-    await until(lambda: _known(database, "a"), 60)
+    await until(lambda: _known(database, "a"))
     deliveries = alerts._deliveries
     broken = {"unassigned": 2, "register": 2}
 
@@ -287,7 +287,7 @@ async def test_promise_53_a_database_that_does_not_answer_is_waited_for(
             failing(name)
         await tell(database, 1)
         alerts.follow(policy(sink("a"), sink("b")))
-        await until(lambda: len(sent.get("a", ())) == 1, 60)
+        await until(lambda: len(sent.get("a", ())) == 1)
         await alerts.close()
     assert broken == {"unassigned": 0, "register": 0}
     assert [line["event"] for line in logs].count("alerts.database") == 4
@@ -308,7 +308,7 @@ async def test_old_rows_are_removed(database: Database, sent: Sent, monkeypatch:
     async def removed() -> bool:
         return await database.read(lambda connection: connection.execute(select(deliveries.c.id)).first()) is None
 
-    await until(removed, 60)
+    await until(removed)
     await alerts.close()
 
 
@@ -323,7 +323,7 @@ async def test_events_that_are_long_over_are_removed(database: Database) -> None
     async def removed() -> bool:
         return len(await EventStore(database).list()) == 2
 
-    await until(removed, 60)
+    await until(removed)
     await alerts.close()
 
 

@@ -14,6 +14,7 @@ from proxy.services.bookkeeper import Bookkeeper
 from storage.database import Database
 from storage.ledger import Ledger
 from tests.harness import until
+from tests.tools import PATIENCE
 from tests.unit.storage.values import AT, digest
 
 
@@ -66,7 +67,7 @@ async def test_an_hour_has_room_for_so_many_and_the_next_for_more(database: Data
     await books.start()
     for number in range(6):
         books.refused(f"reg/app:v{number}", refusal("one"), "unsigned")
-    await asyncio.wait_for(books._queue.join(), 20)
+    await asyncio.wait_for(books._queue.join(), PATIENCE)
     assert len(await subjects(database)) == 3
     clock.now += timedelta(hours=2)
     books.refused("reg/app:v5", refusal("one"), "unsigned")
@@ -103,7 +104,7 @@ async def test_a_database_that_cannot_be_written_loses_only_what_was_on_its_way(
     books = Bookkeeper(database, Clock(), 10)
     await books.start()
     books.refused("reg/app:v1", refusal("one"), "unsigned")
-    await until(lambda: not books._told, 20)
+    await until(lambda: not books._told)
     await books.close()
     await database.open()
     again = Bookkeeper(database, Clock(), 10)
@@ -129,7 +130,7 @@ async def test_a_policy_is_entered_where_it_differs_from_the_last(
         async def so() -> bool:
             return await policies() == expected
 
-        await until(so, 20)
+        await until(so)
 
     first.decides_by("a", "started", {"rules": 1})
     second.decides_by("a", "started", {"rules": 1})
@@ -146,12 +147,12 @@ async def test_a_policy_is_entered_where_it_differs_from_the_last(
     waiting = Bookkeeper(late, Clock(), 10)
     await waiting.start()
     waiting.decides_by("a", "started", {})
-    await until(lambda: not waiting._wake.is_set(), 20)
+    await until(lambda: not waiting._wake.is_set())
     await late.open()
 
     async def there() -> bool:
         return await Ledger(late).size() == 1
 
-    await until(there, 20)
+    await until(there)
     await waiting.close()
     await late.close()

@@ -39,7 +39,7 @@ class Scene:
 
     async def at_rest(self) -> None:
         """No candidate is being judged."""
-        await until(lambda: not len(self.proxy.application.gate._candidates._flights), 30)
+        await until(lambda: not len(self.proxy.application.gate._candidates._flights))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def test_a_judgement_that_takes_too_long_is_given_up(scene: Scene, capsys:
     second = build(scene.upstream, "two", RELEASE)
     held = scene.upstream.on(when.manifest(reference=signing.signature_tag(second.digest)), hold(answer_now))
     await scene.served()
-    await until(lambda: held.fired, 30)
+    await until(lambda: held.fired)
     await scene.at_rest()
     assert "candidate.unjudged" in capsys.readouterr().err
     await scene.served()
@@ -124,7 +124,7 @@ async def test_the_end_of_the_proxy_ends_its_judgements(tmp_path: Path) -> None:
             second = build(upstream, "two", RELEASE)
             never = upstream.on(when.manifest(reference=signing.signature_tag(second.digest)), hold(asyncio.Event()))
             await proxy.get_tag()
-            await until(lambda: never.fired, 30)
+            await until(lambda: never.fired)
         never.active = False
 
 

@@ -21,6 +21,7 @@ from storage.records import Descriptor
 from storage.reference import Repository
 from tests.simulator.origin import Behaviour, Origin
 from tests.simulator.spooling import append
+from tests.tools import PATIENCE
 from tests.unit.services.ingesting import DATA, HOLDBACK, OTHER, PIECE, REPOSITORY, Bench, MakeBench, drain, until
 from tests.unit.storage.faulty import FailingFiles, WaitingFiles, open_files
 
@@ -132,7 +133,7 @@ async def test_what_comes_while_it_is_being_stored_is_complete(
     async with await bench.ingest.open(REPOSITORY, descriptor) as source:
         assert source.complete
         assert await drain(source) == DATA
-    assert files.reached.wait(10)
+    assert files.reached.wait(PATIENCE)
     files.go.set()
     await idle(bench)
     assert origin.fetches(descriptor.digest) == 1

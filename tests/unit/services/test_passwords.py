@@ -11,6 +11,7 @@ import pytest
 
 from proxy.errors import LoginRefused, LoginUnavailable
 from proxy.services.passwords import WRONG, Passwords, decoy, place_of
+from tests.tools import PATIENCE
 
 
 def hashed(password: str, cost: int = 4) -> bytes:
@@ -31,7 +32,7 @@ class Slow:
     def __call__(self, password: bytes, hashed_password: bytes) -> bool:
         self.count += 1
         self.began.set()
-        assert self.go.wait(20)
+        assert self.go.wait(PATIENCE)
         return bcrypt.hashpw(password, hashed_password) == hashed_password
 
 

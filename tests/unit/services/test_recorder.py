@@ -20,6 +20,7 @@ from storage.leases import Leases
 from storage.pulls import PullStore
 from storage.records import Descriptor, PullRecord
 from tests.harness import until
+from tests.tools import PATIENCE
 from tests.unit.storage.values import APP, digest
 
 ALICE = "user:alice"
@@ -79,7 +80,7 @@ async def test_records_are_written_while_the_server_runs(database: Database, mon
     async def written() -> bool:
         return len(await store.find()) == 4
 
-    await until(written, 10)
+    await until(written)
     await recorder.close()
 
 
@@ -123,18 +124,18 @@ async def test_records_wait_for_a_database_that_cannot_be_written(database: Data
     await recorder.start()
     for number in range(3):
         pulled(recorder, manifest(str(number)))
-    await until(lambda: store.tries > 0, 10)
+    await until(lambda: store.tries > 0)
     for number in range(3, 6):
         pulled(recorder, manifest(str(number)))
     tries = store.tries
-    await until(lambda: store.tries > tries + 1, 10)
+    await until(lambda: store.tries > tries + 1)
     assert recorder.reading().values == (((), 2.0),)
     store.broken = False
 
     async def written() -> bool:
         return {record.digest for record in await store.find()} == {digest(str(number)) for number in range(4)}
 
-    await until(written, 10)
+    await until(written)
     await recorder.close()
     assert len(await store.find()) == 4
 
@@ -155,7 +156,7 @@ async def test_closing_in_the_middle_of_a_write_doubles_nothing(database: Databa
     recorder = Recorder(store, Leases(database), KEPT, utc_now)
     await recorder.start()
     pulled(recorder, manifest())
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), PATIENCE)
     await recorder.close()
     assert len(await store.find()) == 1
 
@@ -192,5 +193,5 @@ async def test_old_records_are_forgotten_in_the_background(database: Database) -
     async def forgotten() -> bool:
         return len(await store.find()) == 1
 
-    await until(forgotten, 10)
+    await until(forgotten)
     await recorder.close()

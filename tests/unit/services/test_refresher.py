@@ -96,7 +96,7 @@ async def test_several_that_find_it_due_ask_once(watched: Watched) -> None:
     others = [Watched(watched.data_dir, watched.server, watched.repository) for _ in range(3)]
     for other in others:
         await other.start(3600)
-    await until(lambda: all(other.told[-1].accepted is not None for other in others), 10)
+    await until(lambda: all(other.told[-1].accepted is not None for other in others))
     for other in others:
         await other.refresher.close()
     assert watched.count() == 1

@@ -19,7 +19,7 @@ from proxy.sinks.model import Kind
 from proxy.sinks.people import PeopleSink, parse_urls
 from storage.records import EventType, Severity
 from tests.simulator.sink import Receiver, Reply
-from tests.tools import free_port
+from tests.tools import PATIENCE, free_port
 from tests.unit.sinks.values import message
 
 
@@ -195,7 +195,7 @@ async def test_a_service_that_hangs_keeps_only_itself_busy(tmp_path: Path, monke
 
     def hang(urls: Sequence[str], told: dict[str, Any], timeout: float, taken: set[str]) -> list[str]:
         begun.append(urls)
-        release.wait(60)
+        release.wait(PATIENCE)
         return []
 
     monkeypatch.setattr(people, "_notify", hang)
@@ -206,7 +206,7 @@ async def test_a_service_that_hangs_keeps_only_itself_busy(tmp_path: Path, monke
     second = await asked.send([message()])
     assert (second.kind, second.words) == (Kind.FAILED, "an earlier attempt has still not ended")
     release.set()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not (await asked.send([message()])).taken:
             await asyncio.sleep(0.02)
     assert len(begun) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import Files
+from tests.tools import PATIENCE
 
 #: What may fail. Giving back (close, unlock) does not: the system releases in any case.
 STEPS = (
@@ -93,7 +94,7 @@ class WaitingFiles(WatchedFiles):
         """Wait if this is the call."""
         if self.on and name == self._name:
             self.reached.set()
-            assert self.go.wait(10), "nobody let the call go"
+            assert self.go.wait(PATIENCE), "nobody let the call go"
 
 
 def open_files(root: Path) -> int:

@@ -23,6 +23,7 @@ from storage.database import Database
 from storage.errors import DatabaseUnavailable
 from storage.pins import PinStore
 from storage.tables import notices, pins, verdicts
+from tests.tools import PATIENCE
 from tests.unit.storage.values import APP, AT, digest, first_pin
 
 
@@ -123,10 +124,10 @@ async def test_a_file_that_vanishes_does_not_come_back_empty(tmp_path: Path) -> 
 
     def keep(connection: Connection) -> None:
         loop.call_soon_threadsafe(beside.set)
-        leave.wait(20)  # the one connection that there was before
+        leave.wait(PATIENCE)  # the one connection that there was before
 
     keeping = asyncio.create_task(database.read(keep))
-    await asyncio.wait_for(beside.wait(), 20)
+    await asyncio.wait_for(beside.wait(), PATIENCE)
     with pytest.raises(DatabaseUnavailable, match="it cannot be opened"):
         await database.read(subjects)
     leave.set()
@@ -172,7 +173,7 @@ async def test_a_migration_elsewhere_is_waited_for_and_not_for_ever(tmp_path: Pa
         await asyncio.sleep(0.05)
         assert not opening.done()
         fcntl.flock(lock, fcntl.LOCK_UN)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await opening
     assert await database.read(subjects) == []
     await database.close()
@@ -212,7 +213,7 @@ def test_opening_a_current_database_does_not_import_alembic(tmp_path: Path) -> N
         "print(sorted({'alembic', 'sqlalchemy.dialects.postgresql'} & sys.modules.keys()))\n"
     )
     arguments = [sys.executable, "-c", script, str(tmp_path / "tagstone.db")]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -248,7 +249,7 @@ async def test_writes_that_wait_are_committed_together_and_fail_alone(database: 
 
     def slow(connection: Connection) -> None:
         loop.call_soon_threadsafe(inside.set)
-        leave.wait(20)
+        leave.wait(PATIENCE)
         add(connection, "slow")
 
     def fails(connection: Connection, name: str) -> None:
@@ -257,7 +258,7 @@ async def test_writes_that_wait_are_committed_together_and_fail_alone(database: 
 
     orphan = insert(verdicts).values(content_id=77, fingerprint="f", accepted=True, reasons=(), decided_at=AT)
     tasks = [asyncio.create_task(database.write(slow))]
-    await asyncio.wait_for(inside.wait(), 20)
+    await asyncio.wait_for(inside.wait(), PATIENCE)
     for number in range(6):
         tasks += [
             asyncio.create_task(database.write(add, f"a{number}")),
@@ -282,14 +283,14 @@ async def test_what_undoes_everything_is_told_to_everybody(database: Database) -
 
     def slow(_: Connection) -> None:
         loop.call_soon_threadsafe(inside.set)
-        leave.wait(20)
+        leave.wait(PATIENCE)
 
     def given_up(connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")
         raise sqlite3.OperationalError("database or disk is full")
 
     tasks = [asyncio.create_task(database.write(slow))]
-    await asyncio.wait_for(inside.wait(), 20)
+    await asyncio.wait_for(inside.wait(), PATIENCE)
     tasks += map(asyncio.create_task, (database.write(add, "a"), database.write(given_up), database.write(add, "b")))
     await asyncio.sleep(0)
     leave.set()
@@ -341,7 +342,7 @@ async def test_an_end_of_iteration_is_an_error_like_any_other(database: Database
 
     for ask in (database.read, database.write):
         with pytest.raises(RuntimeError, match="ended by StopIteration"):
-            await asyncio.wait_for(ask(ends), 20)
+            await asyncio.wait_for(ask(ends), PATIENCE)
     await database.write(add, "a")
     assert await database.read(subjects) == ["a"]
 
@@ -353,10 +354,10 @@ async def test_closing_goes_on_where_its_caller_is_cancelled(database: Database)
 
     def slow(_: Connection) -> None:
         loop.call_soon_threadsafe(inside.set)
-        leave.wait(20)
+        leave.wait(PATIENCE)
 
     writing = asyncio.create_task(database.write(slow))
-    await asyncio.wait_for(inside.wait(), 20)
+    await asyncio.wait_for(inside.wait(), PATIENCE)
     first = asyncio.create_task(database.close())
     await asyncio.sleep(0)
     first.cancel()
@@ -366,7 +367,7 @@ async def test_closing_goes_on_where_its_caller_is_cancelled(database: Database)
         await database.read(subjects)
     second = asyncio.create_task(database.close())
     leave.set()
-    await asyncio.wait_for(second, 20)
+    await asyncio.wait_for(second, PATIENCE)
     await writing
     assert sorted(file.name for file in database.path.parent.iterdir()) == ["tagstone.db", "tagstone.db.lock"]
 
@@ -390,7 +391,7 @@ async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
         connection.exec_driver_sql("SELECT wait()")
 
     def wait() -> int:
-        leave.wait(10)
+        leave.wait(PATIENCE)
         return 1
 
     await database.write(lambda connection: connection.connection.dbapi_connection.create_function("wait", 0, wait))  # type: ignore[union-attr]  # the driver's own, not of DBAPI
@@ -416,7 +417,7 @@ async def test_a_cancelled_caller_leaves_at_once_and_its_write_is_whole(database
         add(connection, "b")
 
     def wait() -> int:
-        leave.wait(10)
+        leave.wait(PATIENCE)
         return 1
 
     await database.write(lambda connection: connection.connection.dbapi_connection.create_function("wait", 0, wait))  # type: ignore[union-attr]  # the driver's own, not of DBAPI

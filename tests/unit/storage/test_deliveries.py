@@ -130,7 +130,7 @@ async def test_every_message_leaves_a_notice(database: Database, deliveries: Del
     """So that the worker with the duty hears of what another one wrote."""
     await deliveries.register(("a",), AT)
     await events.record(act(1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert [notice.kind for notice in await Notices(database).wait(0)] == [OUTBOX_NOTICE]
 
 

@@ -14,6 +14,7 @@ from storage.digest import Digest
 from storage.errors import BlobStoreUnavailable
 from storage.filesystem import FilesystemBlobStore
 from storage.progress import Progress, ProgressStore
+from tests.tools import PATIENCE
 from tests.unit.storage.conftest import Damage, MakeStore
 from tests.unit.storage.test_filesystem import DATA, DIGEST, blob_path, opened, quarantined
 from tests.unit.storage.values import AT, LATER
@@ -73,7 +74,7 @@ async def test_scrubbing_keeps_to_its_rate(store: FilesystemBlobStore) -> None:
     assert time.monotonic() - began >= 0.25
     slow = asyncio.create_task(store.scrub(DIGEST, 1.0))
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         await store.close()
         await asyncio.gather(slow, return_exceptions=True)
 

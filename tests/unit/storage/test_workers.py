@@ -10,6 +10,7 @@ import pytest
 
 from storage.errors import BlobStoreUnavailable
 from storage.workers import Workers
+from tests.tools import PATIENCE
 
 
 async def test_work_runs_in_named_threads() -> None:
@@ -30,7 +31,7 @@ async def test_what_a_cancelled_caller_would_have_got_is_undone(fails: bool) -> 
     undone: list[str] = []
 
     def work() -> str:
-        go.wait(10)
+        go.wait(PATIENCE)
         if fails:
             raise OSError("no")
         return "made"
@@ -50,7 +51,7 @@ async def test_work_that_never_began_is_not_undone() -> None:
     workers = Workers(quick=1)
     go = threading.Event()
     done: list[int] = []
-    first = asyncio.create_task(workers.quick(lambda: go.wait(10)))
+    first = asyncio.create_task(workers.quick(lambda: go.wait(PATIENCE)))
     await asyncio.sleep(0)
     second = asyncio.create_task(workers.quick(lambda: done.append(1), undo=lambda _: done.append(2)))
     await asyncio.sleep(0)

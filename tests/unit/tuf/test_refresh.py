@@ -31,6 +31,7 @@ from tests.simulator.sigstore import PrivateSigstore
 from tests.simulator.sigstore.faults import TUF_FAULTS, TufFault
 from tests.simulator.sigstore.tuf import TufRepository as Published
 from tests.simulator.sigstore.tufserver import Answer, TufServer
+from tests.tools import PATIENCE
 
 SIGSTORE = PrivateSigstore()
 #: Faults that are an absence: nobody says anything wrong.
@@ -293,7 +294,7 @@ def test_one_asks_at_a_time(setting: Setting) -> None:
         fetcher.stop()
         with Fetcher(30) as other:
             assert refresh(setting.repository, setting.data_dir, other, sound, wait=10)[0] is Ended.REFRESHED
-        thread.join(10)
+        thread.join(PATIENCE)
     assert [each[0] for each in ended] == [Ended.SKIPPED]
 
 

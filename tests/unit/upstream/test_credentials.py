@@ -17,6 +17,7 @@ from proxy.errors import UpstreamUnavailable
 from proxy.settings import Auth, Upstream
 from proxy.upstream.credentials import LIFE, Credential, CredentialSource
 from proxy.upstream.registries import Endpoint
+from tests.tools import PATIENCE
 from tests.unit.upstream.servers import Clock
 
 Program = Callable[..., Path]
@@ -277,7 +278,7 @@ async def test_a_helper_that_hangs_is_killed_with_its_children(program: Program,
         source({"helper": "test"}, environment=path_of(folder), timeout=60 if cancelled else 1.5).current()
     )
     if cancelled:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (tmp_path / "pid").exists():
                 await asyncio.sleep(0.01)
         task.cancel()

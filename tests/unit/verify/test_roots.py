@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.verify.roots import Demands, Root, Window, note_key_id, public_good
 from tests.simulator.sigstore.rekor import b64
+from tests.tools import PATIENCE
 from tests.unit.verify.pki import Party, authority, pem
 from tests.unit.verify.reading import GITHUB, SIGSTORE
 
@@ -56,7 +57,7 @@ def test_the_public_good_root_is_at_hand_without_a_heavy_import() -> None:
         "print(len(root.authorities), len(root.logs), len(root.ct_logs))\n"
         "print([name for name in sys.modules if name.startswith('sigstore.') and name != 'sigstore._store' or name == 'tuf'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert done.stdout.splitlines() == ["2 2 2", "[]"]
     assert public_good().startswith(b"{")
 

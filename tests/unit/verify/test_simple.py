@@ -27,6 +27,7 @@ from proxy.verify.simple import SimpleSignatures, is_wrapped, wrap
 from storage.reference import Repository
 from tests.simulator import images
 from tests.simulator.openpgp import packet, text
+from tests.tools import PATIENCE
 from tests.unit.verify.evidence import IMAGE, LIMITS, REPOSITORY, subject
 from tests.unit.verify.evidence import document as as_document
 from tests.unit.verify.gpg import LOOKASIDE, TEXT, Material
@@ -325,7 +326,7 @@ def test_threads_may_judge_with_the_same_key(gpg: Material) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert [each.accepted for each in found] == [True] * 4
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.settings import Limits
 from proxy.web.listener import Listener
+from tests.tools import PATIENCE
 from tests.unit.web.wire import Client, connected, listening, on_both_loops
 
 HURRY = Limits(client_first_timeout=0.3, client_idle_timeout=0.3)
@@ -112,7 +113,7 @@ async def test_promise_32_a_client_that_reads_nothing_is_cut() -> None:
         await client.send(REQUEST)
         async with connected(port) as other:
             assert (await other.ask("/small")).body == b"small"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await gone.wait()
 
 
@@ -172,7 +173,7 @@ async def test_promise_59_what_does_not_end_is_cut(seconds: float) -> None:
         await client.send(REQUEST)
         await slow.asked.wait()
         began = time.monotonic()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await listener.close()
         assert seconds * 0.9 <= time.monotonic() - began < seconds + 3
         assert await client.rest() == b""
@@ -374,7 +375,7 @@ async def test_there_are_only_so_many_connections() -> None:
             async with connected(port) as third:
                 assert await third.rest() == b""
             assert (await first.ask()).status == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not await answered(port):
                 await asyncio.sleep(0.02)
 

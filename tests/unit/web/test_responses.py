@@ -21,6 +21,7 @@ from proxy.services.answers import Refused, Thing
 from proxy.settings import Limits
 from proxy.web import responses
 from storage.digest import Digest
+from tests.tools import PATIENCE
 from tests.unit.web.wire import connected, listening
 
 DIGEST = Digest.of(b"manifest")
@@ -274,7 +275,7 @@ async def test_promise_32_a_client_that_does_not_read_gets_no_second_prebuilt_an
 
     async with listening(answer) as port, connected(port, receive_buffer=4096) as client:
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await enough.wait()
         assert fitted == [True, False]
 
@@ -295,7 +296,7 @@ async def test_a_prebuilt_answer_to_a_client_that_has_left_is_dropped() -> None:
     async with listening(answer, Limits(drain_timeout=2)) as port:
         async with connected(port) as client:
             await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await asked.wait()
         left.set()
     assert fits == [False]

@@ -23,6 +23,7 @@ from proxy.web.streaming import Rehashed, Unsatisfiable, parse_range
 from storage.digest import Digest
 from storage.errors import DigestMismatch
 from tests.simulator.tls import Authority
+from tests.tools import PATIENCE
 from tests.unit.web.wire import Client, connected, on_both_loops
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -199,7 +200,7 @@ class Server:
 
     async def end(self) -> BaseException | None:
         """How the next stream ended: None when it was sent whole."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.ended.get()
 
 

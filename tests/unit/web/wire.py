@@ -19,6 +19,7 @@ from aiohttp import web
 from proxy.settings import Limits
 from proxy.web.listener import Listener
 from proxy.web.tls import ServerTls
+from tests.tools import PATIENCE
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -54,7 +55,7 @@ class Client:
     async def send(self, data: bytes) -> None:
         """Send bytes as they are."""
         self.writer.write(data)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await self.writer.drain()
 
     async def ask(self, target: str = "/", method: str = "GET", version: str = "1.1", **headers: str) -> Reply:
@@ -65,7 +66,7 @@ class Client:
 
     async def reply(self, *, head: bool = False) -> Reply:
         """Read one answer. Raises asyncio.IncompleteReadError when the connection ends before it does."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("ascii").split("\r\n")
             _, status, reason = lines[0].split(" ", 2)
             headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:] if line)}
@@ -75,7 +76,7 @@ class Client:
     async def rest(self) -> bytes:
         """Everything until the server ends the connection, however it does."""
         received = bytearray()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             try:
                 while piece := await self.reader.read(1 << 16):
                     received += piece

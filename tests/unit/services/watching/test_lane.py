@@ -33,6 +33,7 @@ from storage.records import EventType
 from storage.reference import Repository
 from storage.verdicts import VerdictStore
 from storage.watching import PHASES, Hand, Round, WatchStore
+from tests.tools import PATIENCE
 from tests.unit.storage.values import APP, AT, digest, first_pin, manifest, pinned, unpin, verdict
 
 #: Short, so that there are few steps of a few seconds in it.
@@ -283,7 +284,7 @@ async def test_a_page_that_was_lost_is_repeated(database: Database, driver: Driv
     cast("Any", driver.world).check = hang
     driver.world.seconds += 20
     task = asyncio.create_task(driver.run(600))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
