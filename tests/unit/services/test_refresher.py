@@ -20,6 +20,7 @@ from proxy.tuf.state import State, folder_of, read, write
 from tests.harness import until
 from tests.simulator.sigstore import PrivateSigstore
 from tests.simulator.sigstore.tufserver import Answer, TufServer
+from tests.tools import SOON
 from tests.unit.tuf.test_refresh import unreadable
 
 SIGSTORE = PrivateSigstore()
@@ -70,7 +71,7 @@ async def watched(tmp_path: Path, server: TufServer) -> AsyncIterator[Watched]:
 async def test_the_start_waits_for_no_network(watched: Watched) -> None:
     """What is stored is told before anything is asked; what is fetched is told after it."""
     watched.server.answers["/timestamp.json"] = Answer(body=b"{", hangs=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await watched.start(3600)
     assert watched.told == [State()]
     await until(lambda: "/timestamp.json" in watched.server.asked)

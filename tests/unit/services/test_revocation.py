@@ -18,6 +18,7 @@ from proxy.verify.ocsp import OcspAnswer, OcspQuery, Status
 from proxy.verify.revocation import Answer, Silence
 from tests.simulator.notation import issue
 from tests.simulator.revocation import LIFE, CrlFault, OcspFault, OcspOddity, crl, ocsp_answer, ocsp_at
+from tests.tools import PATIENCE, SOON
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ACME = issue(servers=(ocsp_at("http://ocsp.test/"),))
@@ -180,12 +181,15 @@ async def test_what_a_server_does_not_know_is_not_kept(service: Make) -> None:
 async def test_slow_servers(service: Make) -> None:
     """Each has its share, and all together have the time of the judgement."""
     made, _ = service(gate=asyncio.Event(), limits={"revocation_timeout": 0.5})
-    begun = asyncio.get_running_loop().time()
-    assert await ask(made, OCSP) == [Silence("it did not answer in time")]
-    assert asyncio.get_running_loop().time() - begun < 0.4
-    begun = asyncio.get_running_loop().time()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    assert await ask(made, OCSP, seconds=PATIENCE) == [Silence("it did not answer in time")]
+    assert loop.time() - begun < SOON
+    begun = loop.time()
+    await made.close()
+    made, _ = service(gate=asyncio.Event(), limits={"revocation_timeout": PATIENCE})
     assert await ask(made, LIST, seconds=0.05) == [Silence("it did not answer in time")]
-    assert asyncio.get_running_loop().time() - begun < 0.2
+    assert loop.time() - begun < SOON
     await made.close()
 
 

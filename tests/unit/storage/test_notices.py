@@ -13,6 +13,7 @@ from storage.errors import DatabaseUnavailable
 from storage.notices import EVERYTHING, Notices, notify
 from storage.records import Notice
 from storage.tables import notices as notices_table
+from tests.tools import SOON
 
 
 def leave(connection: Connection, *subjects: str) -> None:
@@ -39,7 +40,7 @@ async def test_a_waiting_worker_hears_of_a_commit_in_another_process(database: D
     await other.open()
     try:
         await other.write(leave, "a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             assert await waiting == (Notice(1, "pin", "a"),)
     finally:
         await other.close()
@@ -62,7 +63,7 @@ async def test_other_commits_do_not_end_the_wait(database: Database) -> None:
     await asyncio.sleep(0.02)
     assert not waiting.done()
     await database.write(leave, "a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         assert await waiting == (Notice(1, "pin", "a"),)
 
 
@@ -72,7 +73,7 @@ async def test_several_waits_share_one_look(database: Database) -> None:
     waiting = [asyncio.create_task(notices.wait(0, poll=0.001)) for _ in range(5)]
     await asyncio.sleep(0.02)
     await database.write(leave, "a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         assert await asyncio.gather(*waiting) == [(Notice(1, "pin", "a"),)] * 5
 
 

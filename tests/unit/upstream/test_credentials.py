@@ -17,7 +17,7 @@ from proxy.errors import UpstreamUnavailable
 from proxy.settings import Auth, Upstream
 from proxy.upstream.credentials import LIFE, Credential, CredentialSource
 from proxy.upstream.registries import Endpoint
-from tests.tools import PATIENCE
+from tests.tools import PATIENCE, SOON
 from tests.unit.upstream.servers import Clock
 
 Program = Callable[..., Path]
@@ -284,7 +284,7 @@ async def test_a_helper_that_hangs_is_killed_with_its_children(program: Program,
         task.cancel()
     with pytest.raises(asyncio.CancelledError if cancelled else UpstreamUnavailable):
         await task
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         while not gone(int((tmp_path / "pid").read_text())):
             await asyncio.sleep(0.01)
 

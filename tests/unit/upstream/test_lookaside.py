@@ -19,6 +19,7 @@ from proxy.settings import Limits
 from proxy.upstream.client import Upstreams
 from storage.digest import Digest
 from storage.reference import Repository
+from tests.tools import SOON
 from tests.unit.upstream.servers import Handler, serve
 
 REPOSITORY = Repository.of("docker.io", "nginx")
@@ -165,6 +166,6 @@ async def test_one_lookaside_does_not_wait_for_another() -> None:
                     await anext(signatures)
         asked = len(broken.requests)
         assert asked <= 6  # five in a row, and then it is left alone
-        async with asyncio.timeout(5), aclosing(upstreams.lookaside(REPOSITORY, DIGEST, good, 10)) as signatures:
+        async with asyncio.timeout(SOON), aclosing(upstreams.lookaside(REPOSITORY, DIGEST, good, 10)) as signatures:
             assert await anext(signatures) == b"one"
         await upstreams.close()

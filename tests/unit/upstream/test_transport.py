@@ -20,7 +20,7 @@ from yarl import URL
 
 from proxy.errors import UpstreamAbsent, UpstreamError, UpstreamMisbehaved, UpstreamUnavailable
 from proxy.upstream.failures import Outage
-from tests.tools import free_port
+from tests.tools import SOON, free_port
 from tests.unit.upstream.servers import BLOB, LAYER, MANIFEST, REPOSITORY, Server, client, manifest, raw, serve
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\n"
@@ -204,7 +204,7 @@ async def test_promise_32_everything_has_a_timeout(
         began = asyncio.get_running_loop().time()
         with pytest.raises(UpstreamUnavailable, match=words):
             await upstreams.manifest(REPOSITORY, "1.0")
-        assert asyncio.get_running_loop().time() - began < 5.0
+        assert asyncio.get_running_loop().time() - began < SOON
 
 
 async def test_promise_32_a_connection_that_does_not_come_about() -> None:
@@ -463,7 +463,7 @@ async def test_promise_56_cancellations_at_any_point_lose_nothing() -> None:
         transport = upstreams._exchanges["registry.test"].transport
         held = [asyncio.create_task(transport._slots.acquire()) for _ in range(3)]
         held += [asyncio.create_task(transport._streams.acquire()) for _ in range(2)]
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             await asyncio.gather(*held)
         assert transport._slots.locked()
         assert transport._streams.locked()

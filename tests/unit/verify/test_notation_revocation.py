@@ -27,6 +27,7 @@ from tests.simulator.notation import Issued, issue, notation_signature
 from tests.simulator.revocation import Entry, crl, lists_at, ocsp_at
 from tests.simulator.signing import cosign_signature, signature_manifest
 from tests.simulator.sigstore.tsa import TimestampAuthority
+from tests.tools import SOON
 from tests.unit.verify.evidence import IMAGE, LIMITS, RELEASE, Upstream, document, keys, subject
 from tests.unit.verify.test_revocation import DAY, LIST, NOW, OCSP, World
 
@@ -236,7 +237,7 @@ async def test_other_places_do_not_wait_for_answers(mode: Revocation) -> None:
     upstream.tagged = later  # type: ignore[method-assign]  # a slower one
     require = AnyOf((ASKED, SignatureBy(RELEASE.name)))
     pipeline = Pipeline(default_verifiers(LIMITS), Trusted(keys(), stores={"acme": store(mode)}), LIMITS, service)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         found, harvest = await pipeline.judge(upstream, subject(), Rule(Pattern.compile("**"), require, (), ""), NOW)
     assert late.is_set()
     assert found.outcome is Outcome.ACCEPTED
@@ -252,7 +253,7 @@ async def test_what_needs_no_answers_does_not_wait_for_those_beside_it() -> None
     upstream.refer(*both)
     stores = {"acme": NotationStore.load("acme", [ACME.root_pem, quiet.root_pem], revocation=ENFORCE)}
     pipeline = Pipeline(default_verifiers(LIMITS), Trusted(stores=stores), LIMITS, Service(World(ACME), silent=True))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         found, _ = await pipeline.judge(upstream, subject(), Rule(Pattern.compile("**"), ASKED, (), ""), NOW)
     assert found.outcome is Outcome.ACCEPTED
 

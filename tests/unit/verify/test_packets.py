@@ -133,10 +133,10 @@ def test_a_compression_bomb_costs_no_more_than_the_limit(packer: str) -> None:
     assert len(bomb) < 1 << 20
     tracemalloc.start()
     try:
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(EvidenceMalformed, match="has more than 65536 bytes when it is unpacked"):
             read_message(bomb, 64 << 10)
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 10
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()

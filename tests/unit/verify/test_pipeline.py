@@ -49,6 +49,7 @@ from tests.simulator.signing import (
     signature_manifest,
 )
 from tests.simulator.sigstore import PrivateSigstore
+from tests.tools import SOON
 from tests.unit.verify.evidence import IMAGE, LIMITS, NOW, RELEASE, Stall, Upstream, asked, document, key, keys, subject
 
 SIGNATURES = signature_manifest([cosign_signature(RELEASE, IMAGE.digest)])
@@ -158,7 +159,7 @@ async def test_promise_46_one_source_that_satisfies_the_rule_suffices(down: str,
     """The other source may be down, denied or silent: neither does it matter, nor is it waited for."""
     upstream = signed(tag=SIGNATURES) if down == "referrers" else signed(BUNDLE)
     upstream.faults[down] = fault
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         verdict, _ = await judge(upstream)
     assert verdict.accepted
 
@@ -179,7 +180,7 @@ async def test_promise_46_unavailable_is_not_unsigned(down: str) -> None:
 async def test_a_silent_upstream_ends_in_time() -> None:
     """Everything stalls: the verdict is unknown after the timeout, and nothing runs on."""
     upstream = Upstream(faults={"tagged": Stall(), "referrers": Stall()})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         verdict, _ = await judge(upstream, limits=Limits(evidence_timeout=0.05))
     assert verdict.outcome is Outcome.UNKNOWN
     assert sorted(upstream.cancelled) == ["referrers", "tagged"]

@@ -23,7 +23,7 @@ from proxy.web.streaming import Rehashed, Unsatisfiable, parse_range
 from storage.digest import Digest
 from storage.errors import DigestMismatch
 from tests.simulator.tls import Authority
-from tests.tools import PATIENCE
+from tests.tools import PATIENCE, SOON
 from tests.unit.web.wire import Client, connected, on_both_loops
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -481,9 +481,9 @@ async def test_a_client_that_left_before_the_answer_gets_none(tmp_path: Path) ->
         async with serving(Late(file)) as port:
             async with connected(port) as client:
                 await client.send(REQUEST)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON):
                     await asked.wait()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 await gone.wait()
     assert len(ended) == 1
     assert file.asked == []
@@ -491,7 +491,7 @@ async def test_a_client_that_left_before_the_answer_gets_none(tmp_path: Path) ->
 
 async def settled(descriptors: int) -> None:
     """Wait until no more than so many descriptors are open."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         while open_files() > descriptors:
             await asyncio.sleep(0.01)
 
