@@ -152,7 +152,9 @@ def test_promise_51_a_killed_server_leaves_nothing_partial(start: Start, upstrea
         pull_tag(server, big)
         pull = pool.submit(_ask_whatever_comes, server, blob_path(big))
         assert relay.held.wait(PATIENCE)
-        for pid in (*server.workers(), server.pid):
+        workers = server.workers()
+        server.signal(signal.SIGSTOP)  # or it would put another in the place of the first one, which may be there a while longer
+        for pid in (*workers, server.pid):
             os.kill(pid, signal.SIGKILL)
         assert server.wait() == -signal.SIGKILL
         reply = pull.result(PATIENCE)

@@ -258,6 +258,7 @@ async def test_what_could_not_be_taken_over_is_told_again(watched: Watched, monk
     with capture_logs() as logs:
         watched.refresher.follow([watched.repository], 3600)
         await until(lambda: watched.told[-1].accepted is not None)
+        await until(lambda: "trust.refreshed" in {line["event"] for line in logs})  # said after it was told
     assert {line["event"] for line in logs} == {"background.failed", "trust.refreshed"}
 
 
