@@ -35,12 +35,14 @@ class Plan:
     swarm_size: int  #: bytes of each of the swarm's blobs
     swarm_each: int  #: blobs that each client of the swarm pulls
     pins: int  #: that are watched
+    #: Of each of the servers that watch: a process is some percent faster or slower than its like for as long as it lives.
+    watching_starts: int
     ledger_entries: int
     ledger_alone: int  #: of these, entered in a transaction each
 
 
-FULL = Plan(5, 3, 256 * MIB, 40, 5, 200, 50, 32 * MIB, 4, 100_000, 100_000, 2000)
-QUICK = Plan(1, 1, 32 * MIB, 5, 1, 20, 5, 4 * MIB, 2, 2000, 2000, 50)
+FULL = Plan(5, 3, 256 * MIB, 40, 5, 200, 50, 32 * MIB, 4, 100_000, 9, 100_000, 2000)
+QUICK = Plan(1, 1, 8 * MIB, 2, 1, 6, 3, 4 * MIB, 2, 2000, 1, 2000, 50)
 
 
 class Bench:

@@ -35,9 +35,6 @@ IMAGE = image("bench")
 #: Tags of each repository.
 LISTED = [f"t{number}" for number in range(50)]
 _PAGE = 5000
-#: A process is some percent faster or slower than its like for as long as it lives: each server is started so many times for
-#: each round of the plan.
-_LIVES = 3
 #: What runs beside a virtual machine makes it a third slower and faster within a second: a turn is so many seconds, and a server
 #: has so many while it lives, for each second that a wrk runs elsewhere.
 _SLICE, _TURNS = 0.25, 5.4
@@ -60,8 +57,8 @@ def watching(plan: Plan, base: Path, note: Callable[[str], None]) -> list[Line]:
     size = (made["hourly"].folder / "data" / "tagstone.db").stat().st_size
     seen = {name: _Seen() for name in made}
     with upstream:
-        for life in range(_LIVES * plan.rounds):
-            note(f"warm tag manifest, start {life + 1} of {_LIVES * plan.rounds}")
+        for life in range(plan.watching_starts):
+            note(f"warm tag manifest, start {life + 1} of {plan.watching_starts}")
             _live(made, round(_TURNS * plan.seconds), seen)
     empty, shipped, hourly = seen["empty"], seen["shipped"], seen["hourly"]
     return [

@@ -36,7 +36,7 @@ class Target:
     repair: Callable[[bytes], bytes] | None = None
     longest: int = 16 << 10  #: what fuzzers try
     largest: int = 1 << 20  #: about the most that such bytes may ever have
-    seconds: int = 10  #: how long it is fuzzed in ``make test``: less for what is small, or is the operator's own
+    seconds: int = 3  #: how long it is fuzzed in ``make test``: less for what is small, or is the operator's own
     words: Sequence[str] = ()  #: for the dictionary
     told: bool = True  #: whether what comes out is repeated to clients in headers
 

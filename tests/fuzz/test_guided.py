@@ -1,4 +1,4 @@
-"""Every target (:mod:`tests.fuzz.targets`), driven by atheris for ten seconds, or less for what is small.
+"""Every target (:mod:`tests.fuzz.targets`), driven by atheris for three seconds, or less for what is small.
 
 Nothing comes out but what is ours, in bounded time and memory.
 
