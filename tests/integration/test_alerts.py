@@ -32,7 +32,7 @@ from tests.tools import PATIENCE, free_port, need
 
 pytestmark = pytest.mark.client
 
-COUNT = 60
+COUNT = 24
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "alerts.md"
 

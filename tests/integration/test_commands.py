@@ -212,17 +212,17 @@ def test_pulls_tell_who_was_handed_an_image(pair: Tagstone, workers: Workers, up
         told: list[dict[str, Any]] = json.loads(pair.run("pulls", *options, "--json").stdout)["pulls"]
         return told
 
-    def whole() -> bool:
+    def whole() -> list[dict[str, Any]]:
         records = found(*asked)
-        return [sum(record[kind] for record in records) for kind in ("fetched", "resolved")] == [2, 2]
+        return records if [sum(each[kind] for each in records) for kind in ("fetched", "resolved")] == [2, 2] else []
 
-    until(whole)
-    (resolved,) = {(record["tag"], record["digest"]) for record in found(*asked) if record["resolved"]}
-    (fetched,) = {(record["tag"], record["digest"]) for record in found(*asked) if record["fetched"]}
+    records = until(whole)
+    (resolved,) = {(record["tag"], record["digest"]) for record in records if record["resolved"]}
+    (fetched,) = {(record["tag"], record["digest"]) for record in records if record["fetched"]}
     assert (resolved, fetched) == (("v1", str(image.digest)), (None, str(image.digest)))
-    assert {(record["principal"], record["address"]) for record in found(*asked)} == {("anonymous", "127.0.0.1")}
+    assert {(record["principal"], record["address"]) for record in records} == {("anonymous", "127.0.0.1")}
     assert {record["tag"] for record in found("--image", f"reg.example/{repository}:v1")} == {"v1"}
-    assert len(found("--digest", str(image.digest))) == len(found(*asked))
+    assert len(found("--digest", str(image.digest))) == len(records)
     assert all(record["contains"] for record in found("--digest", str(image.layers[0].digest)))
     text = pair.run("pulls", *asked).stdout
     assert "containerd/v1.7.27 \\udca0" in text
