@@ -171,7 +171,7 @@ async def test_a_signature_tag_does_not_wait_for_silent_servers(tmp_path: Path, 
         server.on(when.method("POST"), silence())
         server.on(when.method("POST"), first(lambda _: asked.set()))
         server.on(when.method("GET"), silence())
-        async with proxy_of(tmp_path, upstream, issued, mode, top="") as proxy:
+        async with proxy_of(tmp_path, upstream, issued, mode, top="limits: {revocation_timeout: 60s}\n") as proxy:
             either = "{any: [{signature: {key: release-key}}, {signature: {notation: {store: acme}}}]}"
             await proxy.reload(f'rules: [{{match: "**", require: {either}}}]\n')
             image = signed(upstream, issued)

@@ -21,7 +21,7 @@ from tests.simulator.server import Behaviour, Seen, Site
 from tests.simulator.storage import Storage
 from tests.simulator.tls import Authority
 from tests.simulator.tokens import TokenService, basic
-from tests.tools import PATIENCE
+from tests.tools import SOON
 
 # -- 22: bearer realms ---------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ async def test_promise_22_an_odd_token_is_no_token(answer: Behaviour) -> None:
         service = TokenService(registry).guard(registry)
         fault = registry.on(when.path("/token"), answer)
         with pytest.raises((UpstreamUnavailable, UpstreamMisbehaved)):
-            await asyncio.wait_for(client.manifest(REPOSITORY, "1.0"), PATIENCE)
+            await asyncio.wait_for(client.manifest(REPOSITORY, "1.0"), SOON)
         assert fault.fired >= 1
         assert not [seen for seen in registry.requests if seen.authorization or "X-Evil" in seen.headers]
         assert service.issued == []

@@ -26,7 +26,6 @@ from tests.simulator.registry import Registry
 from tests.simulator.revocation import RevocationServer
 from tests.simulator.signing import Signer, signature_tag
 
-#: Long enough for a machine that does something else; nothing waits for it that works.
 TOP = (
     "check_interval: 1h\nverification: {interval: 500ms}\n"
     "watch: {interval: never, tags_interval: never, rate: 1000/s}\nlimits: {refusal_ttl: 0s}"

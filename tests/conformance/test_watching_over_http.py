@@ -20,8 +20,6 @@ from tests.simulator import when
 from tests.simulator.behaviours import bend, header, hold, lie, refuse, status, without
 from tests.simulator.registry import Registry
 
-#: Long enough for a machine that does something else; nothing waits for it that works.
-
 
 def watching(interval: str = "1s", more: str = "") -> str:
     """The configuration of a watcher in a hurry."""

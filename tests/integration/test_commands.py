@@ -18,12 +18,9 @@ from tests.integration.processes import Reply, Tagstone, ask_on, until
 from tests.simulator import images
 from tests.simulator.builds import Step, nginx
 from tests.simulator.images import Image
-from tests.tools import free_port
+from tests.tools import SOON, free_port
 
 pytestmark = pytest.mark.client
-
-#: How soon an operator's act must hold in every worker, in seconds: one, and some patience for a machine that does much else.
-AT_ONCE = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +48,13 @@ def repository(request: pytest.FixtureRequest) -> str:
 Workers = list[http.client.HTTPConnection]
 
 
-def everywhere(workers: Workers, path: str, holds: Callable[[Reply], bool], within: float = AT_ONCE) -> None:
+def everywhere(workers: Workers, path: str, holds: Callable[[Reply], bool]) -> None:
     """Every worker's answer comes to be as it should, soon after an act, and stays so."""
 
     def all_hold() -> bool:
         return all(holds(ask_on(connection, "GET", path)) for connection in workers)
 
-    until(all_hold)
+    until(all_hold, SOON)  # it is promised within a second
     assert all_hold()
 
 

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.client
 
 SIZE = 4 << 20
 HOLD_AFTER = 1 << 20
+#: Seconds in which a server has ended that waits for nothing: less than ``limits.drain_timeout``.
+UNDRAINED = 25.0
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_promise_59_sigterm_lets_a_download_end(start: Start, upstream: Upstream
         assert not pull.done()
         relay.release.set()
         assert right(pull.result(PATIENCE), big)
-        assert server.wait(PATIENCE) == 0
+        assert server.wait(UNDRAINED) == 0
         idle.close()
         assert "Traceback" not in server.log
 
@@ -275,7 +277,7 @@ def test_workers_do_not_outlive_their_supervisor(start: Start, upstream: Upstrea
         workers = server.workers()
         server.signal(signal.SIGKILL)
         assert server.wait() == -signal.SIGKILL
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), UNDRAINED)
         assert refuses_connections(server)
 
 
@@ -289,7 +291,7 @@ def test_signals_in_every_moment_of_the_start(start: Start, upstream: Upstream, 
         assert server.ask("GET", "/v2/").status == 200
         workers = server.workers()
         server.signal(signal.SIGTERM)
-        assert server.wait(PATIENCE) == 0
+        assert server.wait(UNDRAINED) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
         assert "worker.ended" not in server.log
         assert "Traceback" not in server.log

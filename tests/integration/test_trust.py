@@ -20,7 +20,7 @@ from tests.simulator.registry import Registry
 from tests.simulator.sigstore import PrivateSigstore, Signing
 from tests.simulator.sigstore.tuf import TufRepository
 from tests.simulator.sigstore.tufserver import Answer, TufServer
-from tests.tools import PATIENCE
+from tests.tools import PATIENCE, SOON
 
 SIGSTORE, WHO = PrivateSigstore(), Signing()
 CONFIG = """
@@ -149,12 +149,15 @@ def test_a_repository_that_hangs_is_in_nobodys_way(tmp_path: Path, upstream: Reg
     tuf.answers["/timestamp.json"] = Answer(body=b"{", hangs=True)
     began = time.monotonic()
     with Tagstone(tmp_path / "server", config(tmp_path, upstream, tuf, "1h")) as server:
-        assert server.manifest("reg.example/acme/app", "v1").status == 503
-        assert time.monotonic() - began < 60
-        until(lambda: "/timestamp.json" in tuf.asked)
-        assert server.manifest("reg.example/acme/app", "v1").status == 503
+        assert time.monotonic() - began < 60, "it would be waited for two minutes"
+        for _ in range(2):
+            began = time.monotonic()
+            assert server.manifest("reg.example/acme/app", "v1").status == 503
+            assert time.monotonic() - began < SOON
+            until(lambda: "/timestamp.json" in tuf.asked)
+        began = time.monotonic()
         assert server.stop() == 0
-    assert time.monotonic() - began < 110, "it would be waited for two minutes"
+        assert time.monotonic() - began < 25, "limits.drain_timeout is longer"
 
 
 def test_processes_that_ask_at_once_do_not_harm_each_other(tmp_path: Path, upstream: Registry, tuf: TufServer) -> None:

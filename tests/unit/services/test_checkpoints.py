@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -214,12 +215,19 @@ async def test_a_server_that_signs_while_the_key_is_rotated_leaves_it_to_say_who
 ) -> None:
     """Between the file and the entry: it waits, enters nothing of its own, and the ledger fits."""
     await house.signer.sign()
-    store, others = keyring.store, list[asyncio.Task[object]]()
-    loop = asyncio.get_running_loop()
+    store, changing, others = keyring.store, keyring.changing, list[asyncio.Task[object]]()
+    loop, waits = asyncio.get_running_loop(), asyncio.Event()
+
+    def waited(path: Path) -> AbstractAsyncContextManager[None]:
+        waits.set()
+        return changing(path)
 
     async def begin() -> None:
+        monkeypatch.setattr(keyring, "changing", waited)
         others.append(asyncio.create_task(house.other().sign()))
-        await asyncio.wait(others, timeout=0.2)
+        await asyncio.wait_for(waits.wait(), PATIENCE)
+        await asyncio.sleep(0.05)
+        assert not others[0].done()
 
     def stored(path: Path, ring: Keyring) -> None:
         store(path, ring)
