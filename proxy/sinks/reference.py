@@ -317,7 +317,8 @@ def entries() -> Mapping[EventType, Entry]:
         EventType.LEDGER_UNSIGNED: Entry(
             "No checkpoint of the ledger can be signed, because its key is gone, cannot be read, or is being changed by a "
             "command that does not end. Entries are still made.",
-            "Restore `ledger.key` in the data directory from a backup; if there is none, `tagstone ledger key rotate --lost`.",
+            "Restore `ledger.key` in the data directory from a backup; if there is none, `tagstone ledger key rotate --lost`. A "
+            "`tagstone ledger key` command that hangs can be ended.",
             _event(
                 EventType.LEDGER_UNSIGNED,
                 "ledger",
